@@ -1,0 +1,213 @@
+"""Predictions and dead letters as JSON lines, each output in exactly one place exactly once."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import stat
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from streamlearn.codec import encode_dead_letter, encode_prediction
+from streamlearn.events import Output, Position, Prediction, StateMismatch, Unreachable, UsageError
+
+CHUNK = 1024 * 1024
+AGAIN = "give the file that the state has written, or start with another --checkpoint.folder"
+
+
+class FileSink:
+    """Appends predictions to one file and dead letters to another, or one of them to standard output.
+
+    A file can be resumed exactly: what lies above its mark is read, a torn last line is cut, and outputs
+    that are there already are not written again. Each file is judged by itself, as a crash may have
+    left one behind the other. Standard output (and anything else that is no regular file) can't be read
+    back: its mark is 0, and what was written after the last checkpoint may come again.
+
+    `write` only takes outputs into memory and never fails. `flush` raises OSError where the system does
+    (a full disk): what wasn't written stays here, and the next `flush` goes on behind the last byte that
+    was. It raises Unreachable once the reader of standard output has gone. `close` drops what wasn't flushed.
+
+    Options: `predictions` (default "-": standard output), `dead_letters` (default dead_letters.jsonl).
+    Raises UsageError for names that can't be resumed or are the same.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        predictions = str(options.get("predictions") or "-")
+        dead_letters = str(options.get("dead_letters") or "dead_letters.jsonl")
+        for path in (predictions, dead_letters):
+            if path.lower().endswith((".gz", ".gzip")):
+                raise UsageError(f"{path}: a compressed output can't be resumed exactly; name a plain file")
+        same = os.path.realpath(predictions) == os.path.realpath(dead_letters)
+        if predictions == dead_letters == "-" or (same and os.path.realpath(predictions) != os.devnull):
+            raise UsageError(f"sink.predictions and sink.dead_letters are both {predictions}: name two files")
+        self._paths = {"predictions": predictions, "dead_letters": dead_letters}
+        self._files: dict[str, _Lines] = {}
+        self._epoch = 0
+
+    def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:
+        """Resume behind `marks`, or start (None): then behind what the files hold.
+
+        Raises Unreachable if a file can't be opened (folders are not made), StateMismatch if a file
+        can't be what this state has written.
+        """
+        self.close()
+        self._epoch = epoch
+        try:
+            for name, path in self._paths.items():
+                self._files[name] = _Lines(path)
+                self._files[name].resume(None if marks is None else marks.get(name))
+            predictions, dead_letters = self._files["predictions"], self._files["dead_letters"]
+            if predictions.regular and predictions.same_file(dead_letters):
+                raise UsageError("sink.predictions and sink.dead_letters are one file: name two")
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, outputs: Sequence[Output]) -> None:
+        predictions, dead_letters = self._files["predictions"], self._files["dead_letters"]
+        for output in outputs:
+            if isinstance(output, Prediction):
+                if predictions.lacks(output.position):
+                    predictions.add(encode_prediction(output, self._epoch))
+            elif dead_letters.lacks(output.position):
+                dead_letters.add(encode_dead_letter(output))
+
+    def flush(self) -> dict[str, int]:
+        return {name: file.flush() for name, file in self._files.items()}
+
+    def sync(self) -> None:
+        """Make what was flushed durable. After a failure every call fails until the sink is opened anew:
+        the system may have dropped what it couldn't write, and would call the next attempt a success."""
+        for file in list(self._files.values()):
+            file.sync()
+
+    def close(self) -> None:
+        """May be called again, and `open` after it; standard output stays open."""
+        files, self._files = self._files, {}
+        for file in files.values():
+            file.close()
+
+
+class _Lines:
+    """One output: a descriptor, the lines that wait for it, and what was found above the mark."""
+
+    def __init__(self, path: str) -> None:
+        self.name = "standard output" if path == "-" else path
+        self._path = path
+        self._waiting = bytearray()
+        self._seen: dict[tuple[str, int], int] = {}
+        self._lock = threading.Lock()
+        self._folder_synced = False
+        self._sync_error: OSError | None = None
+        self._length = 0
+        try:
+            self._fd = 1 if path == "-" else self._open(path)
+            self.regular = path != "-" and stat.S_ISREG(os.fstat(self._fd).st_mode)
+        except OSError as error:
+            folder = os.path.dirname(path) or "."
+            if not os.path.isdir(folder):
+                raise Unreachable(f"{path} can't be written: there is no folder {folder}; make it") from None
+            raise Unreachable(f"{path} can't be written: {error.strerror}") from None
+
+    @staticmethod
+    def _open(path: str) -> int:
+        try:
+            special = not stat.S_ISREG(os.stat(path).st_mode)
+        except FileNotFoundError:
+            special = False
+        flags = os.O_WRONLY if special else os.O_RDWR | os.O_CREAT
+        return os.open(path, flags | os.O_CLOEXEC, 0o644)
+
+    def same_file(self, other: _Lines) -> bool:
+        return os.path.sameopenfile(self._fd, other._fd)
+
+    def resume(self, mark: int | None) -> None:
+        if not self.regular:
+            return
+        length = os.fstat(self._fd).st_size
+        if mark is None:
+            mark = length
+        if length < mark:
+            raise StateMismatch(
+                f"{self.name} has {length} bytes, but the checkpoint was taken when it had {mark}: {AGAIN}"
+            )
+        if mark and os.pread(self._fd, 1, mark - 1) != b"\n":
+            raise StateMismatch(
+                f"{self.name} has no line that ends at byte {mark}, where outputs are to go: {AGAIN} "
+                "or, if this is a first start, name a new file or end this one's last line"
+            )
+        os.lseek(self._fd, mark, os.SEEK_SET)
+        with os.fdopen(os.dup(self._fd), "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._remember(line, mark)
+                mark += len(line)
+        if mark < length:
+            os.ftruncate(self._fd, mark)
+        os.lseek(self._fd, mark, os.SEEK_SET)
+        self._length = mark
+
+    def _remember(self, line: bytes, at: int) -> None:
+        try:
+            topic, partition, offset = json.loads(line)["source"]
+            key = (str(topic), int(partition))
+            self._seen[key] = max(int(offset), self._seen.get(key, -1))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise StateMismatch(
+                f"{self.name}: the line at byte {at} is no output of streamlearn: {AGAIN}"
+            ) from None
+
+    def lacks(self, position: Position) -> bool:
+        return not self._seen or position.offset > self._seen.get(position[:2], -1)
+
+    def add(self, line: bytes) -> None:
+        self._waiting += line
+        self._waiting += b"\n"
+
+    def flush(self) -> int:
+        while self._waiting:
+            try:
+                written = os.write(self._fd, self._waiting[:CHUNK])
+            except BlockingIOError:
+                # A terminal or pipe that its other user has made non-blocking.
+                poller = select.poll()
+                poller.register(self._fd, select.POLLOUT)
+                poller.poll()
+                continue
+            except BrokenPipeError:
+                raise Unreachable(f"the reader of {self.name} is gone") from None
+            except OSError as error:
+                raise OSError(error.errno or errno.EIO, error.strerror, self.name) from error
+            del self._waiting[:written]
+            self._length += written
+        return self._length if self.regular else 0
+
+    def sync(self) -> None:
+        with self._lock:
+            if not self.regular or self._fd < 0:
+                return
+            if self._sync_error is not None:
+                raise self._sync_error
+            try:
+                os.fsync(self._fd)
+                if not self._folder_synced:
+                    folder = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+                    try:
+                        os.fsync(folder)
+                    finally:
+                        os.close(folder)
+                    self._folder_synced = True
+            except OSError as error:
+                self._sync_error = OSError(error.errno or errno.EIO, error.strerror, self.name)
+                raise self._sync_error from error
+
+    def close(self) -> None:
+        # `sync` runs in another thread, and must not find its descriptor closed, or another file's.
+        with self._lock:
+            if self._path != "-" and self._fd >= 0:
+                os.close(self._fd)
+            self._fd = -1

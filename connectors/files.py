@@ -1,0 +1,256 @@
+"""Records from a file or from standard input."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from itertools import repeat
+from typing import Any, Protocol
+
+from connectors.csv_rows import Rows
+from connectors.formats import Cutter, Frames, Lines, Objects
+from connectors.inputs import Input, remaining
+from connectors.npz import NpzReader
+from streamlearn.events import Position, Record, Resume, StateMismatch, Unreachable, UsageError
+
+SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".msgpack": "msgpack",
+    ".mp": "msgpack",
+    ".csv": "csv",
+    ".npz": "npz",
+}
+CUTTERS: dict[str, Callable[[str], Cutter]] = {
+    "jsonl": lambda name: Lines(),
+    "msgpack": lambda name: Objects(),
+    "csv": Rows,
+}
+
+
+class Reader(Protocol):
+    """An opened file in one format."""
+
+    broken: str | None
+
+    @property
+    def ready(self) -> int: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+    def resume(self, cursor: int, fingerprint: Mapping[str, Any], patience: float) -> None: ...
+
+    def fill(self, count: int, timeout: float) -> None: ...
+
+    def take(self, count: int) -> Frames: ...
+
+    def fingerprint(self, cursor: int) -> dict[str, Any]: ...
+
+
+class FileSource:
+    """JSON lines, msgpack, CSV (with a header) or NPZ, plain or gzip, from a path or standard input.
+
+    The topic is the path as given, the partition 0, the offset the record's number from 0, the cursor the
+    byte behind the record in the uncompressed content (NPZ: the row). A regular file ends where it ends
+    now, a stream when its writer closes it; a stream's records are delivered as soon as they are whole.
+    What a format makes of odd content is said in `formats`, `csv_rows` and `npz`.
+
+    Resuming seeks where it can; a gzip file or a stream is read again from its start, which must be given
+    again, and whose fingerprint is compared.
+
+    Options: `path` ("-", the default: standard input), `format` (jsonl / msgpack / csv / npz; default: by
+    the suffix, for "-" jsonl), `fd` (the descriptor that "-" reads, default 0), `patience` (seconds that
+    a stream may keep still while it is read again, default 60).
+
+    `poll` raises Unreachable where the file can't be read on, after it has delivered every record before
+    that; nothing of a torn record is delivered.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.topic = str(options.get("path") or "-")
+        self._format = format_of(self.topic, options.get("format"))
+        self._fd = int(options.get("fd") or 0)
+        self._patience = float(options.get("patience") or 60)
+        self._input: Input | None = None
+        self._reader: Reader | None = None
+        self._offset = 0
+
+    def open(self, resume: Resume) -> None:
+        """Go to `resume`; also raises UsageError for a header or arrays that can't be used."""
+        self.close()
+        self._offset = resume.offsets.get(0, 0)
+        cursor = resume.cursors.get(0, 0)
+        if self._offset and not cursor:
+            raise StateMismatch(
+                f"the state goes on at record {self._offset} of {self.topic} but doesn't say where that is: "
+                "it was taken of another kind of source; start with another --checkpoint.folder"
+            )
+        self._input = Input(self.topic, self._fd)
+        if self._format == "npz":
+            self._reader = NpzReader(self._input)
+        else:
+            self._reader = ByteReader(self._input, CUTTERS[self._format](self._input.name))
+        try:
+            self._reader.resume(cursor, resume.fingerprint, self._patience)
+        except BaseException:
+            self.close()
+            raise
+
+    def poll(self, max_records: int, timeout: float) -> list[Record]:
+        reader = self._opened()
+        reader.fill(max_records, timeout)
+        frames = reader.take(max_records)
+        if not frames.values and reader.broken:
+            raise Unreachable(
+                f"{self._opened_input().name} {reader.broken}: record {self._offset} can't be read whole "
+                "(every record before it was delivered); give the whole file"
+            )
+        first = self._offset
+        self._offset += len(frames.values)
+        # What Position(...) does, without a Python frame for every record.
+        positions: Any = map(
+            tuple.__new__, repeat(Position), zip(repeat(self.topic), repeat(0), range(first, self._offset))
+        )
+        if frames.fields is None:
+            return list(map(Record, frames.values, positions, frames.ends))
+        return [
+            Record(value, position, end, None, (), fields)
+            for value, position, end, fields in zip(
+                frames.values, positions, frames.ends, frames.fields, strict=True
+            )
+        ]
+
+    @property
+    def ended(self) -> bool:
+        return self._reader is not None and self._reader.ended and not self._reader.ready
+
+    def fingerprint(self, cursors: Mapping[int, int]) -> dict[str, Any]:
+        """What the content up to the cursor was: for bytes, hashes of its head and of its last 4 KiB.
+
+        Right for every cursor of a regular file that isn't compressed; otherwise for cursors not below
+        the one of the previous call. There, the tail's hash is None, and isn't compared, for a cursor
+        more than 32 MiB behind what was read.
+        """
+        return self._opened().fingerprint(cursors.get(0, 0))
+
+    def close(self) -> None:
+        """May be called again, and `open` after it; standard input stays open."""
+        if self._input is not None:
+            self._input.close()
+        self._input = self._reader = None
+
+    def _opened(self) -> Reader:
+        if self._reader is None:
+            raise ValueError("the source isn't open")
+        return self._reader
+
+    def _opened_input(self) -> Input:
+        assert self._input is not None
+        return self._input
+
+
+class ByteReader:
+    """A format of which a record can be cut out of a stream of bytes."""
+
+    def __init__(self, input: Input, cutter: Cutter) -> None:
+        self._input = input
+        self._cutter = cutter
+        self._done = False
+        self.broken: str | None = None
+
+    @property
+    def ready(self) -> int:
+        return self._cutter.ready
+
+    @property
+    def ended(self) -> bool:
+        return self._done and self.broken is None
+
+    def resume(self, cursor: int, fingerprint: Mapping[str, Any], patience: float) -> None:
+        if not cursor:
+            # A header that can't be used is better refused now; a stream's may be long in coming.
+            while self._input.regular and self._cutter.wants_start and not self._done:
+                self._pull()
+            return
+        self._input.skip(cursor, patience, self._header)
+        head, tail = self._input.prefix(cursor)
+        compare(self._input.name, fingerprint, fingerprint_of(head, tail), cursor)
+        self._cutter.jump(cursor, (tail or b"")[-1:], fingerprint.get("corrupt_from"))
+
+    def fill(self, count: int, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while self._cutter.ready < count and not self._done:
+            if not self._input.wait(0 if self._cutter.ready else remaining(deadline)):
+                return
+            self._pull()
+
+    def take(self, count: int) -> Frames:
+        return self._cutter.take(count)
+
+    def fingerprint(self, cursor: int) -> dict[str, Any]:
+        known = fingerprint_of(*self._input.prefix(cursor))
+        self._input.release(cursor)
+        corrupt_from = self._cutter.corrupt_from
+        if corrupt_from is not None and cursor > corrupt_from:
+            # Read again from here, the rest could look like records: it must stay what it was.
+            known["corrupt_from"] = corrupt_from
+        return known
+
+    def _header(self, data: bytes) -> bool:
+        if data:
+            self._cutter.feed(data)
+        return self._cutter.wants_start
+
+    def _pull(self) -> None:
+        data = self._input.read()
+        if data:
+            self._cutter.feed(data)
+        self.broken = self._input.broken
+        if self.broken:
+            self._done = True
+        elif self._input.ended:
+            self._cutter.finish()
+            self._done = True
+
+
+def format_of(path: str, given: str | None) -> str:
+    """The format of a path; raises UsageError if neither `given` nor the suffix names one."""
+    if given:
+        if given not in SUFFIXES.values():
+            raise UsageError(f"source.format is {given!r}: it must be one of jsonl, msgpack, csv, npz")
+        return str(given)
+    if path == "-":
+        return "jsonl"
+    plain = path.lower().removesuffix(".gz").removesuffix(".gzip")
+    for suffix, format in SUFFIXES.items():
+        if plain.endswith(suffix):
+            return format
+    raise UsageError(f"the name {path} doesn't say which format it holds: set source.format")
+
+
+def fingerprint_of(head: bytes, tail: bytes | None) -> dict[str, Any]:
+    """The fingerprint of a consumed prefix; `tail` is None where it wasn't kept, and then not compared."""
+    return {
+        "head_bytes": len(head),
+        "head_sha256": hashlib.sha256(head).hexdigest(),
+        "tail_sha256": None if tail is None else hashlib.sha256(tail).hexdigest(),
+    }
+
+
+def compare(name: str, stored: Mapping[str, Any], found: Mapping[str, Any], cursor: int) -> None:
+    """Raises StateMismatch if `found`, the fingerprint at `cursor`, isn't the `stored` one."""
+    what = None
+    if "head_sha256" not in stored:
+        what = "it was another kind of source" if stored else None
+    elif any(stored[key] != found[key] for key in ("head_bytes", "head_sha256")):
+        what = f"its first {stored['head_bytes']} bytes differ"
+    elif len({stored["tail_sha256"], found["tail_sha256"]} - {None}) == 2:
+        what = f"the bytes before byte {cursor} differ"
+    if what:
+        raise StateMismatch(
+            f"{name} is not the input this state has learned from ({what}): "
+            "give the same input, or start with another --checkpoint.folder"
+        )

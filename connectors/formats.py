@@ -1,0 +1,223 @@
+"""Cutting a stream of bytes into records: JSON lines and msgpack objects (CSV: `csv_rows`).
+
+A cutter takes bytes in pieces of any size (`feed`, then `finish` at the end) and hands out records as
+columns (`take`). Where the pieces were cut changes nothing about the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
+
+import msgpack
+
+LIMIT = 64 * 1024 * 1024
+"""The largest record, bytes."""
+CHUNK = 1024 * 1024
+"""Bytes that can't be told apart into msgpack objects are handed out in pieces of this size."""
+BOM = b"\xef\xbb\xbf"
+
+Fields = Mapping[Any, Any] | None
+
+
+class Frames(NamedTuple):
+    """Records as columns of equal length: bytes, cursor behind each, named values (None: only bytes)."""
+
+    values: list[bytes]
+    ends: list[int]
+    fields: list[Fields] | None
+
+
+class Cutter(Protocol):
+    """What every format does."""
+
+    @property
+    def ready(self) -> int:
+        """How many records `take` has."""
+
+    @property
+    def wants_start(self) -> bool:
+        """Whether it must be fed from the start of the content, wherever reading goes on (CSV's header)."""
+
+    @property
+    def corrupt_from(self) -> int | None:
+        """Where the content stopped making sense, if records can't be found behind that any more."""
+
+    def jump(self, cursor: int, last: bytes, corrupt_from: int | None) -> None:
+        """Go on at `cursor`, behind the byte `last`; `corrupt_from` as it was known at that cursor."""
+
+    def feed(self, data: bytes) -> None: ...
+
+    def finish(self) -> None:
+        """The content has ended."""
+
+    def take(self, count: int) -> Frames:
+        """Up to `count` records, in order, each once."""
+
+
+class Queue:
+    """The records found and not yet taken."""
+
+    wants_start = False
+    corrupt_from: int | None = None
+
+    def __init__(self) -> None:
+        self._values: list[bytes] = []
+        self._ends: list[int] = []
+        self._fields: list[Fields] | None = None
+        self._taken = 0
+
+    @property
+    def ready(self) -> int:
+        return len(self._values) - self._taken
+
+    def take(self, count: int) -> Frames:
+        window = slice(self._taken, self._taken + count)
+        fields = None if self._fields is None else self._fields[window]
+        frames = Frames(self._values[window], self._ends[window], fields)
+        self._taken += len(frames.values)
+        if self._taken == len(self._values):
+            self._clear()
+        return frames
+
+    def _clear(self) -> None:
+        self._values, self._ends, self._taken = [], [], 0
+        if self._fields is not None:
+            self._fields = []
+
+
+class Lines(Queue):
+    """A record is a line without its newline and the carriage return before that; a last one may lack both.
+
+    A blank line is a record. Of a line beyond LIMIT the first LIMIT bytes are the record. A byte order
+    mark at the start of the content belongs to no record.
+    """
+
+    def __init__(self, keep_return: bool = False) -> None:
+        super().__init__()
+        self._keep_return = keep_return
+        self._position = 0
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._drop_blank = False
+
+    def jump(self, cursor: int, last: bytes, corrupt_from: int | None) -> None:
+        self._clear()
+        self._position, self._held, self._held_bytes = cursor, [], 0
+        # A last line without newline was a record; if the file has grown since, its newline comes now.
+        self._drop_blank = cursor > 0 and last != b"\n"
+
+    def feed(self, data: bytes) -> None:
+        if self._held:
+            first, newline, rest = data.partition(b"\n")
+            self._hold(first)
+            if not newline:
+                return
+            self._release(1)
+            data = rest
+        lines = data.split(b"\n")
+        last = lines.pop()
+        if lines:
+            ends = list(accumulate([len(line) + 1 for line in lines], initial=self._position))
+            self._position = ends[-1]
+            self._emit(lines, ends[1:], ends[0] == 0, b"\r" in data)
+        if last:
+            self._hold(last)
+
+    def finish(self) -> None:
+        if self._held:
+            self._release(0)
+
+    def _hold(self, piece: bytes) -> None:
+        room = LIMIT - self._held_bytes
+        if room > 0:
+            self._held.append(piece[:room])
+        self._held_bytes += len(piece)
+
+    def _release(self, newline: int) -> None:
+        line, start = b"".join(self._held), self._position
+        self._position += self._held_bytes + newline
+        self._held, self._held_bytes = [], 0
+        self._emit([line], [self._position], start == 0, True)
+
+    def _emit(self, lines: list[bytes], ends: list[int], start: bool, returns: bool) -> None:
+        if start:
+            lines[0] = lines[0].removeprefix(BOM)
+        if returns and not self._keep_return:
+            lines = [line[:-1] if line.endswith(b"\r") else line for line in lines]
+        if self._drop_blank:
+            self._drop_blank = False
+            if lines[0] in (b"", b"\r"):
+                lines, ends = lines[1:], ends[1:]
+        self._values += lines
+        self._ends += ends
+
+
+class Objects(Queue):
+    """A record is one msgpack object, as its bytes.
+
+    Behind bytes that are no msgpack, or an object beyond LIMIT or nested deeper than msgpack allows, the
+    next object can't be found: everything from there on comes as records of CHUNK bytes. An object that
+    the end of the content cuts is a record too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jump(0, b"", None)
+
+    def jump(self, cursor: int, last: bytes, corrupt_from: int | None) -> None:
+        self._clear()
+        self.corrupt_from = corrupt_from
+        self._position = self._base = cursor
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._unpacker: Any = msgpack.Unpacker(max_buffer_size=0)
+
+    def feed(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self.corrupt_from is None:
+            self._objects(data)
+        if self.corrupt_from is not None and self._held_bytes >= CHUNK:
+            whole = self._held_bytes // CHUNK * CHUNK
+            self._cut([*range(self._position + CHUNK, self._position + whole + 1, CHUNK)])
+
+    def finish(self) -> None:
+        if self._held_bytes:
+            self._cut([self._position + self._held_bytes])
+
+    def _objects(self, data: bytes) -> None:
+        ends: list[int] = []
+        corrupt = False
+        skip, tell, base = self._unpacker.skip, self._unpacker.tell, self._base
+        try:
+            self._unpacker.feed(data)
+            while True:
+                skip()
+                ends.append(base + tell())
+        except msgpack.OutOfData:
+            pass
+        except (ValueError, msgpack.UnpackException):
+            corrupt = True
+        if self._held_bytes > LIMIT:
+            starts = [self._position, *ends]
+            sizes = [end - start for start, end in zip(starts, ends, strict=False)]
+            large = next((i for i, size in enumerate(sizes) if size > LIMIT), len(ends))
+            corrupt = corrupt or large < len(ends) or self._position + self._held_bytes - starts[-1] > LIMIT
+            ends = ends[:large]
+        if ends:
+            self._cut(ends)
+        if corrupt:
+            self.corrupt_from = self._position
+            self._unpacker = None
+
+    def _cut(self, ends: list[int]) -> None:
+        data, start = b"".join(self._held), self._position
+        first = start
+        for end in ends:
+            self._values.append(data[first - start : end - start])
+            first = end
+        self._ends += ends
+        self._held, self._held_bytes = [data[first - start :]], start + len(data) - first
+        self._position = first

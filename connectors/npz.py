@@ -1,0 +1,152 @@
+"""Rows of the arrays in an NPZ file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from connectors.formats import Frames
+from connectors.inputs import Input, remaining
+from streamlearn.events import Array, StateMismatch, Unreachable, UsageError
+
+HASHED_ROWS = 1000
+
+
+class NpzReader:
+    """A record is one row of the arrays x, y (may be absent) and any other of the same length.
+
+    The arrays are held in memory whole, and so is the file itself where it is compressed or a stream (its
+    first record comes when it has ended). Fields hold `x` as an array (read-only views, [1] where a row is
+    a single number), one-dimensional columns as Python values; `value` holds the bytes of x's row.
+
+    Raises Unreachable for what isn't a whole NPZ file, UsageError for arrays that make no rows.
+    """
+
+    def __init__(self, input: Input) -> None:
+        self._input = input
+        self._read: list[bytes] = []
+        self._arrays: dict[str, Array] | None = None
+        self._row = 0
+        self.broken: str | None = None
+
+    @property
+    def ready(self) -> int:
+        return 0 if self._arrays is None else len(self._arrays["x"]) - self._row
+
+    @property
+    def ended(self) -> bool:
+        return self._arrays is not None
+
+    def resume(self, cursor: int, fingerprint: Mapping[str, Any], patience: float) -> None:
+        if self._input.seekable:
+            with self._input.whole() as file:
+                self._load(file)
+        if not cursor:
+            return
+        while self._arrays is None and self.broken is None and self._pull(patience):
+            pass
+        if self._arrays is None:
+            raise Unreachable(f"{self._input.name} {self.broken or 'has not come to its end'}")
+        if cursor > len(self._arrays["x"]):
+            self._refuse(f"it has {len(self._arrays['x'])} rows, the state has learned {cursor}")
+        if fingerprint and dict(fingerprint) != self.fingerprint(cursor):
+            self._refuse("its arrays or its first rows differ")
+        self._row = cursor
+
+    def fill(self, count: int, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while self._arrays is None and self.broken is None and self._pull(remaining(deadline)):
+            pass
+
+    def take(self, count: int) -> Frames:
+        if self._arrays is None or count <= 0:
+            return Frames([], [], [])
+        first, end = self._row, min(self._row + count, len(self._arrays["x"]))
+        self._row = end
+        columns = {
+            name: list(array[first:end]) if name == "x" or array.ndim > 1 else array[first:end].tolist()
+            for name, array in self._arrays.items()
+        }
+        rows = zip(*columns.values(), strict=True)
+        return Frames(
+            [x.tobytes() for x in columns["x"]],
+            list(range(first + 1, end + 1)),
+            [dict(zip(columns, row, strict=True)) for row in rows],
+        )
+
+    def fingerprint(self, cursor: int) -> dict[str, Any]:
+        # At row 0 nothing was learned yet, and a stream's arrays may not be here yet.
+        arrays = (self._arrays or {}) if cursor else {}
+        rows = min(cursor, HASHED_ROWS)
+        digest = hashlib.sha256()
+        for name in ("x", "y"):
+            if name in arrays:
+                digest.update(np.ascontiguousarray(arrays[name][:rows]).tobytes())
+        return {
+            "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()},
+            "rows": rows,
+            "rows_sha256": digest.hexdigest(),
+        }
+
+    def _pull(self, timeout: float) -> bool:
+        """Read on, unless nothing comes within `timeout`: then False."""
+        if not self._input.wait(timeout):
+            return False
+        self._read.append(self._input.read())
+        self.broken = self._input.broken
+        if self._input.ended and not self.broken:
+            content, self._read = io.BytesIO(b"".join(self._read)), []
+            self._load(content)
+        return True
+
+    def _load(self, file: BinaryIO) -> None:
+        name = self._input.name
+        arrays: dict[str, Array] = {}
+        try:
+            if not zipfile.is_zipfile(file):
+                raise Unreachable(f"{name} is not a whole NPZ file")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                for key in archive.files:
+                    arrays[key] = archive[key]
+        except ValueError as error:
+            if "Object arrays" in str(error):
+                raise UsageError(
+                    f"{name} holds an array of Python objects, which only pickle could read: "
+                    "save numbers or strings with a plain dtype"
+                ) from None
+            raise Unreachable(f"{name} can't be read as NPZ: {error}") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+            raise Unreachable(f"{name} can't be read as NPZ: {error}") from None
+        self._arrays = self._checked(arrays)
+
+    def _checked(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        name = self._input.name
+        for key, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise UsageError(f"{name}: {key} is not an array")
+        if "x" not in arrays or arrays["x"].ndim == 0:
+            raise UsageError(
+                f"{name} has no array x with a row for each record (it has: {', '.join(arrays)})"
+            )
+        if arrays["x"].ndim == 1:
+            arrays["x"] = arrays["x"][:, None]
+        for key, array in arrays.items():
+            if array.ndim == 0 or len(array) != len(arrays["x"]):
+                length = "no rows" if array.ndim == 0 else f"{len(array)} rows"
+                raise UsageError(f"{name}: x has {len(arrays['x'])} rows but {key} has {length}")
+            array.flags.writeable = False
+        return arrays
+
+    def _refuse(self, why: str) -> None:
+        raise StateMismatch(
+            f"{self._input.name} is not the input this state has learned from ({why}): "
+            "give the same input, or start with another --checkpoint.folder"
+        )

@@ -1,0 +1,151 @@
+# shellcheck shell=bash
+# Sourced by ops/demo and ops/test: `prepare run` or `prepare dev` makes the virtual environment and installs
+# streamlearn into it, or finds that this was done. Afterwards $ROOT is the checkout and $VENV the environment.
+#
+#   STREAMLEARN_VENV         where the environment lies (default: .venv in the checkout)
+#   STREAMLEARN_TORCH_INDEX  an extra package index for torch, e.g. https://download.pytorch.org/whl/cpu
+#                            (CPU only, a tenth of the download; unset: torch of PyPI, with CUDA)
+
+ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
+VENV="${STREAMLEARN_VENV:-$ROOT/.venv}"
+case "$VENV" in /*) ;; *) VENV="$PWD/$VENV" ;; esac
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "set-up failed: $*"; exit 1; }
+
+# The first Python >= 3.11 by name, or nothing.
+find_python() {
+  local name
+  for name in python3 python3.14 python3.13 python3.12 python3.11; do
+    if command -v "$name" >/dev/null 2>&1 &&
+      "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      command -v "$name"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# Debian and Ubuntu ship Python without what a virtual environment needs.
+need_ensurepip() {
+  local python="$1" name packages as_root=()
+  "$python" -c 'import venv, ensurepip' >/dev/null 2>&1 && return 0
+  name="$(basename -- "$python")"
+  if [ "$name" = python3 ]; then packages=(python3-venv python3-pip); else packages=("$name-venv"); fi
+  if [ "$(id -u)" != 0 ]; then
+    if command -v sudo >/dev/null 2>&1 && sudo -n true >/dev/null 2>&1; then as_root=(sudo -n); else as_root=(no); fi
+  fi
+  if [ "${as_root[0]-}" = no ] || ! command -v apt-get >/dev/null 2>&1; then
+    die "$python can't make virtual environments. On Debian or Ubuntu run:" \
+      "sudo apt-get update && sudo apt-get install -y ${packages[*]}"
+  fi
+  say "$python can't make virtual environments: installing ${packages[*]} with apt-get"
+  { ${as_root[@]+"${as_root[@]}"} apt-get update -q &&
+    ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get install -y -q "${packages[@]}"; } \
+    </dev/null >&2 || die "apt-get could not install ${packages[*]}: see its message above"
+  "$python" -c 'import venv, ensurepip' >/dev/null 2>&1 ||
+    die "$python still can't make virtual environments although ${packages[*]} is installed"
+}
+
+# Free KiB where $1 is or will be.
+free_kib() {
+  local folder="$1"
+  while [ ! -d "$folder" ]; do folder="$(dirname -- "$folder")"; done
+  df -Pk -- "$folder" | awk 'NR == 2 { print $4 }'
+}
+
+make_venv() {
+  local python="$1"
+  if [ -x "$VENV/bin/python" ] && [ "$(cat "$VENV/streamlearn.home" 2>/dev/null)" = "$VENV" ] &&
+    "$VENV/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+    return 0
+  fi
+  # Half made, moved, or its Python is gone: made anew. Only ever what a set-up made is removed.
+  if [ -n "$(ls -A -- "$VENV" 2>/dev/null)" ] && [ ! -e "$VENV/streamlearn.home" ]; then
+    die "$VENV exists and was not made by this script, so it is left alone: set STREAMLEARN_VENV to a path of its own"
+  fi
+  mkdir -p -- "$VENV" || die "can't create $VENV"
+  printf 'being made' >"$VENV/streamlearn.home" || die "can't write in $VENV"
+  find "$VENV" -mindepth 1 -maxdepth 1 ! -name streamlearn.home -exec rm -rf -- {} +
+  say "making a virtual environment in $VENV ($("$python" --version))"
+  "$python" -m venv "$VENV" </dev/null >&2 || die "$python -m venv $VENV did not work: see its message above"
+  printf '%s' "$VENV" >"$VENV/streamlearn.home"
+}
+
+# A line every 20 seconds for logs, where pip draws no progress bar. Ends with this shell, however it ends.
+heartbeat() {
+  local start="$SECONDS" parent="$$"
+  while sleep 20 >/dev/null 2>&1 && kill -0 "$parent" 2>/dev/null; do
+    say "  ... installing, $((SECONDS - start)) s, $(du -sm -- "$VENV" 2>/dev/null | cut -f1) MB so far"
+  done
+}
+
+install_packages() {
+  local extras="$1" target="$ROOT" need=10 free options=() pip=() beat='' try status
+  [ "$extras" = dev ] && target="${ROOT}[dev]"
+  [ -n "${STREAMLEARN_TORCH_INDEX:-}" ] && options+=(--extra-index-url "$STREAMLEARN_TORCH_INDEX") && need=3
+  if ! ls "$VENV"/lib/python3*/site-packages/torch/version.py >/dev/null 2>&1; then
+    free=$(($(free_kib "$VENV") / 1048576))
+    [ "$free" -ge "$need" ] ||
+      die "$VENV has $free GB free and torch wants $need GB during installation. Free some, put the" \
+        "environment on another disk (STREAMLEARN_VENV=/path), or take the small CPU build" \
+        "(STREAMLEARN_TORCH_INDEX=https://download.pytorch.org/whl/cpu)"
+    [ "$free" -ge $((need * 3 / 2)) ] || options+=(--no-cache-dir)
+    say "installing streamlearn and what it needs: torch is a large download (about $((need * 3 / 10)) GB), minutes"
+  else
+    say "installing what changed"
+  fi
+  for try in 1 2; do
+    if [ ! -t 2 ]; then heartbeat & beat=$!; fi
+    status=0
+    # pip unpacks beside the environment: /tmp is often too small.
+    rm -rf -- "$VENV/tmp" && mkdir -p -- "$VENV/tmp"
+    pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --root-user-action=ignore
+      ${options[@]+"${options[@]}"} -c "$ROOT/ops/constraints.txt" -e "$target")
+    if [ -t 2 ]; then
+      TMPDIR="$VENV/tmp" "${pip[@]}" </dev/null >&2 || status=$?
+    else # in a log: no line for each package that is there already
+      TMPDIR="$VENV/tmp" "${pip[@]}" </dev/null | sed -u '/^Requirement already satisfied/d' >&2 || status=$?
+    fi
+    if [ -n "$beat" ]; then { kill "$beat" && wait "$beat"; } 2>/dev/null || true; fi
+    rm -rf -- "$VENV/tmp"
+    [ "$status" = 0 ] && return 0
+    [ "$try" = 1 ] && say "pip failed (status $status): trying once more"
+  done
+  [ "$(free_kib "$VENV")" -ge 262144 ] || die "the disk of $VENV is full"
+  die "pip could not install the packages: its last message above says why. Without a network connection" \
+    "set PIP_INDEX_URL to a mirror, or HTTPS_PROXY to a proxy"
+}
+
+# prepare run|dev
+prepare() {
+  local extras="$1" python digest stamp started="$SECONDS"
+  python="$(find_python)" || die "streamlearn needs Python >= 3.11 and found" \
+    "$(python3 --version 2>/dev/null || echo no Python 3). On Debian >= 12 or Ubuntu >= 24.04:" \
+    "sudo apt-get update && sudo apt-get install -y python3 python3-venv python3-pip"
+  digest="$({
+    cat -- "$ROOT/pyproject.toml" "$ROOT/ops/constraints.txt"
+    printf '%s\n' "$ROOT" "$VENV" "$("$python" --version)" "${STREAMLEARN_TORCH_INDEX:-}"
+  } | sha256sum | cut -d' ' -f1)"
+  # One set-up of this checkout at a time; the lock goes with the process.
+  exec 9<"$ROOT"
+  if command -v flock >/dev/null 2>&1 && ! flock -n 9; then
+    say "another set-up of $ROOT is running: waiting for it"
+    flock 9
+  fi
+  # What was installed for `dev` is enough for `run`.
+  for stamp in "$extras" dev; do
+    if [ "$(cat -- "$VENV/streamlearn.$stamp" 2>/dev/null)" = "$digest" ] && [ -x "$VENV/bin/python" ]; then
+      exec 9<&-
+      say "environment ready: $VENV (nothing to install)"
+      return 0
+    fi
+  done
+  need_ensurepip "$python" 9<&-
+  make_venv "$python" 9<&-
+  install_packages "$extras" 9<&-
+  printf '%s' "$digest" >"$VENV/streamlearn.$extras"
+  exec 9<&-
+  say "environment ready: $VENV ($("$VENV/bin/python" --version), $(du -sm -- "$VENV" | cut -f1) MB," \
+    "$((SECONDS - started)) s)"
+}

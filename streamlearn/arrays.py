@@ -1,0 +1,138 @@
+"""Numbers as numpy arrays: from nested lists, from arrays, from raw bytes with a dtype and a shape.
+
+Every result is C-contiguous, owns its memory, has 1 dimension or 3 (C x H x W), is float32 or uint8,
+and is finite.
+"""
+
+from __future__ import annotations
+
+import binascii
+import struct
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlearn.events import Array
+from streamlearn.reasons import Refusal, abbreviate
+
+_PLAIN = frozenset((int, float))
+_RAW_KEYS = frozenset(("dtype", "shape", "data"))
+_RAW_DTYPES = {
+    name: np.dtype(name).newbyteorder("<")
+    for name in (
+        *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
+        *("float16", "float32", "float64"),
+    )
+}
+
+
+def vector(values: Sequence[float]) -> NDArray[np.float32]:
+    """Plain numbers as float32 [len(values)]. Refusal not_finite for NaN, infinity, too large for float32."""
+    x = np.empty(len(values), np.float32)
+    try:
+        # Several times faster than np.array, and an overflow is an exception instead of a warning.
+        struct.pack_into(f"{len(values)}f", x.data, 0, *values)
+    except (OverflowError, struct.error):  # the latter for integers beyond float64
+        raise Refusal("not_finite", "a number is too large for float32") from None
+    return _refuse_not_finite(x)
+
+
+def from_list(values: Sequence[Any], max_values: int) -> Array:
+    """A list of numbers, or of equally long lists of them, down to 3 levels, as float32."""
+    shape = [len(values)]
+    while True:
+        if not values:
+            raise Refusal("bad_features", "the features are an empty list")
+        if shape[0] * (shape[1] if len(shape) > 1 else 1) > max_values or len(values) > max_values:
+            raise _too_many(len(values), max_values)
+        kinds = set(map(type, values))
+        if kinds <= _PLAIN:
+            return _planes(vector(values).reshape(shape))
+        if kinds != {list}:
+            odd = next(v for v in values if type(v) not in (_PLAIN if kinds & _PLAIN else {list}))
+            raise Refusal("bad_features", f"the features hold {abbreviate(odd)} where a number was expected")
+        if len(shape) == 3:
+            raise Refusal("bad_features", "the features have more than 3 dimensions")
+        widths = set(map(len, values))
+        if len(widths) > 1:
+            raise Refusal("bad_features", f"rows of x differ in length: {abbreviate(sorted(widths))}")
+        shape.append(widths.pop())
+        values = list(chain.from_iterable(values))
+
+
+def from_array(array: Array, max_values: int) -> Array:
+    """A copy of `array` as an x: uint8 stays, integers and floats become float32, [H,W] becomes [1,H,W]."""
+    kind = array.dtype.kind
+    if kind not in "iuf":
+        raise Refusal("bad_features", f"the features are an array of {array.dtype}, numbers were expected")
+    if not 1 <= array.ndim <= 3 or not array.size:
+        raise Refusal(
+            "bad_features", f"the features have shape {list(array.shape)}, 1 to 3 dimensions were expected"
+        )
+    if array.size > max_values:
+        raise _too_many(array.size, max_values)
+    if array.dtype == np.uint8:
+        return _planes(np.array(array, np.uint8, order="C"))
+    if kind != "f":
+        return _planes(np.array(array, np.float32, order="C"))
+    if array.dtype.itemsize <= 4:
+        return _planes(np.array(_refuse_not_finite(array), np.float32, order="C"))
+    with np.errstate(all="ignore"):  # 1e300 overflows, which is refused below
+        cast = np.array(array, np.float32, order="C")
+    return _planes(_refuse_not_finite(cast))
+
+
+def is_raw(value: Mapping[str, Any]) -> bool:
+    """True for {"dtype", "shape", "data"}: raw bytes, not an object of named features."""
+    return len(value) == 3 and value.keys() == _RAW_KEYS
+
+
+def from_raw(value: Mapping[str, Any], max_values: int) -> Array:
+    """{"dtype", "shape", "data"}: little-endian bytes (base64 in JSON) as an x (see `from_array`)."""
+    name, shape, data = value["dtype"], value["shape"], value["data"]
+    dtype = _RAW_DTYPES.get(name) if type(name) is str else None
+    if dtype is None:
+        raise Refusal(
+            "bad_features", f"dtype is {abbreviate(name)}, one of {', '.join(_RAW_DTYPES)} expected"
+        )
+    if type(data) is str:
+        data = from_base64(data, "bad_features")
+    if type(data) is not bytes:
+        raise Refusal("bad_features", f"data is {abbreviate(data)}, bytes or base64 were expected")
+    if type(shape) is not list or not 1 <= len(shape) <= 3:
+        raise Refusal("bad_features", f"shape is {abbreviate(shape)}, a list of 1 to 3 integers was expected")
+    size = 1
+    for length in shape:
+        if type(length) is not int or length < 1:
+            raise Refusal("bad_features", f"shape is {abbreviate(shape)}, positive integers were expected")
+        size *= length
+    if size * dtype.itemsize != len(data):
+        raise Refusal(
+            "bad_features", f"{len(data)} bytes of data are not {name} of shape {abbreviate(shape)}"
+        )
+    return from_array(np.frombuffer(data, dtype).reshape(shape), max_values)
+
+
+def from_base64(text: str, reason: str) -> bytes:
+    """The bytes of strict base64 (RFC 4648, with padding); a Refusal of `reason` otherwise."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        raise Refusal(reason, f"not base64: {error}") from None
+
+
+def _planes(x: Array) -> Array:
+    return x[np.newaxis] if x.ndim == 2 else x
+
+
+def _refuse_not_finite(x: Array) -> Array:
+    if np.count_nonzero(np.isfinite(x)) != x.size:
+        raise Refusal("not_finite", "the features hold NaN, an infinity, or a number too large for float32")
+    return x
+
+
+def _too_many(size: int, max_values: int) -> Refusal:
+    return Refusal("too_large", f"the features are {size} numbers, codec.max_values is {max_values}")

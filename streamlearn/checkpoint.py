@@ -1,0 +1,397 @@
+"""Checkpoints on disk: the folder that the state lives in.
+
+    FOLDER/lock
+    FOLDER/000003/000017-9f3a1c2b.json     manifest of checkpoint 000003-000017-9f3a1c2b, written last
+    FOLDER/000003/000017-9f3a1c2b.parts    model, optimiser, generators, … one after another
+    FOLDER/000003/000017-9f3a1c2b.memory   those segments of the replay memory that had changed
+
+A start of the worker is an epoch with a folder of its own. Every chunk is addressed by its SHA-256; the
+part's own hash is that of its chunks' hashes. A manifest names the memory packs that its segments lie in;
+packs of an older epoch are hard-linked into the newer one, so that every epoch stands alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from streamlearn.events import Array
+from streamlearn.parts import SEGMENT, Chunk, Damaged, WrongFormat, decode_part, encode_part
+from streamlearn.state import Part, SegmentedPart, Snapshot
+
+FORMAT = 1
+NAME = re.compile(r"(\d{6})-(\d{6})-([0-9a-f]{8})")
+MOST_PACKS = 64
+"""Memory packs that a manifest may name before the smallest are merged."""
+SPARSE = 0.5
+"""A memory pack is rewritten when less than this share of it is still in use."""
+MOST_REWRITTEN = 64 << 20
+"""Bytes of old segments moved in one checkpoint: compaction is spread over several."""
+
+
+class Locked(Exception):
+    """Another process works in this folder."""
+
+
+class NothingWhole(Exception):
+    """The folder holds checkpoints, and not one of them is whole."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint's JSON file holds; `path` is where it lies."""
+
+    path: Path
+    body: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.body["id"])
+
+    @property
+    def epoch(self) -> int:
+        return int(self.body["epoch"])
+
+    @property
+    def number(self) -> int:
+        return int(self.body["number"])
+
+
+class CheckpointStore:
+    """Reads and writes the checkpoints of one folder. One thread at a time."""
+
+    def __init__(self, folder: Path | str, keep: int = 3) -> None:
+        self.folder = Path(folder)
+        self.keep = keep
+        self.epoch = 0
+        self.number = 0
+        # What the newest durable checkpoint says of the memory: where each segment lies.
+        self._packs: list[str] = []
+        self._segments: Array = np.zeros(0, dtype=SEGMENT)
+        self._lock: IO[str] | None = None
+
+    def lock(self) -> None:
+        """Hold the folder until `unlock` or the process ends; makes it if need be. Raises Locked, OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = open(self.folder / "lock", "a+")  # noqa: SIM115  # held open as long as the lock
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            owner = handle.read().strip() or "unknown"
+            handle.close()
+            raise Locked(f"process {owner} already works in {self.folder}") from None
+        handle.truncate(0)
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
+        self._lock = handle
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def names(self) -> list[str]:
+        """Ids of all checkpoints, newest first, damaged ones included."""
+        found = []
+        for path in self.folder.glob("[0-9]*/*.json"):
+            name = f"{path.parent.name}-{path.stem}"
+            if NAME.fullmatch(name):
+                found.append(name)
+        return sorted(found, reverse=True)
+
+    def read(self, name: str) -> Manifest:
+        """The manifest of one checkpoint. Raises Damaged (also if there is none of that id)."""
+        path = self._path(name)
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise Damaged(f"{path}: {error.strerror}") from error
+        try:
+            body = json.loads(raw)
+            given = body.pop("sha256")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise Damaged(f"{path}: not a whole manifest ({error})") from error
+        if given != _seal(body):
+            raise Damaged(f"{path}: its SHA-256 is not the one that it names")
+        if body["format"] != FORMAT:
+            raise WrongFormat(
+                f"{path}: format {body['format']}, this version reads {FORMAT}: run the version that wrote it"
+            )
+        return Manifest(path, body)
+
+    def load(self, manifest: Manifest) -> Snapshot:
+        """All parts of a checkpoint, every chunk checked. Raises Damaged naming file and part."""
+        parts: dict[str, Part | SegmentedPart] = {}
+        folder = manifest.path.parent
+        packs = [folder / f"{pack}.memory" for pack in manifest.body["packs"]]
+        source = manifest.path.with_suffix(".parts")
+        for name, entry in manifest.body["parts"].items():
+            parts[name] = decode_part(name, entry, source, packs)
+        return parts
+
+    def verify(self, name: str) -> Manifest:
+        """The manifest, after reading the whole checkpoint. Raises Damaged."""
+        manifest = self.read(name)
+        self.load(manifest)
+        return manifest
+
+    def newest(self, complain: Callable[[str], None]) -> tuple[Manifest, Snapshot] | None:
+        """The newest whole checkpoint; None in an empty folder. Damaged ones are named to `complain`.
+
+        Raises NothingWhole if there are checkpoints and none is whole.
+        """
+        names = self.names()
+        damage = ""
+        for name in names:
+            try:
+                manifest = self.read(name)
+                return manifest, self.load(manifest)
+            except Damaged as error:
+                damage = str(error)
+                complain(f"checkpoint {name} is damaged: {error}")
+        if names:
+            raise NothingWhole(f"none of the {len(names)} checkpoints in {self.folder} is whole; {damage}")
+        return None
+
+    def next_epoch(self) -> int:
+        """The number that `begin` will give."""
+        return 1 + max((int(path.name) for path in self.folder.glob("[0-9]*") if path.is_dir()), default=0)
+
+    def begin(self, manifest: Manifest | None) -> int:
+        """Start a new epoch that goes on from `manifest`; returns its number. Clears half-written files."""
+        for rest in self.folder.glob("[0-9]*/*.tmp"):
+            rest.unlink()
+        self.epoch, self.number = self.next_epoch(), 0
+        if manifest is not None:
+            self._packs = list(manifest.body["packs"])
+            entry = manifest.body["parts"].get("memory")
+            if entry is not None:
+                source = manifest.path.with_suffix(".parts")
+                self._segments = Chunk(*entry["segments"]).read_segments(source, "memory")
+            self._adopt(manifest.path.parent, self._packs)
+        return self.epoch
+
+    def write(
+        self, snapshot: Snapshot, about: Mapping[str, Any], before_manifest: Callable[[], None] | None = None
+    ) -> Manifest:
+        """Write a checkpoint; it counts from the moment its manifest is renamed into place.
+
+        about: what the manifest says beside the parts. before_manifest: makes durable what must be there
+        before (outputs). Raises OSError; the store then stands as before, and the changed segments of
+        `snapshot` are still unwritten.
+        """
+        token = secrets.token_hex(4)
+        stem = f"{self.number:06d}-{token}"
+        folder = self._epoch_folder(self.epoch)
+        folder.mkdir(parents=True, exist_ok=True)
+        written: list[Path] = []
+        try:
+            packs, segments = self._packs, self._segments
+            memory = snapshot.get("memory")
+            if isinstance(memory, SegmentedPart):
+                packs, segments = self._write_memory(folder, stem, memory, written)
+            entries: dict[str, Any] = {}
+            path = folder / f"{stem}.parts"
+            with Aside(path, written) as file:
+                for name in sorted(snapshot):
+                    entries[name] = encode_part(file, snapshot[name], segments)
+            if before_manifest is not None:
+                before_manifest()
+            body = {
+                "format": FORMAT,
+                "id": f"{self.epoch:06d}-{stem}",
+                "epoch": self.epoch,
+                "number": self.number,
+                "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                **about,
+                "packs": packs,
+                "parts": entries,
+            }
+            manifest = self._write_manifest(folder / f"{stem}.json", body, written)
+        except OSError:
+            for path in written:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            raise
+        self._packs, self._segments = packs, segments
+        self.number += 1
+        # The checkpoint stands. What can't be deleted now is tried again after the next one.
+        with contextlib.suppress(OSError):
+            self._prune()
+        return manifest
+
+    def use(self, name: str) -> Manifest:
+        """Make checkpoint `name` the newest: a copy of it opens a new epoch. Raises Damaged, OSError."""
+        chosen = self.verify(name)
+        self.begin(chosen)
+        folder = self._epoch_folder(self.epoch)
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{self.number:06d}-{secrets.token_hex(4)}"
+        _link(chosen.path.with_suffix(".parts"), folder / f"{stem}.parts")
+        body = dict(chosen.body)
+        body |= {"id": f"{self.epoch:06d}-{stem}", "epoch": self.epoch, "number": 0, "copy_of": chosen.id}
+        return self._write_manifest(folder / f"{stem}.json", body, [])
+
+    def size(self, manifest: Manifest) -> int:
+        """Bytes of the files that a checkpoint consists of."""
+        paths = [manifest.path, manifest.path.with_suffix(".parts")]
+        paths += [manifest.path.parent / f"{pack}.memory" for pack in manifest.body["packs"]]
+        return sum(path.stat().st_size for path in paths if path.exists())
+
+    # -- how it is done
+
+    def _path(self, name: str) -> Path:
+        match = NAME.fullmatch(name)
+        if match is None:
+            raise Damaged(f"{name!r} is no checkpoint id (they look like 000001-000004-9f3a1c2b)")
+        return self.folder / match[1] / f"{match[2]}-{match[3]}.json"
+
+    def _epoch_folder(self, epoch: int) -> Path:
+        return self.folder / f"{epoch:06d}"
+
+    def _adopt(self, source: Path, packs: list[str]) -> None:
+        """Hard-link packs into this epoch's folder."""
+        folder = self._epoch_folder(self.epoch)
+        folder.mkdir(parents=True, exist_ok=True)
+        for pack in packs:
+            _link(source / f"{pack}.memory", folder / f"{pack}.memory")
+
+    def _write_memory(
+        self, folder: Path, stem: str, memory: SegmentedPart, written: list[Path]
+    ) -> tuple[list[str], Array]:
+        """Write changed segments, and old ones out of packs that aren't worth keeping."""
+        segments = np.zeros(memory.count, dtype=SEGMENT)
+        known = min(len(self._segments), memory.count)
+        segments[:known] = self._segments[:known]
+        changed = np.fromiter(memory.changed, dtype=np.int64, count=len(memory.changed))
+        stays = np.ones(memory.count, dtype=bool)
+        stays[changed] = False
+        moved = self._to_move(folder, segments, stays)
+        packs = [*self._packs, stem]
+        if len(changed) or len(moved):
+            with Aside(folder / f"{stem}.memory", written) as file:
+                for number, arrays in memory.changed.items():
+                    chunk = Chunk.write(file, *(np.ascontiguousarray(array).data for array in arrays))
+                    segments[number] = chunk.as_segment(len(packs) - 1)
+                for number in moved:
+                    at = segments[number]
+                    old = Chunk(int(at["offset"]), int(at["length"]), at["sha256"].tobytes().hex())
+                    raw = old.read(folder / f"{packs[at['pack']]}.memory", "memory")
+                    segments[number] = Chunk.write(file, raw).as_segment(len(packs) - 1)
+        used, segments["pack"] = np.unique(segments["pack"], return_inverse=True)
+        return [packs[i] for i in used], segments
+
+    def _to_move(self, folder: Path, segments: Array, stays: Array) -> Array:
+        """Numbers of unchanged segments whose pack is sparse, or one of too many small ones."""
+        held = np.flatnonzero(stays)
+        if not len(held):
+            return held
+        pack_of = segments["pack"][held]
+        live = np.bincount(pack_of, weights=segments["length"][held], minlength=len(self._packs))
+        sizes = np.array([(folder / f"{pack}.memory").stat().st_size for pack in self._packs])
+        smallest = np.argsort(live, kind="stable")
+        crowded = np.zeros(len(sizes), dtype=bool)
+        crowded[smallest[: max(0, len(sizes) - MOST_PACKS // 2)]] = len(sizes) >= MOST_PACKS
+        going = (live < SPARSE * sizes) | crowded
+        going &= np.isin(np.arange(len(sizes)), _within(live, smallest, MOST_REWRITTEN))
+        moved: Array = held[going[pack_of]]
+        return moved
+
+    def _write_manifest(self, path: Path, body: dict[str, Any], written: list[Path]) -> Manifest:
+        sealed = {**body, "sha256": _seal(body)}
+        with Aside(path, written) as file:
+            file.write(json.dumps(sealed, indent=1, ensure_ascii=False).encode())
+        _sync_folder(path.parent)
+        _sync_folder(self.folder)
+        return Manifest(path, body)
+
+    def _prune(self) -> None:
+        """Drop all but the newest `keep` checkpoints, manifests first, then what nothing names any more."""
+        for name in self.names()[self.keep :]:
+            if int(name[:6]) <= self.epoch:
+                self._path(name).unlink(missing_ok=True)
+        for folder in self.folder.glob("[0-9]*"):
+            if not folder.is_dir() or int(folder.name) > self.epoch:
+                continue
+            needed = {path.stem for path in folder.glob("*.json")}
+            for path in folder.glob("*.json"):
+                with contextlib.suppress(Damaged):
+                    needed.update(self.read(f"{folder.name}-{path.stem}").body["packs"])
+            for path in [*folder.glob("*.parts"), *folder.glob("*.memory")]:
+                if path.stem not in needed:
+                    path.unlink()
+            if int(folder.name) < self.epoch:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
+class Aside:
+    """A file that is written under another name, made durable, and renamed when the block ends well."""
+
+    def __init__(self, path: Path, written: list[Path]) -> None:
+        self.path, self.written = path, written
+        self.temporary = path.with_name(path.name + ".tmp")
+
+    def __enter__(self) -> IO[bytes]:
+        self.written.append(self.temporary)
+        self.file = open(self.temporary, "wb")
+        return self.file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+        finally:
+            self.file.close()
+        if kind is None:
+            os.rename(self.temporary, self.path)
+            self.written[-1] = self.path
+
+
+def _within(sizes: Array, order: Array, limit: int) -> Array:
+    """Those of `order` whose sizes add up to at most `limit`, at least one."""
+    count = int(np.searchsorted(np.cumsum(sizes[order]), limit, side="right"))
+    chosen: Array = order[: max(1, count)]
+    return chosen
+
+
+def _seal(body: Mapping[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return sha256(canonical.encode()).hexdigest()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard-link, or copy where the file system has no links."""
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        temporary = target.with_name(target.name + ".tmp")
+        temporary.write_bytes(source.read_bytes())
+        os.rename(temporary, target)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+__all__ = ["FORMAT", "CheckpointStore", "Damaged", "Locked", "Manifest", "NothingWhole", "WrongFormat"]

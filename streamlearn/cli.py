@@ -1,0 +1,136 @@
+"""The command line: `streamlearn COMMAND [--section.name VALUE ...]`.
+
+Only what a command needs is imported: `--help` answers before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from streamlearn import __version__
+from streamlearn.settings import SettingsError, settings_help
+
+USAGE = 2
+
+
+class Command(NamedTuple):
+    arguments: str
+    summary: str
+    module: str
+    function: str
+    more: str = ""
+
+
+COMMANDS = {
+    "demo": Command(
+        "",
+        "learn the handwritten digits, class after class, with and without replay; no broker needed",
+        "streamlearn.demo",
+        "demo",
+    ),
+    "run": Command(
+        "",
+        "the worker: read events, predict, learn, checkpoint, until the source ends or a signal comes",
+        "streamlearn.run",
+        "run",
+    ),
+    "check": Command(
+        "",
+        "validate settings, reach source and sink, say what `run` would do; changes nothing",
+        "streamlearn.run",
+        "check",
+    ),
+    "checkpoints": Command(
+        "list|show|verify|use [DIR] [ID] [--json]",
+        "what the state folder holds, whether it is whole; `use` goes back to an older checkpoint",
+        "streamlearn.inspect",
+        "checkpoints",
+        "DIR is the state folder (default: checkpoint.folder of the settings), ID a checkpoint\n"
+        "(default: the newest whole one; `use` wants one).\n"
+        "  list    every checkpoint, newest first\n"
+        "  show    id, step, events learned, offsets, classes, and the SHA-256 of every part\n"
+        "  verify  read every byte of ID, or of all; status 3 if one is damaged\n"
+        "  use     make ID the newest, so that the next `run` goes on from it; no worker may be running\n"
+        "  --json  for machines",
+    ),
+    "methods": Command(
+        "",
+        "the learning methods and modifiers, with their parameters and papers",
+        "streamlearn.inspect",
+        "methods",
+    ),
+}
+
+STATUS = """Exit status:
+  0  done, or stopped by a signal after a checkpoint
+  1  unexpected error
+  2  settings or usage
+  3  state refused: checkpoint, offsets or fingerprint disagree; the message says what to do
+  4  source or sink not reachable
+  5  too many dead letters in a row
+  6  disk full, or checkpoint not writable for longer than checkpoint.patience"""
+
+
+def overview() -> str:
+    lines = [f"streamlearn {__version__}: a daemon that never stops learning", ""]
+    lines += ["usage: streamlearn COMMAND [--config FILE] [--section.name VALUE ...]", ""]
+    width = max(map(len, COMMANDS))
+    lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "streamlearn COMMAND --help says more.", "", STATUS, "", settings_help()]
+    return "\n".join(lines)
+
+
+def command_help(name: str) -> str:
+    command = COMMANDS[name]
+    lines = [
+        f"usage: streamlearn {name} {command.arguments}{' ' if command.arguments else ''}"
+        "[--config FILE] [--section.name VALUE ...]",
+        "",
+        command.summary,
+    ]
+    if command.more:
+        lines += ["", command.more]
+    return "\n".join([*lines, "", STATUS, "", settings_help()])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(words)
+    except SettingsError as error:
+        print(f"streamlearn: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our standard output is gone; nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 4
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(overview())
+        return 0 if words else USAGE
+    if words[0] in ("--version", "-V"):
+        print(f"streamlearn {__version__}")
+        return 0
+    name = words.pop(0)
+    if name not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, COMMANDS, 1)
+        hint = f": did you mean {near[0]}?" if near else f"; there is {', '.join(COMMANDS)}"
+        raise SettingsError(f"there is no command {name!r}{hint}")
+    if "--help" in words or "-h" in words:
+        print(command_help(name))
+        return 0
+    from importlib import import_module
+
+    command = COMMANDS[name]
+    function: Callable[[list[str]], int] = getattr(import_module(command.module), command.function)
+    return function(words)

@@ -1,0 +1,279 @@
+"""From records to events, and from outputs to bytes. Nothing that is in a record makes it raise.
+
+The settings say where a record's id, label, time and features are; what is accepted there, and what
+every refusal is called, is in `REASONS` and in the functions below. An own codec (Avro, Protobuf, a schema
+registry) is any class with this constructor and this `decode`, named by `codec.connector`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from streamlearn.config import CodecSettings
+from streamlearn.events import Array, Event, Position, Prediction, Record, Rejection
+from streamlearn.features import FeatureReader
+from streamlearn.hashing import parse_number
+from streamlearn.parsing import parse
+from streamlearn.reasons import REASONS, Refusal, abbreviate, printable
+
+__all__ = ["REASONS", "Codec", "encode_dead_letter", "encode_prediction"]
+
+_MISSING: Any = object()
+_DEFAULT_FEATURES = CodecSettings.model_fields["features"].default
+
+
+class Codec:
+    """Decodes records by `settings`. It keeps nothing of what it decoded: order and batching don't matter."""
+
+    def __init__(self, settings: CodecSettings) -> None:
+        self._settings = settings
+        self._id = _Path(settings.id)
+        self._label = _Path(settings.label)
+        self._time = _Path(settings.time)
+        paths = settings.features
+        self._features = _Path(paths) if isinstance(paths, str) else [_Path(path) for path in paths]
+        self._all_columns = paths == _DEFAULT_FEATURES
+        self._not_features = {settings.id, settings.label, settings.time}
+        self._reader = FeatureReader(settings)
+
+    def decode(self, records: Sequence[Record]) -> list[Event | Rejection]:
+        """One event or rejection per record, in the same order. Never raises.
+
+        A rejected record that came as `fields` alone gets their JSON as its `value`, so that its dead
+        letter has a content.
+        """
+        return [self._event_or_rejection(record) for record in records]
+
+    def _event_or_rejection(self, record: Record) -> Event | Rejection:
+        try:
+            return self._event(record)
+        except Refusal as refusal:
+            reason, detail = refusal.reason, refusal.detail
+        except Exception as error:  # a fault of ours, or an object in `fields` that we never thought of
+            reason, detail = "undecodable", printable(f"{type(error).__name__}: {error}")
+        if record.fields is not None and not record.value:
+            record.value = _dump(record.fields)
+        return Rejection(reason, detail, record)
+
+    def _event(self, record: Record) -> Event:
+        size = len(record.value)
+        if size > self._settings.max_bytes:
+            raise Refusal(
+                "too_large", f"the record has {size} bytes, codec.max_bytes is {self._settings.max_bytes}"
+            )
+        fields = record.fields
+        table = fields is not None
+        values = parse(record.value, self._settings.max_depth) if fields is None else _checked_row(fields)
+        return Event(
+            id=self._read_id(self._id.find(values), table, record.position),
+            x=self._read_features(values, table),
+            y=self._read_label(self._label.find(values), table),
+            ts=_read_time(self._time.find(values), table),
+            position=record.position,
+            record=record,
+        )
+
+    def _read_id(self, value: Any, table: bool, position: Position) -> str:
+        value = _plain(value, table)
+        if value is None:
+            # printable: a path that is no UTF-8 reaches us with lone surrogates in it
+            topic = position.topic if position.topic.isascii() else printable(position.topic)
+            return f"{topic}:{position.partition}:{position.offset}"
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = _digits(value, "bad_id")
+        if not isinstance(value, str) or not value or not _encodable(value):
+            raise Refusal("bad_id", f"the id is {abbreviate(value)}, a string or an integer was expected")
+        if len(value) > self._settings.max_id_length:
+            limit = self._settings.max_id_length
+            raise Refusal("bad_id", f"the id has {len(value)} characters, codec.max_id_length is {limit}")
+        return value
+
+    def _read_label(self, value: Any, table: bool) -> str | None:
+        value = _plain(value, table)
+        if value is None:
+            return None
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = _digits(value, "bad_label")
+        if not isinstance(value, str) or not value or not _encodable(value):
+            raise Refusal(
+                "bad_label", f"the label is {abbreviate(value)}, a string or an integer was expected"
+            )
+        if len(value) > self._settings.max_label_length:
+            limit = self._settings.max_label_length
+            raise Refusal(
+                "label_too_long", f"the label has {len(value)} characters, codec.max_label_length is {limit}"
+            )
+        return value
+
+    def _read_features(self, values: Mapping[str, Any], table: bool) -> Array:
+        if isinstance(self._features, list):
+            named = {path.name: path.find(values) for path in self._features}
+            absent = [name for name, value in named.items() if value is _MISSING]
+            if absent:
+                raise Refusal("missing_features", f"the record has no {abbreviate(absent[0])}")
+            return self._reader.read_named(named, table)
+        value = self._features.find(values)
+        if value is _MISSING and table and self._all_columns:
+            named = {name: cell for name, cell in values.items() if name not in self._not_features}
+            if not named:
+                raise Refusal("missing_features", "every column is an id, a label or a time")
+            return self._reader.read_named(named, table)
+        if value is None or value is _MISSING:
+            raise Refusal("missing_features", f"the record has no {abbreviate(self._features.name)}")
+        return self._reader.read(value, table)
+
+
+class _Path:
+    """A place in a record: the exact key if there is one, else a.b for b inside a (integers index lists)."""
+
+    __slots__ = ("_parts", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._parts = name.split(".") if "." in name else None
+
+    def find(self, values: Mapping[str, Any]) -> Any:
+        """The value at this path, _MISSING if there is none."""
+        found = values.get(self.name, _MISSING)
+        if found is not _MISSING or self._parts is None:
+            return found
+        found = values
+        for part in self._parts:
+            if isinstance(found, Mapping):
+                found = found.get(part, _MISSING)
+            elif isinstance(found, list) and part.isascii() and part.isdigit() and int(part) < len(found):
+                found = found[int(part)]
+            else:
+                return _MISSING
+        return found
+
+
+def _checked_row(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`fields`, unless the row was broken: csv.DictReader gives surplus cells the key None, and missing
+    ones the value None."""
+    for name, value in fields.items():
+        if value is None:
+            raise Refusal("bad_row", f"the row has no cell for the column {abbreviate(name)}")
+        if not isinstance(name, str):
+            raise Refusal("bad_row", f"the row has cells without a column: {abbreviate(value)}")
+    return fields
+
+
+def _read_time(value: Any, table: bool) -> float | None:
+    if type(value) is float and math.isfinite(value):
+        return value
+    value = _plain(value, table)
+    if value is None:
+        return None
+    number = parse_number(value) if table and isinstance(value, str) else value
+    if isinstance(number, (int, float)) and not isinstance(number, bool):
+        try:
+            seconds = float(number)
+        except OverflowError:
+            seconds = math.inf
+        if math.isfinite(seconds):
+            return seconds
+    raise Refusal("bad_time", f"the time is {abbreviate(value)}, seconds as a finite number were expected")
+
+
+def _plain(value: Any, table: bool) -> Any:
+    """`value` as Python's own type; None if it is absent, or an empty cell of a table."""
+    if value is _MISSING or (table and isinstance(value, str) and not value):
+        return None
+    if not table:
+        return value
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    # Only these: item() of a datetime64 is an integer, which would pass for a label.
+    if isinstance(value, np.generic) and value.dtype.kind in "biufU":
+        return value.item()
+    return value
+
+
+def _digits(value: int, reason: str) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python refuses to print more than 4300 digits
+        raise Refusal(reason, f"the value is {abbreviate(value)}") from None
+
+
+def _encodable(text: str) -> bool:
+    """False if `text` holds a lone surrogate (tables may): it could be neither stored nor published."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def encode_prediction(prediction: Prediction, epoch: int) -> bytes:
+    """One JSON object, without a newline, of what is published of a prediction."""
+    return _encode(
+        {
+            "id": prediction.id,
+            "label": prediction.label,
+            "scores": prediction.scores,
+            "known_classes": prediction.known_classes,
+            "model_step": prediction.model_step,
+            "epoch": epoch,
+            "source": list(prediction.position),
+        }
+    )
+
+
+def encode_dead_letter(rejection: Rejection) -> bytes:
+    """One JSON object, without a newline: reason, detail, source, the original value and key in base64.
+
+    A record without a key has no "key".
+    """
+    record = rejection.record
+    # A row of a table that a later stage refused (its shape, say) has no bytes either.
+    content = record.value if record.value or record.fields is None else _dump(record.fields)
+    letter: dict[str, Any] = {
+        "reason": rejection.reason,
+        "detail": rejection.detail,
+        "source": list(rejection.position),
+        "value": base64.b64encode(content).decode(),
+    }
+    if record.key is not None:
+        letter["key"] = base64.b64encode(record.key).decode()
+    return _encode(letter)
+
+
+def _encode(output: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(output, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:
+        # A lone surrogate, from a path that is no UTF-8 or an id of a notebook: json escapes it.
+        return json.dumps(output, separators=(",", ":"), default=float).encode()
+
+
+def _dump(fields: Mapping[str, Any]) -> bytes:
+    """`fields` as JSON, as true to them as JSON allows (NaN becomes null). Never raises."""
+    option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    try:
+        return orjson.dumps(dict(fields), option=option, default=_jsonable)
+    except Exception:  # lone surrogates, integers over 64 bits, cycles
+        try:
+            return json.dumps(dict(fields), default=_jsonable).encode()
+        except Exception:
+            return abbreviate(fields).encode("utf-8", "backslashreplace")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, (bytes, bytearray)):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Mapping):
+        return dict(value)
+    return abbreviate(value)

@@ -1,0 +1,170 @@
+"""The settings of the core, as data: no reading of files or environment here (see `streamlearn.settings`).
+
+A field marked `shapes_state` must equal the checkpoint's; every other one may change from start to start.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+SHAPES: dict[str, Any] = {"shapes_state": True}
+
+
+class Section(BaseModel):
+    """A table of settings: unknown names are refused, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class CodecSettings(Section):
+    """Where things are in a record, and the limits of what is accepted."""
+
+    connector: str = Field("streamlearn.codec:Codec", description="import string of the codec")
+    id: str = Field("id", description="path of the id (a.b reads b inside a); absent: the source position")
+    label: str = Field("y", description="path of the label; absent or null: predict only")
+    time: str = Field("ts", description="path of the event's time, seconds since 1970")
+    features: str | list[str] = Field(
+        "x",
+        description="path of the features, or a list of paths: all numbers make a vector in that order, "
+        "anything else is hashed; a table without a column x takes all columns that are not named here",
+        json_schema_extra=SHAPES,
+    )
+    shape: list[int] | None = Field(
+        None,
+        description="shape of x, e.g. [64] or [3,32,32]; unset: the majority of the first stream batch",
+        json_schema_extra=SHAPES,
+    )
+    hash_dim: int = Field(
+        1024, ge=8, le=1 << 20, description="length of a hashed vector", json_schema_extra=SHAPES
+    )
+    max_bytes: int = Field(4 << 20, ge=1, description="largest record, bytes")
+    max_depth: int = Field(8, ge=2, le=64, description="deepest nesting of a record")
+    max_pixels: int = Field(1 << 20, ge=1, description="largest encoded image, pixels")
+    max_values: int = Field(1 << 22, ge=1, description="most numbers in one x")
+    max_classes: int = Field(
+        10_000, ge=1, description="most classes; events of further ones are dead letters"
+    )
+    max_label_length: int = Field(256, ge=1, description="longest label, characters")
+    max_id_length: int = Field(512, ge=1, description="longest id, characters")
+
+
+class ModelSettings(Section):
+    """The net and how it computes."""
+
+    net: str = Field(
+        "auto",
+        description="auto (by shape) / mlp / conv / resnet18 / import string of a factory",
+        json_schema_extra=SHAPES,
+    )
+    width: int | None = Field(
+        None,
+        ge=1,
+        description="hidden units (mlp, default 256) or first channels (conv 32, resnet18 20)",
+        json_schema_extra=SHAPES,
+    )
+    head: Literal["cosine", "linear"] = Field(
+        "cosine", description="cosine similarity over a temperature, or linear", json_schema_extra=SHAPES
+    )
+    temperature: float = Field(0.09, gt=0, description="of the cosine head", json_schema_extra=SHAPES)
+    device: str = Field("auto", description="auto / cpu / cuda / cuda:N")
+    threads: int = Field(1, ge=1, description="CPU threads of one operation; 1 is fastest for small nets")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass (autocast)")
+    normalise: bool = Field(
+        True, description="standardise inputs by decaying online statistics", json_schema_extra=SHAPES
+    )
+    normalise_horizon: int = Field(
+        10_000, ge=1, description="events after which a statistic has decayed by e", json_schema_extra=SHAPES
+    )
+
+
+class MethodSettings(BaseModel):
+    """`name`, `modifiers`, and a table of parameters for each of them (validated by its own class)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field("er", description="a file of streamlearn/methods (`streamlearn methods` lists them)")
+    modifiers: list[str] = Field(
+        default_factory=list, description="files of streamlearn/modifiers, applied in order"
+    )
+
+    def table(self, name: str) -> dict[str, Any]:
+        """The parameters given for the method or modifier `name`; ValueError if it is not a table."""
+        table = (self.model_extra or {}).get(name, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"method.{name} must be a table of parameters, not {table!r}")
+        return table
+
+
+class MemorySettings(Section):
+    """Examples kept for replay."""
+
+    capacity: int = Field(2000, ge=1, description="examples kept for replay", json_schema_extra=SHAPES)
+    policy: Literal["reservoir", "balanced", "ageing"] = Field(
+        "reservoir",
+        description="reservoir: uniform over the past; balanced: equal per class; "
+        "ageing: uniform over about the last `horizon` events",
+        json_schema_extra=SHAPES,
+    )
+    horizon: int = Field(100_000, ge=1, description="of the ageing policy, events", json_schema_extra=SHAPES)
+
+
+class LearningSettings(Section):
+    """What a step is made of."""
+
+    stream_batch: int = Field(10, ge=1, le=4096, description="events of one step", json_schema_extra=SHAPES)
+    memory_batch: int | None = Field(
+        None, ge=0, description="examples replayed in one step; unset: the method's own default"
+    )
+    optimiser: Literal["auto", "adamw", "sgd"] = Field(
+        "auto", description="adamw / sgd / auto: sgd for the mlp, adamw for others", json_schema_extra=SHAPES
+    )
+    learning_rate: float | None = Field(None, gt=0, description="step size; unset: 0.001 (adamw), 0.2 (sgd)")
+    weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay")
+    images_per_event: float | None = Field(
+        None, ge=1, description="budget: sets memory_batch so that this many examples are trained on an event"
+    )
+    max_wait: float = Field(
+        0.0, ge=0, description="seconds after which a partial batch is learned all the same; 0: never"
+    )
+    top_k: int = Field(5, ge=1, le=1000, description="scores in a prediction")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> LearningSettings:
+        if self.memory_batch is not None and self.images_per_event is not None:
+            raise ValueError("give learning.memory_batch or learning.images_per_event, not both")
+        return self
+
+
+class EvaluationSettings(Section):
+    """How the learner is scored while it learns."""
+
+    held_out: float = Field(0.0, ge=0, lt=1, description="share of labeled events held out; only 0 so far")
+    window: int = Field(
+        1000, ge=1, description="of the windowed prequential figures, events", json_schema_extra=SHAPES
+    )
+    fading: float = Field(
+        0.999, gt=0, lt=1, description="factor of the fading prequential figures", json_schema_extra=SHAPES
+    )
+
+    @field_validator("held_out")
+    @classmethod
+    def _not_yet(cls, value: float) -> float:
+        if value:
+            raise ValueError(
+                "held-out sets arrive with continual evaluation; only 0 is possible in this version"
+            )
+        return value
+
+
+class CoreSettings(Section):
+    """All that a learner is made of. Two learners of equal settings and events are equal to the bit."""
+
+    seed: int = Field(0, ge=0, description="of every random choice", json_schema_extra=SHAPES)
+    codec: CodecSettings = CodecSettings()
+    model: ModelSettings = ModelSettings()
+    method: MethodSettings = MethodSettings()
+    memory: MemorySettings = MemorySettings()
+    learning: LearningSettings = LearningSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()

@@ -1,0 +1,121 @@
+"""The learner with a place on disk: what the worker runs and what notebooks use."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from streamlearn.checkpoint import CheckpointStore, Manifest, NothingWhole
+from streamlearn.config import CoreSettings
+from streamlearn.learner import OnlineLearner
+from streamlearn.settings import Settings, state_settings
+from streamlearn.state import Snapshot
+
+
+class Disagreement(Exception):
+    """The checkpoint was made with other settings; the message names each of them."""
+
+
+class Learner(OnlineLearner):
+    """`OnlineLearner` that can be saved to a folder and loaded from one."""
+
+    def __init__(self, settings: CoreSettings | None = None) -> None:
+        super().__init__(settings if settings is not None else Settings())
+        use_threads(self.settings)
+
+    def save(self, folder: Path | str) -> str:
+        """Write a checkpoint into `folder`; returns its id. Raises OSError, Locked."""
+        store = CheckpointStore(folder)
+        store.lock()
+        try:
+            store.begin(None)
+            return store.write(self.snapshot(full=True), describe(self)).id
+        finally:
+            store.unlock()
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Learner:
+        """The learner of the newest whole checkpoint. Raises FileNotFoundError, NothingWhole."""
+        complaints: list[str] = []
+        found = CheckpointStore(folder).newest(complaints.append)
+        if found is None:
+            raise FileNotFoundError(f"there is no checkpoint in {folder}")
+        manifest, parts = found
+        learner = cls(Settings(**manifest.body["settings"]))
+        learner.restore(parts)
+        return learner
+
+
+def use_threads(settings: CoreSettings) -> None:
+    """Set what the order of float additions depends on."""
+    torch.set_num_threads(settings.model.threads)
+
+
+def runtime() -> dict[str, Any]:
+    """What the bits of a result depend on beside state and records."""
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+    }
+
+
+def describe(learner: OnlineLearner) -> dict[str, Any]:
+    """What a manifest says of the learner beside its parts."""
+    core = {name: getattr(learner.settings, name) for name in CoreSettings.model_fields}
+    return {
+        "step": learner.counts.steps,
+        "events_learned": learner.counts.learned,
+        "records": learner.counts.records,
+        "classes": list(learner.classes.labels),
+        "settings": CoreSettings(**core).model_dump(mode="json"),
+        "runtime": {**runtime(), "device": str(learner.device)},
+    }
+
+
+def check_settings(settings: Settings, manifest: Manifest) -> list[str]:
+    """Compare with a checkpoint. Raises Disagreement where state depends on it; returns what is adopted."""
+    core = CoreSettings(**manifest.body["settings"])
+    before, now = _flat(core), _flat(settings)
+    shaping = set(state_settings(settings)) | set(state_settings(core))
+    differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    refused = [name for name in differing if name in shaping]
+    if refused:
+        pairs = "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in refused)
+        raise Disagreement(
+            f"checkpoint {manifest.id} was made with other settings: {pairs}. "
+            "Set them back, or start with another --checkpoint.folder."
+        )
+    return [f"{name}: {before.get(name)!r} -> {now.get(name)!r}" for name in differing]
+
+
+def _flat(settings: CoreSettings) -> dict[str, Any]:
+    """Core settings by dotted name."""
+    flat: dict[str, Any] = {"seed": settings.seed}
+    for section in CoreSettings.model_fields:
+        value = getattr(settings, section)
+        if section != "seed":
+            flat |= {f"{section}.{name}": item for name, item in value.model_dump(mode="json").items()}
+    return flat
+
+
+def restore(learner: OnlineLearner, manifest: Manifest, parts: Snapshot) -> None:
+    """Load a checkpoint into a fresh learner. Raises Disagreement."""
+    try:
+        learner.restore(parts)
+    except (ValueError, KeyError) as error:
+        raise Disagreement(f"checkpoint {manifest.id} doesn't fit this learner: {error}") from error
+
+
+def warn_runtime(manifest: Manifest) -> list[str]:
+    """What differs from the machine that wrote the checkpoint: from here on, bits may differ."""
+    theirs: Mapping[str, Any] = manifest.body["runtime"]
+    return [f"{n}: {theirs.get(n)} -> {v}" for n, v in runtime().items() if theirs.get(n) != v]
+
+
+__all__ = ["Disagreement", "Learner", "NothingWhole", "check_settings", "describe", "restore", "runtime"]

@@ -1,0 +1,172 @@
+"""What travels: records in, events, predictions and rejections out, and the two protocols at the edge.
+
+A connector is any object that satisfies `Source` or `Sink`; nothing else of streamlearn is known to it
+except this module and `streamlearn.codec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+"""A numpy array of any dtype and shape."""
+
+
+class Position(NamedTuple):
+    """Where a record stands: for a file, the topic is the path as given and the partition is 0."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+NOWHERE = Position("", 0, -1)
+"""The position of an event that no source delivered (notebooks, tests)."""
+
+
+@dataclass(slots=True)
+class Record:
+    """One record as a source delivers it, undecoded.
+
+    `value` holds the bytes as they were read. A source that reads tables or arrays (CSV, NPZ, data sets)
+    also gives `fields`, the same record as named values; the codec then decodes `fields`, and `value` is
+    what a dead letter carries. `cursor` is the place in the source at which reading resumes after this
+    record (for a file: bytes of the uncompressed content; for arrays: rows).
+    """
+
+    value: bytes
+    position: Position
+    cursor: int = 0
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    fields: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Event:
+    """A decoded record: features `x` (any shape, uint8 or float32), label `y` or None (predict only)."""
+
+    id: str
+    x: Array
+    y: str | None = None
+    ts: float | None = None
+    position: Position = NOWHERE
+    record: Record | None = None
+
+
+@dataclass(slots=True)
+class Rejection:
+    """A record that is not learned and goes to the dead letters.
+
+    `reason` is one of `streamlearn.codec.REASONS`; `detail` says what was wrong in this record.
+    """
+
+    reason: str
+    detail: str
+    record: Record
+
+    @property
+    def position(self) -> Position:
+        return self.record.position
+
+
+@dataclass(slots=True)
+class Prediction:
+    """The answer to one event, made before the event was learned: a function of (state, record) alone.
+
+    `scores` maps the likeliest labels to probabilities, best first. With no class known yet `label` is
+    None and `scores` is empty. `y` is the event's own label, for scoring; it is not published.
+    """
+
+    id: str
+    label: str | None
+    scores: dict[str, float]
+    known_classes: int
+    model_step: int
+    position: Position = NOWHERE
+    y: str | None = None
+    record: Record | None = None
+
+
+Output = Prediction | Rejection
+"""Every record has exactly one output."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a source goes on: the state's C. A first start has `offsets == {}`.
+
+    offsets: next offset of every partition.
+    cursors: the `Record.cursor` behind the last record below that offset, by partition.
+    fingerprint: what the source said of itself when the checkpoint was taken.
+    """
+
+    offsets: Mapping[int, int] = field(default_factory=dict)
+    cursors: Mapping[int, int] = field(default_factory=dict)
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ConnectorError(Exception):
+    """Base of what a connector raises on purpose; the message says what was wrong, where, what to do."""
+
+
+class Unreachable(ConnectorError):
+    """The source or the sink can't be reached or read (exit status 4)."""
+
+
+class StateMismatch(ConnectorError):
+    """The source or sink is not the one that the checkpoint was taken of (exit status 3)."""
+
+
+class UsageError(ConnectorError):
+    """The settings ask for something that can't be done (exit status 2)."""
+
+
+class Source(Protocol):
+    """Where records come from. One thread calls it. Offsets grow by one a record within a partition."""
+
+    topic: str
+
+    def open(self, resume: Resume) -> None:
+        """Go to `resume`. Raises StateMismatch if this is another source, Unreachable if it can't be read."""
+
+    def poll(self, max_records: int, timeout: float) -> list[Record]:
+        """The next records, at most `max_records`, waiting at most `timeout` seconds for the first one.
+
+        An empty list means that nothing came in that time, or that `ended` is true.
+        """
+
+    @property
+    def ended(self) -> bool:
+        """True once a finite source has delivered its last record."""
+
+    def fingerprint(self, cursors: Mapping[int, int]) -> dict[str, Any]:
+        """What identifies this source up to `cursors`, in types that msgpack and JSON hold."""
+
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Where outputs go. `write`, `flush` and `close` are called by one thread, `sync` by another."""
+
+    def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:
+        """Resume behind `marks` (what `flush` returned when the checkpoint was taken), or start (None).
+
+        Outputs that are there already above the marks are found and not written again.
+        Raises StateMismatch if an output is shorter than its mark.
+        """
+
+    def write(self, outputs: Sequence[Output]) -> None:
+        """Take outputs in order of their positions. May buffer."""
+
+    def flush(self) -> dict[str, int]:
+        """Hand everything to the operating system; returns the marks (lengths in bytes, by output)."""
+
+    def sync(self) -> None:
+        """Make everything that was flushed durable (fsync)."""
+
+    def close(self) -> None: ...

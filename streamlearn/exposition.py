@@ -1,0 +1,205 @@
+"""The worker's figures in the forms that others read: Prometheus metrics, and a plain dictionary."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from operator import attrgetter
+from typing import Any, TypeVar
+
+import torch
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from streamlearn import __version__
+from streamlearn.observe import Histogram, Observation, Vitals
+
+Figure = tuple[str, str, str]
+
+COUNTERS: tuple[Figure, ...] = (
+    ("skipped_steps", "Updates left out because their loss was not a finite number.", "skipped_steps"),
+    ("checkpoints", "Checkpoints written.", "checkpoint.written"),
+    ("checkpoint_failures", "Checkpoints that could not be written.", "checkpoint.failures"),
+)
+"""Name without prefix and _total, help, and the place in Observation. Tables below: name without prefix."""
+
+GAUGES: tuple[Figure, ...] = (
+    ("known_classes", "Classes the model can answer with.", "known_classes"),
+    ("parameters", "Trainable numbers in the model.", "parameters"),
+    ("model_step", "Updates that the model has seen since its first start.", "step"),
+    ("epoch", "How often a worker has started on this state folder.", "epoch"),
+    ("memory_examples", "Examples in the replay memory.", "memory_examples"),
+    ("memory_capacity_examples", "Examples that the replay memory has room for.", "memory_capacity"),
+    ("images_per_event", "Inputs through the network for each event learned, mean.", "images_per_event"),
+    ("pending_events", "Labeled events that wait for their batch to be full.", "pending"),
+    ("prequential_kappa", "Cohen's kappa of all predictions made before learning.", "kappa"),
+    ("checkpoint_bytes", "Size of the last checkpoint.", "checkpoint.bytes"),
+    (
+        "last_checkpoint_timestamp_seconds",
+        "When this process last wrote a checkpoint, in seconds since 1970; absent before the first.",
+        "checkpoint.last_timestamp",
+    ),
+)
+
+HISTOGRAMS: tuple[Figure, ...] = (
+    ("prediction_latency_seconds", "From reading an event to handing over its answer.", "latency"),
+    ("checkpoint_duration_seconds", "From a checkpoint's begin to its end on disk.", "checkpoint.duration"),
+    ("checkpoint_pause_seconds", "Time that learning stopped for a checkpoint.", "checkpoint.pause"),
+)
+
+PREQUENTIAL = (
+    ("accuracy", "Share of labeled events predicted right before they were learned."),
+    ("kappa_majority", "Prequential accuracy above that of predicting the most frequent label so far."),
+    ("kappa_no_change", "Prequential accuracy above that of predicting the label before."),
+)
+
+
+class WorkerCollector(Collector):
+    """The worker's figures as Prometheus metrics; a figure that is None is left out.
+
+    Counters count from this process's start. The worker's own counts are part of its state: a crash takes
+    them back to the last checkpoint, which Prometheus would read as a restart from zero, adding all of
+    them to every rate.
+    """
+
+    def __init__(self, vitals: Vitals) -> None:
+        self.vitals = vitals
+
+    def collect(self) -> Iterator[Metric]:
+        seen, base = self.vitals.observation, self.vitals.base
+        yield from _events(seen, base)
+        for name, text, place in COUNTERS:
+            value = attrgetter(place)
+            yield _counter(name, text, {(): value(seen) - value(base)})
+        for name, text, place in GAUGES:
+            yield _gauge(name, text, {(): attrgetter(place)(seen)})
+        for name, text in PREQUENTIAL:
+            by_kind = {(kind,): getattr(figures, name) for kind, figures in seen.prequential.items()}
+            yield _gauge(f"prequential_{name}", text, by_kind, "kind")
+        yield _gauge(
+            "prequential_log_loss",
+            "Mean negative log-likelihood of the labels before they were learned, in nats.",
+            {("cumulative",): seen.log_loss, ("fading",): seen.fading_log_loss},
+            "kind",
+        )
+        losses = {(part,): value for part, value in seen.losses.items()}
+        yield _gauge("loss", "The last update's loss, by part.", losses, "part")
+        yield _gauge(
+            "next_offset",
+            "Offset at which reading goes on: every record below it has been applied and answered.",
+            {(printable(t), str(p)): o for t, offsets in seen.offsets.items() for p, o in offsets.items()},
+            "topic",
+            "partition",
+        )
+        stages = {(stage,): histogram for stage, histogram in seen.stages.items()}
+        yield _histogram("step_seconds", "Time of each stage of the worker's turn.", stages, "stage")
+        for name, text, place in HISTOGRAMS:
+            yield _histogram(name, text, {(): attrgetter(place)(seen)})
+        versions = {"torch": str(torch.__version__), "python": platform.python_version()}
+        yield InfoMetricFamily("streamlearn_build", "What is running.", {"version": __version__, **versions})
+
+
+def _events(seen: Observation, base: Observation) -> Iterator[Metric]:
+    dead = {reason: count - base.rejected.get(reason, 0) for reason, count in sorted(seen.rejected.items())}
+    outcomes = {
+        ("learned",): seen.learned - base.learned,
+        ("predicted",): seen.predicted - base.predicted,
+        ("dead_lettered",): sum(dead.values()),
+    }
+    text = "Events by what became of them: a learned one was predicted, too."
+    yield _counter("events", text, outcomes, "outcome")
+    by_reason = {(reason,): count for reason, count in dead.items()}
+    yield _counter("dead_letters", "Records refused, by reason.", by_reason, "reason")
+
+
+Labels = TypeVar("Labels", bound=tuple[str, ...])
+
+
+def _counter(name: str, text: str, values: Mapping[Labels, float], *labels: str) -> Metric:
+    counter = CounterMetricFamily(f"streamlearn_{name}", text, labels=labels)
+    for of, value in values.items():
+        # below zero: the base is set and the first observation is still to come
+        counter.add_metric(of, max(0, value))
+    return counter
+
+
+def _gauge(name: str, text: str, values: Mapping[Labels, float | None], *labels: str) -> Metric:
+    gauge = GaugeMetricFamily(f"streamlearn_{name}", text, labels=labels, unit=_unit(name))
+    for of, value in values.items():
+        if value is not None:
+            gauge.add_metric(of, value)
+    return gauge
+
+
+def _histogram(name: str, text: str, values: Mapping[Labels, Histogram], *labels: str) -> Metric:
+    family = HistogramMetricFamily(f"streamlearn_{name}", text, labels=labels, unit=_unit(name))
+    for of, histogram in values.items():
+        bounds = [*map(repr, histogram.bounds), "+Inf"]
+        family.add_metric(of, list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum)
+    return family
+
+
+def _unit(name: str) -> str:
+    unit = name.rpartition("_")[2]
+    return unit if unit in ("seconds", "bytes") else ""
+
+
+def printable(text: str) -> str:
+    """Text that UTF-8 can hold: the topic of a file source is a path, and paths may be any bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def status(vitals: Vitals) -> dict[str, Any]:
+    """Everything there is to know, for /status. Counts are those of the state: since its first start."""
+    seen, sickness = vitals.observation, vitals.sickness()
+    checkpoint = seen.checkpoint
+    problem = vitals.output_problem
+    return {
+        "ready": vitals.ready,
+        "healthy": sickness is None,
+        "sickness": None if sickness is None else printable(sickness),
+        "output_problem": None if problem is None else printable(problem),
+        "version": __version__,
+        "epoch": seen.epoch,
+        "step": seen.step,
+        "skipped_steps": seen.skipped_steps,
+        "records": seen.records,
+        "learned": seen.learned,
+        "predicted": seen.predicted,
+        "pending": seen.pending,
+        "held": seen.held,
+        "dead_letters": dict(seen.rejected),
+        "known_classes": seen.known_classes,
+        "parameters": seen.parameters,
+        "images_per_event": seen.images_per_event,
+        "offsets": {printable(topic): dict(offsets) for topic, offsets in seen.offsets.items()},
+        "memory": {"examples": seen.memory_examples, "capacity": seen.memory_capacity},
+        "last_checkpoint": {
+            "id": checkpoint.last_id or None,
+            "timestamp": checkpoint.last_timestamp,
+            "bytes": checkpoint.bytes,
+            "written": checkpoint.written,
+            "failures": checkpoint.failures,
+        },
+        "prequential": {
+            kind: {name: getattr(figures, name) for name, _ in PREQUENTIAL}
+            for kind, figures in seen.prequential.items()
+        },
+        "kappa": seen.kappa,
+        "log_loss": {"cumulative": seen.log_loss, "fading": seen.fading_log_loss},
+        "losses": dict(seen.losses),
+        "stage_seconds": {stage: _mean(histogram) for stage, histogram in seen.stages.items()},
+        "prediction_latency_seconds": _mean(seen.latency),
+    }
+
+
+def _mean(histogram: Histogram) -> float | None:
+    count = sum(histogram.counts)
+    return histogram.sum / count if count else None

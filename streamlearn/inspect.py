@@ -1,0 +1,186 @@
+"""`streamlearn checkpoints` and `streamlearn methods`: what is there, on standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from streamlearn.checkpoint import CheckpointStore, Damaged, Locked, Manifest, NothingWhole, WrongFormat
+from streamlearn.flags import load_settings
+from streamlearn.settings import SettingsError
+
+VERBS = ("list", "show", "verify", "use")
+REFUSED, NOT_WRITABLE = 3, 6
+
+
+def checkpoints(words: Sequence[str]) -> int:
+    """List, show, verify or go back to checkpoints. Returns the exit status."""
+    plain, flags, as_json = _split(words)
+    if not plain or plain[0] not in VERBS:
+        raise SettingsError(f"streamlearn checkpoints wants one of {', '.join(VERBS)}")
+    verb, *rest = plain
+    settings = load_settings(flags, os.environ)
+    name = rest.pop() if rest and not os.path.isdir(rest[-1]) and _is_id(rest[-1]) else None
+    if len(rest) > 1:
+        raise SettingsError(f"{rest[1]!r} is no checkpoint id (they look like 000001-000004-9f3a1c2b)")
+    folder = rest[0] if rest else settings.checkpoint.folder
+    if not os.path.isdir(folder):
+        raise SettingsError(f"{folder} is no folder: give the state folder, or set checkpoint.folder")
+    store = CheckpointStore(folder, settings.checkpoint.keep)
+    try:
+        return {"list": _list, "show": _show, "verify": _verify, "use": _use}[verb](store, name, as_json)
+    except (Damaged, NothingWhole, WrongFormat, Locked) as error:
+        print(f"streamlearn: {error}", file=sys.stderr)
+        return REFUSED
+    except OSError as error:
+        print(f"streamlearn: {error.filename}: {error.strerror}", file=sys.stderr)
+        return NOT_WRITABLE
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str], bool]:
+    """Plain words, flags with their values, and whether --json was among them."""
+    plain: list[str] = []
+    flags: list[str] = []
+    rest = [word for word in words if word != "--json"]
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            plain.append(word)
+            continue
+        flags.append(word)
+        if "=" not in word and rest:
+            flags.append(rest.pop(0))
+    return plain, flags, len(rest) != len(words) and "--json" in words
+
+
+def _is_id(word: str) -> bool:
+    return word.count("-") == 2 and os.sep not in word
+
+
+def _complain(text: str) -> None:
+    print(f"streamlearn: {text}", file=sys.stderr)
+
+
+def _newest(store: CheckpointStore) -> Manifest:
+    found = store.newest(_complain)
+    if found is None:
+        raise NothingWhole(f"there is no checkpoint in {store.folder}")
+    return found[0]
+
+
+def _row(manifest: Manifest, store: CheckpointStore) -> dict[str, Any]:
+    body = manifest.body
+    return {
+        "id": manifest.id,
+        "created": body["created"],
+        "epoch": body["epoch"],
+        "step": body["step"],
+        "events_learned": body["events_learned"],
+        "known_classes": len(body["classes"]),
+        "offsets": body.get("position", {}).get("offsets", {}),
+        "bytes": store.size(manifest),
+    }
+
+
+def _list(store: CheckpointStore, name: str | None, as_json: bool) -> int:
+    rows: list[dict[str, Any]] = []
+    for each in store.names() if name is None else [name]:
+        try:
+            rows.append(_row(store.read(each), store))
+        except (Damaged, WrongFormat) as error:
+            rows.append({"id": each, "damaged": str(error)})
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    if not rows:
+        print(f"there is no checkpoint in {store.folder}")
+    for row in rows:
+        if "damaged" in row:
+            print(f"{row['id']}  DAMAGED: {row['damaged']}")
+            continue
+        offsets = ", ".join(f"{t}:{p}:{o}" for t, by in row["offsets"].items() for p, o in by.items())
+        print(
+            f"{row['id']}  {row['created']}  step {row['step']}  learned {row['events_learned']}  "
+            f"classes {row['known_classes']}  next {offsets or 'start'}  {row['bytes'] / 1e6:.1f} MB"
+        )
+    return 0
+
+
+def _show(store: CheckpointStore, name: str | None, as_json: bool) -> int:
+    manifest = store.verify(name) if name else _newest(store)
+    body = manifest.body
+    parts = {part: entry["sha256"] for part, entry in sorted(body["parts"].items())}
+    shown = _row(manifest, store) | {
+        "classes": body["classes"],
+        "outputs": body.get("outputs", {}),
+        "copy_of": body.get("copy_of"),
+        "runtime": body["runtime"],
+        "settings": body["settings"],
+        "parts": parts,
+    }
+    if as_json:
+        print(json.dumps(shown, indent=1, ensure_ascii=False))
+        return 0
+    for key, value in shown.items():
+        if key not in ("parts", "settings", "classes"):
+            print(f"{key:<15} {value}")
+    print(f"{'classes':<15} {', '.join(body['classes'][:20])}{' …' if len(body['classes']) > 20 else ''}")
+    print("parts")
+    for part, digest in parts.items():
+        print(f"  {part:<13} {digest}")
+    return 0
+
+
+def _verify(store: CheckpointStore, name: str | None, as_json: bool) -> int:
+    results = []
+    for each in [name] if name else store.names():
+        try:
+            store.verify(each)
+            results.append({"id": each, "whole": True, "problem": None})
+        except (Damaged, WrongFormat) as error:
+            results.append({"id": each, "whole": False, "problem": str(error)})
+    if as_json:
+        print(json.dumps(results, indent=1))
+    elif not results:
+        print(f"there is no checkpoint in {store.folder}")
+    else:
+        for result in results:
+            print(f"{result['id']}  {'whole' if result['whole'] else 'DAMAGED: ' + str(result['problem'])}")
+    return 0 if all(result["whole"] for result in results) else REFUSED
+
+
+def _use(store: CheckpointStore, name: str | None, as_json: bool) -> int:
+    if name is None:
+        raise SettingsError("streamlearn checkpoints use wants the ID of a checkpoint (`list` shows them)")
+    store.lock()
+    try:
+        manifest = store.use(name)
+    finally:
+        store.unlock()
+    if as_json:
+        print(json.dumps({"id": manifest.id, "copy_of": name}))
+    else:
+        print(f"{manifest.id} is now the newest, a copy of {name}: the next run goes on from it")
+    return 0
+
+
+def methods(words: Sequence[str]) -> int:
+    """Print the methods and modifiers, a line each, their parameters below."""
+    if words:
+        raise SettingsError("streamlearn methods takes no arguments")
+    from streamlearn import methods as method_files
+    from streamlearn import modifiers as modifier_files
+    from streamlearn.method import available
+
+    for title, kind in (("methods", method_files), ("modifiers", modifier_files)):
+        print(title)
+        for name, cls in available(kind).items():
+            print(f"  {name:<18} {cls.summary} ({cls.paper})")
+            for parameter, field in cls.Params.model_fields.items():
+                print(
+                    f"  {'':<18}   --method.{name}.{parameter} (default {field.default}): {field.description}"
+                )
+    return 0

@@ -1,0 +1,393 @@
+"""The learner: predict, then learn. The only code that changes a model.
+
+`OnlineLearner.learn` is a pure function of (state, events in order): no clock, no global generator. How
+the events were cut into calls makes no difference, to the bit:
+
+* an event is predicted in a forward of fixed shape [B, ...], in row (records so far mod B), by the weights
+  after floor(n / B) steps, n the labeled events before it;
+* a step happens on exactly B labeled events in order; `flush` learns what waits and starts the count again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import mmh3
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamlearn.bookkeeping import (
+    Counts,
+    merge_layers,
+    plain_counts,
+    rng_from,
+    rng_state,
+    split_layers,
+)
+from streamlearn.buffers import Memory
+from streamlearn.classes import ClassIndex
+from streamlearn.config import CoreSettings
+from streamlearn.events import Array, Event, Output, Prediction, Record, Rejection
+from streamlearn.method import Rows, chain, make_method
+from streamlearn.model import Model, train_mode
+from streamlearn.normalise import Normaliser
+from streamlearn.optimise import Optimiser
+from streamlearn.prequential import UNKNOWN, Prequential
+from streamlearn.schema import Schema, settle
+from streamlearn.state import Part, SegmentedPart, Snapshot
+
+Mark = Callable[[str], None]
+"""Told the name of every stage when it ends; the worker measures time with it, the core has no clock."""
+
+
+def _no_mark(stage: str) -> None:
+    pass
+
+
+class OnlineLearner:
+    """A model that answers every event and learns from the labeled ones."""
+
+    def __init__(self, settings: CoreSettings) -> None:
+        self.settings = settings
+        self.batch = settings.learning.stream_batch
+        self.device = choose_device(settings.model.device)
+        self.method = make_method(settings.method)
+        self.replay_batch = self._replay_batch()
+        self.classes = ClassIndex(settings.codec.max_classes)
+        self.prequential = Prequential(settings.evaluation.window, settings.evaluation.fading)
+        self.counts = Counts()
+        self.losses: dict[str, float] = {}
+        self.held: list[Event | Rejection] = []
+        self.schema: Schema | None = None
+        self.mark: Mark = _no_mark
+        # Independent streams for slots, draws and what lives on the device, all from one seed.
+        slots, draws, views = np.random.SeedSequence(settings.seed).spawn(3)
+        self.slots_rng = np.random.Generator(np.random.PCG64(slots))
+        self.draws_rng = np.random.Generator(np.random.PCG64(draws))
+        self.views_rng = torch.Generator(device=self.device)
+        self.views_rng.manual_seed(int(views.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        if settings.codec.shape is not None:
+            self._build(Schema(tuple(settings.codec.shape), None))
+
+    def _replay_batch(self) -> int:
+        learning = self.settings.learning
+        if learning.images_per_event is not None:
+            return max(0, round((learning.images_per_event - 1) * self.batch))
+        if learning.memory_batch is not None:
+            return learning.memory_batch
+        base = chain(self.method)[-1]
+        return -(-base.replay_batch * self.batch // 10)
+
+    def _build(self, schema: Schema) -> None:
+        """Make everything whose size depends on the shape of x."""
+        settings, shape = self.settings, schema.shape
+        self.schema = schema
+        self.model = Model(settings.model, shape, settings.seed, self.device)
+        self.optimiser = Optimiser(settings.learning, self.model)
+        self.normaliser = Normaliser(
+            shape, settings.model.normalise_horizon, self.device, settings.model.normalise
+        )
+        if schema.dtype is not None:
+            self._build_columns(schema.dtype)
+
+    def _build_columns(self, dtype: str) -> None:
+        """Allocate what holds inputs: the memory, the rows of a forward, the events that wait."""
+        assert self.schema is not None
+        self.schema = Schema(self.schema.shape, dtype)
+        shape = self.schema.shape
+        kind = torch.uint8 if dtype == "uint8" else torch.float32
+        self.memory = Memory(self.settings.memory, shape, kind, self.device)
+        self.rows = np.zeros((self.batch, *shape), dtype=dtype)
+        self.pending_x = np.zeros((self.batch, *shape), dtype=dtype)
+        self.pending_y = np.zeros(self.batch, dtype=np.int64)
+        self.pending_key = np.zeros(self.batch, dtype=np.int64)
+        self.pending = 0
+
+    @property
+    def settled(self) -> bool:
+        """True once shape and dtype of x are known; until then no output leaves and C stays at the start."""
+        return self.schema is not None and self.schema.dtype is not None
+
+    def learn(self, items: Sequence[Event | Rejection]) -> list[Output]:
+        """Predict every event, then learn from the labeled ones; one output per item, in order.
+
+        Rejections pass through and are counted. Events that don't fit become rejections. Until the shape
+        of x is settled (the first B events, by majority) items are held and nothing is returned.
+        """
+        if not self.settled:
+            self.held.extend(items)
+            events = [item for item in self.held if isinstance(item, Event)]
+            if len(events) < self.batch:
+                return []
+            return self._settle(events[: self.batch])
+        return self._learn(items)
+
+    def flush(self) -> list[Output]:
+        """The end of a finite source: settle the shape, answer what was held, learn the partial batch."""
+        outputs = self.settle_now()
+        if self.settled and self.pending:
+            self._step()
+        return outputs
+
+    def settle_now(self) -> list[Output]:
+        """Settle the shape by the events held so far and answer everything held."""
+        if self.settled:
+            return []
+        events = [item for item in self.held if isinstance(item, Event)]
+        if events:
+            return self._settle(events)
+        # Nothing but rejections so far: they can go, no shape is needed for them.
+        held, self.held = self.held, []
+        return [self._reject(item) for item in held if isinstance(item, Rejection)]
+
+    def predict(self, events: Sequence[Event]) -> list[Prediction]:
+        """Predict without learning: changes nothing. ValueError for an event that doesn't fit."""
+        if not self.settled:
+            return [Prediction(e.id, None, {}, 0, 0, e.position, e.y, e.record) for e in events]
+        answers: list[Prediction] = []
+        rows = np.zeros_like(self.rows)
+        for start in range(0, len(events), self.batch):
+            group = events[start : start + self.batch]
+            for row, event in enumerate(group):
+                fitted = self._fit(event)
+                if isinstance(fitted, Rejection):
+                    raise ValueError(f"event {event.id!r}: {fitted.detail}")
+                rows[row] = fitted
+            labels, scores, _ = self._forward(rows)
+            for row, event in enumerate(group):
+                answers.append(self._prediction(event, row, labels, scores))
+        return answers
+
+    def _settle(self, voters: Sequence[Event]) -> list[Output]:
+        wanted = self.settings.codec.shape
+        schema = settle(voters, tuple(wanted) if wanted is not None else None)
+        if self.schema is None:
+            self._build(schema)
+        else:
+            self._build_columns(schema.dtype or "float32")
+        held, self.held = self.held, []
+        return self._learn(held)
+
+    def _learn(self, items: Sequence[Event | Rejection]) -> list[Output]:
+        outputs: list[Output | None] = []
+        waiting: list[tuple[int, int, Event, int]] = []
+        for item in items:
+            if isinstance(item, Rejection):
+                outputs.append(self._reject(item))
+                continue
+            accepted = self._accept(item)
+            if isinstance(accepted, Rejection):
+                outputs.append(self._reject(accepted))
+                continue
+            x, number = accepted
+            row = self.counts.records % self.batch
+            self.rows[row] = x
+            self.counts.records += 1
+            self.counts.dead_in_row = 0
+            waiting.append((len(outputs), row, item, number))
+            outputs.append(None)
+            if number != UNKNOWN:
+                at = self.pending
+                self.pending_x[at] = x
+                self.pending_y[at] = number
+                self.pending_key[at] = mmh3.hash64(item.id.encode(errors="surrogatepass"))[0]
+                self.pending = at + 1
+                self.counts.labeled += 1
+            if row == self.batch - 1 or self.pending == self.batch:
+                self._answer(waiting, outputs)
+                waiting.clear()
+                if self.pending == self.batch:
+                    self._step()
+        if waiting:
+            self._answer(waiting, outputs)
+        return outputs  # type: ignore[return-value]  # every place has been filled
+
+    def _reject(self, rejection: Rejection) -> Rejection:
+        self.counts.rejected[rejection.reason] += 1
+        if rejection.reason != "too_many_classes":
+            self.counts.dead_in_row += 1
+        return rejection
+
+    def _accept(self, event: Event) -> tuple[Array, int] | Rejection:
+        """The input as it is stored and the class number (UNKNOWN without a label), or why not."""
+        fitted = self._fit(event)
+        if isinstance(fitted, Rejection) or event.y is None:
+            return fitted if isinstance(fitted, Rejection) else (fitted, UNKNOWN)
+        number = self.classes.number(event.y)
+        if number is None:
+            return _rejection(
+                event,
+                "too_many_classes",
+                f"{event.y!r} would be class {self.classes.limit + 1}, past codec.max_classes",
+            )
+        return fitted, number
+
+    def _fit(self, event: Event) -> Array | Rejection:
+        assert self.schema is not None
+        misfit = self.schema.misfit(event.x)
+        if misfit is not None:
+            return _rejection(event, *misfit)
+        return event.x
+
+    def _forward(self, rows: Array) -> tuple[list[list[int]], list[list[float]], Tensor]:
+        """Best classes [B][k], their probabilities, and all probabilities [B, classes]."""
+        with torch.inference_mode():
+            x = self.normaliser(torch.from_numpy(rows).to(self.device))
+            probabilities = torch.softmax(self.model(x), dim=1)
+            k = min(self.settings.learning.top_k, self.model.classes)
+            best = torch.topk(probabilities, k, dim=1)
+            return best.indices.tolist(), best.values.tolist(), probabilities
+
+    def _prediction(
+        self, event: Event, row: int, labels: list[list[int]], scores: list[list[float]]
+    ) -> Prediction:
+        names = self.classes.labels
+        top = {names[i]: round(p, 6) for i, p in zip(labels[row], scores[row], strict=True)}
+        return Prediction(
+            event.id,
+            names[labels[row][0]] if top else None,
+            top,
+            self.model.classes,
+            self.counts.steps,
+            event.position,
+            event.y,
+            event.record,
+        )
+
+    def _answer(self, waiting: Sequence[tuple[int, int, Event, int]], outputs: list[Output | None]) -> None:
+        """Predict the waiting events in their rows and score the labeled ones."""
+        self.mark("collate")
+        labels, scores, probabilities = self._forward(self.rows)
+        known = self.model.classes
+        of_label = probabilities.cpu().numpy()
+        for place, row, event, number in waiting:
+            outputs[place] = self._prediction(event, row, labels, scores)
+            if number != UNKNOWN:
+                predicted = labels[row][0] if known else UNKNOWN
+                probability = float(of_label[row, number]) if number < known else 0.0
+                self.prequential.update(predicted, number, probability)
+        self.counts.predicted += len(waiting)
+        self.mark("predict")
+
+    def _step(self) -> None:
+        """One update on the pending events and what the method draws from memory."""
+        n = self.pending
+        self.pending = 0
+        y = self.pending_y[:n].copy()
+        stream = torch.from_numpy(self.pending_x[:n].copy()).to(self.device)
+        self._grow(int(y.max()) + 1)
+        self.normaliser.update(stream)
+        raw, labels = stream, torch.from_numpy(y).to(self.device)
+        slots = self.method.draw(self.memory, self.replay_batch, self.draws_rng)
+        if len(slots):
+            drawn_x, drawn_y = self.memory.rows(slots)
+            raw, labels = torch.cat([stream, drawn_x]), torch.cat([labels, drawn_y])
+        rows = Rows(raw, self.normaliser(raw), labels, n, self.normaliser, self.views_rng)
+        self.mark("draw")
+        train_mode(self.model.encoder, True)
+        parts = self.method.loss(self.model, rows)
+        loss = torch.stack(list(parts.values())).sum() if len(parts) > 1 else next(iter(parts.values()))
+        finite = bool(torch.isfinite(loss))
+        if finite:
+            self.model.backward(loss)
+        train_mode(self.model.encoder, False)
+        self.mark("forward_backward")
+        if finite:
+            self.optimiser.step(self.model)
+            self.losses = {name: float(part.detach()) for name, part in parts.items()}
+            self.method.after_step(self.model, rows)
+        else:
+            # A loss that isn't a number must not become weights that aren't.
+            self.counts.skipped_steps += 1
+        self.mark("update")
+        self.memory.insert(stream, y, self.pending_key[:n].copy(), self.slots_rng)
+        self.counts.steps += 1
+        self.counts.learned += n
+        self.counts.images += self.method.images(len(rows.y))
+        self.mark("store")
+
+    def _grow(self, classes: int) -> None:
+        if classes > self.model.classes:
+            self.model.grow(classes, self.views_rng)
+            self.optimiser.grow(self.model)
+            self.method.grow(self.model)
+
+    def snapshot(self, full: bool = False) -> Snapshot:
+        """Copies of all state, by part; of the memory only what changed since the last snapshot.
+
+        `full`: all of the memory, and the next snapshot still holds what changed since the one before.
+        """
+        parts: dict[str, Part | SegmentedPart] = {
+            "classes": Part(values={"labels": list(self.classes.labels)}),
+            "generators": Part(
+                {"views": self.views_rng.get_state()},
+                {"slots": rng_state(self.slots_rng), "draws": rng_state(self.draws_rng)},
+            ),
+            "metrics": self.prequential.part(),
+            "counts": Part(values=plain_counts(self.counts) | {"losses": dict(self.losses)}),
+            "schema": Part(values=self.schema.plain() if self.schema and self.settled else {}),
+        }
+        if self.settled:
+            parts["model"] = self.model.part()
+            parts["optimiser"] = self.optimiser.part()
+            parts["normaliser"] = self.normaliser.part()
+            parts["method"] = merge_layers([layer.part() for layer in chain(self.method)])
+            parts["memory"] = self.memory.snapshot(full)
+            parts["pending"] = Part(
+                {
+                    "x": torch.from_numpy(self.pending_x[: self.pending].copy()),
+                    "y": torch.from_numpy(self.pending_y[: self.pending].copy()),
+                    "key": torch.from_numpy(self.pending_key[: self.pending].copy()),
+                }
+            )
+        return parts
+
+    def restore(self, parts: Snapshot) -> None:
+        """Take a snapshot whose memory segments are all there. ValueError if it doesn't fit the settings."""
+        plain = {name: part for name, part in parts.items() if isinstance(part, Part)}
+        self.classes = ClassIndex(self.settings.codec.max_classes, plain["classes"].values["labels"])
+        self.views_rng.set_state(plain["generators"].tensors["views"])
+        self.slots_rng.bit_generator.state = rng_from(plain["generators"].values["slots"])
+        self.draws_rng.bit_generator.state = rng_from(plain["generators"].values["draws"])
+        self.prequential.load(plain["metrics"])
+        counts = dict(plain["counts"].values)
+        self.losses = dict(counts.pop("losses"))
+        self.counts = Counts(**counts | {"rejected": Counter(counts["rejected"])})
+        self.held = []
+        schema = plain["schema"].values
+        if not schema:
+            return
+        self._build(Schema.from_plain(schema))
+        self.model.load(plain["model"])
+        self.optimiser.load(plain["optimiser"], self.model)
+        self.normaliser.load(plain["normaliser"])
+        for layer, part in zip(chain(self.method), split_layers(plain["method"]), strict=True):
+            layer.load(part, self.model)
+        memory = parts["memory"]
+        assert isinstance(memory, SegmentedPart)
+        self.memory.load(memory)
+        pending = plain["pending"].tensors
+        self.pending = len(pending["y"])
+        self.pending_x[: self.pending] = pending["x"].numpy()
+        self.pending_y[: self.pending] = pending["y"].numpy()
+        self.pending_key[: self.pending] = pending["key"].numpy()
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for a setting; ValueError if it isn't there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"model.device = {name!r}: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"model.device = {name!r}, but torch finds no CUDA device here")
+    return device
+
+
+def _rejection(event: Event, reason: str, detail: str) -> Rejection:
+    record = event.record or Record(b"", event.position)
+    return Rejection(reason, detail, record)

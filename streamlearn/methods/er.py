@@ -1,0 +1,21 @@
+"""Experience replay (Chaudhry et al., "On tiny episodic memories in continual learning", 2019).
+
+One mean cross-entropy over the rows of the stream batch and of the memory batch together. (The sum of two
+means, one a batch, looks alike and is another method: the stream's share is then always one half.)
+"""
+
+from __future__ import annotations
+
+from torch.nn import functional
+
+from streamlearn.method import Losses, Method, Rows
+from streamlearn.model import Model
+
+
+class ExperienceReplay(Method):
+    summary = "cross-entropy on the stream batch and a uniformly drawn memory batch"
+    paper = "Chaudhry et al., On tiny episodic memories in continual learning, 2019"
+    replay_batch = 10
+
+    def loss(self, model: Model, rows: Rows) -> Losses:
+        return {"all": functional.cross_entropy(model(rows.x), rows.y)}

@@ -1,0 +1,23 @@
+"""No replay: what a training loop behind a consumer does. The lower bound that shows what is forgotten."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch.nn import functional
+
+from streamlearn.buffers import Memory
+from streamlearn.events import Array
+from streamlearn.method import Losses, Method, Rows
+from streamlearn.model import Model
+
+
+class Finetune(Method):
+    summary = "cross-entropy on the stream batch alone, no replay: forgets"
+    paper = "the usual lower bound of continual learning"
+    replay_batch = 0
+
+    def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Array:
+        return np.empty(0, dtype=np.int64)
+
+    def loss(self, model: Model, rows: Rows) -> Losses:
+        return {"stream": functional.cross_entropy(model(rows.x), rows.y)}

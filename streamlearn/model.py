@@ -1,0 +1,139 @@
+"""The model: an encoder and an open head, with every parameter in two flat tensors.
+
+Flat storage makes the optimiser, the copies for a checkpoint and every average of the weights one
+operation each, whatever the net.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from streamlearn.config import ModelSettings
+from streamlearn.nets import make_encoder
+from streamlearn.state import Part, copy, fill
+
+FIRST_CAPACITY = 16
+"""Rows that the head's storage has at first; it doubles whenever it is full."""
+
+
+class Model:
+    """logits = head(encoder(x)), one column for every class seen in a step so far.
+
+    flat, flat_grad: all parameters of the encoder and their gradient [p].
+    rows, rows_grad: storage of the head [capacity, d + bias], of which the first `classes` rows are in use.
+    `head` is the leaf that gradients flow to: a view of `rows`. The linear head's bias is its last column.
+    """
+
+    def __init__(
+        self, settings: ModelSettings, shape: Sequence[int], seed: int, device: torch.device
+    ) -> None:
+        self.settings = settings
+        self.shape = tuple(shape)
+        self.device = device
+        self.encoder = make_encoder(settings.net, shape, settings.width, seed).to(device)
+        self.features: int = int(self.encoder.features)  # type: ignore[arg-type]
+        parameters = list(self.encoder.parameters())
+        self.flat = torch.cat([p.detach().reshape(-1) for p in parameters]).contiguous()
+        self.flat_grad = torch.zeros_like(self.flat)
+        start = 0
+        for parameter in parameters:
+            end = start + parameter.numel()
+            parameter.data = self.flat[start:end].view_as(parameter)
+            parameter.grad = self.flat_grad[start:end].view_as(parameter)
+            start = end
+        self.encoder.eval()
+        self.linear = settings.head == "linear"
+        self.classes = 0
+        self.rows = torch.zeros(FIRST_CAPACITY, self.features + self.linear, device=device)
+        self.rows_grad = torch.zeros_like(self.rows)
+        self._lay_head()
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters in use."""
+        return self.flat.numel() + self.classes * self.rows.shape[1]
+
+    def _lay_head(self) -> None:
+        """Point the leaf at the rows in use."""
+        self.head = self.rows[: self.classes].detach().requires_grad_()
+        self.head.grad = self.rows_grad[: self.classes]
+
+    def grow(self, classes: int, generator: torch.Generator) -> None:
+        """Give the head rows for `classes` classes. No existing parameter changes by a bit.
+
+        A new row of the linear head is zero; of the cosine head, where a zero row has no direction, it is
+        drawn from U(-1/sqrt(d), 1/sqrt(d)) (the default of a linear layer).
+        """
+        if classes <= self.classes:
+            return
+        if classes > self.rows.shape[0]:
+            capacity = max(2 * self.rows.shape[0], 1 << (classes - 1).bit_length())
+            rows = torch.zeros(capacity, self.rows.shape[1], device=self.device)
+            rows[: self.classes] = self.rows[: self.classes]
+            self.rows, self.rows_grad = rows, torch.zeros_like(rows)
+        if not self.linear:
+            bound = 1 / math.sqrt(self.features)
+            new = torch.rand(
+                classes - self.classes, self.features, generator=generator, device=generator.device
+            )
+            self.rows[self.classes : classes] = ((2 * new - 1) * bound).to(self.device)
+        self.classes = classes
+        self._lay_head()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Features [rows, d] of normalised inputs [rows, *shape]."""
+        if self.settings.dtype == "bfloat16":
+            with torch.autocast(self.device.type, torch.bfloat16):
+                h: Tensor = self.encoder(x)
+            return h.float()
+        features: Tensor = self.encoder(x)
+        return features
+
+    def classify(self, h: Tensor) -> Tensor:
+        """Logits [rows, classes] of features [rows, d]."""
+        if self.linear:
+            return functional.linear(h, self.head[:, : self.features], self.head[:, self.features])
+        cosine = functional.normalize(h, dim=1) @ functional.normalize(self.head, dim=1).T
+        return cosine / self.settings.temperature
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.classify(self.encode(x))
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of `loss` into flat_grad and rows_grad, which hold nothing of the step before."""
+        self.flat_grad.zero_()
+        self.rows_grad[: self.classes].zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Running statistics of normalisation layers, by name."""
+        return {name: b for name, b in self.encoder.named_buffers() if b is not None}
+
+    def part(self) -> Part:
+        buffers = {f"buffer.{name}": copy(b) for name, b in self.buffers().items()}
+        return Part(
+            tensors={"flat": copy(self.flat), "rows": copy(self.rows), **buffers},
+            values={"classes": self.classes},
+        )
+
+    def load(self, part: Part) -> None:
+        """Take the state in `part`; ValueError if it is of another net."""
+        rows = part.tensors["rows"]
+        self.rows = torch.zeros(rows.shape, device=self.device)
+        self.rows_grad = torch.zeros_like(self.rows)
+        fill(self.rows, rows, "head")
+        fill(self.flat, part.tensors["flat"], "encoder")
+        for name, buffer in self.buffers().items():
+            fill(buffer, part.tensors[f"buffer.{name}"], name)
+        self.classes = int(part.values["classes"])
+        self._lay_head()
+
+
+def train_mode(module: nn.Module, on: bool) -> None:
+    """Switch normalisation layers to batch statistics (training) and back."""
+    module.train(on)

@@ -1,0 +1,1 @@
+"""Modifiers that wrap any method: one file each, found by its name (see `streamlearn.method.Modifier`)."""

@@ -1,0 +1,163 @@
+"""What the worker lets others see: figures taken by the learner's thread, read by the HTTP server's.
+
+The worker replaces one `Observation` by the next; a reader takes the reference and has a consistent whole.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from streamlearn.learner import OnlineLearner
+from streamlearn.prequential import KINDS, Figures
+
+SECONDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Upper bounds of the duration histograms' buckets."""
+
+
+class Histogram:
+    """Counts by bucket. Written by one thread; `copy` is what others may read."""
+
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
+
+    def copy(self) -> Histogram:
+        twin = Histogram(self.bounds)
+        twin.counts, twin.sum = list(self.counts), self.sum
+        return twin
+
+
+class Stopwatch:
+    """Time by stage: `mark(stage)` charges the time since the last mark to it."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, Histogram] = {}
+        self._last = time.perf_counter()
+
+    def start(self) -> None:
+        self._last = time.perf_counter()
+
+    def mark(self, stage: str) -> None:
+        now = time.perf_counter()
+        histogram = self.stages.get(stage)
+        if histogram is None:
+            histogram = self.stages[stage] = Histogram()
+        histogram.observe(now - self._last)
+        self._last = now
+
+
+@dataclass
+class CheckpointFigures:
+    """Of the checkpoints of this run. `last_timestamp`: seconds since 1970, None before the first."""
+
+    written: int = 0
+    failures: int = 0
+    last_id: str = ""
+    last_timestamp: float | None = None
+    bytes: int = 0
+    duration: Histogram = field(default_factory=Histogram)
+    pause: Histogram = field(default_factory=Histogram)
+
+    def copy(self) -> CheckpointFigures:
+        return replace(self, duration=self.duration.copy(), pause=self.pause.copy())
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One moment of a worker."""
+
+    step: int = 0
+    epoch: int = 0
+    records: int = 0
+    learned: int = 0
+    predicted: int = 0
+    skipped_steps: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    pending: int = 0
+    held: int = 0
+    known_classes: int = 0
+    parameters: int = 0
+    memory_examples: int = 0
+    memory_capacity: int = 0
+    images_per_event: float = 0.0
+    losses: Mapping[str, float] = field(default_factory=dict)
+    prequential: Mapping[str, Figures] = field(default_factory=dict)
+    kappa: float | None = None
+    log_loss: float | None = None
+    fading_log_loss: float | None = None
+    offsets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    stages: Mapping[str, Histogram] = field(default_factory=dict)
+    latency: Histogram = field(default_factory=Histogram)
+    checkpoint: CheckpointFigures = field(default_factory=CheckpointFigures)
+
+
+def observe(learner: OnlineLearner, **more: Any) -> Observation:
+    """The learner's figures, and `more` of the worker's."""
+    counts, settled = learner.counts, learner.settled
+    scores = learner.prequential
+    return Observation(
+        step=counts.steps,
+        records=counts.records,
+        learned=counts.learned,
+        predicted=counts.predicted,
+        skipped_steps=counts.skipped_steps,
+        rejected=dict(counts.rejected),
+        pending=learner.pending if settled else 0,
+        held=len(learner.held),
+        known_classes=learner.model.classes if settled else 0,
+        parameters=learner.model.parameters if settled else 0,
+        memory_examples=learner.memory.size if settled else 0,
+        memory_capacity=learner.settings.memory.capacity,
+        images_per_event=counts.images / counts.learned if counts.learned else 0.0,
+        losses=dict(learner.losses),
+        prequential={kind: scores.figures(kind) for kind in KINDS},
+        kappa=scores.kappa(),
+        log_loss=scores.loss(),
+        fading_log_loss=scores.fading_loss(),
+        **more,
+    )
+
+
+class Vitals:
+    """Is the worker alive? Written by the worker's thread, read by the HTTP server's.
+
+    Healthy means: no thread has died, and whenever there was something to apply, something was applied
+    within `stall_seconds`. Waiting for input is healthy.
+    """
+
+    def __init__(self, stall_seconds: float) -> None:
+        self.stall_seconds = stall_seconds
+        self.observation = Observation()
+        self.base = Observation()
+        """What the loaded state had counted already: Prometheus counters count from there."""
+        self.ready = False
+        self.failure: str | None = None
+        self.output_problem: str | None = None
+        self._busy_since: float | None = None
+
+    def busy(self) -> None:
+        """There is something to apply (call again after every application)."""
+        self._busy_since = time.monotonic()
+
+    def idle(self) -> None:
+        """Everything that came has been applied."""
+        self._busy_since = None
+
+    def sickness(self) -> str | None:
+        """Why the worker is not healthy, or None."""
+        if self.failure is not None:
+            return self.failure
+        since = self._busy_since
+        waited = 0.0 if since is None else time.monotonic() - since
+        if waited > self.stall_seconds:
+            return f"nothing was applied for {waited:.0f} s though there was something to apply"
+        return None

@@ -1,0 +1,122 @@
+"""Parts of a checkpoint as bytes: chunks addressed by SHA-256, safetensors for tensors, else msgpack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any
+
+import msgpack
+import numpy as np
+import safetensors
+import safetensors.torch
+
+from streamlearn.events import Array
+from streamlearn.state import Part, SegmentedPart
+
+SEGMENT = np.dtype([("sha256", "V32"), ("pack", "<u4"), ("offset", "<u8"), ("length", "<u4")])
+"""One row a segment of the replay memory: which pack (by its place in the manifest's list), and where."""
+
+
+class WrongFormat(Exception):
+    """A checkpoint of another version of the format."""
+
+
+class Damaged(Exception):
+    """A file of a checkpoint is missing, cut or changed; the message names it."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of bytes in a file, known by its SHA-256."""
+
+    offset: int
+    length: int
+    digest: str
+
+    @classmethod
+    def write(cls, file: IO[bytes], *pieces: Any) -> Chunk:
+        """Append `pieces` (bytes-like) to `file`."""
+        offset, length, digest = file.tell(), 0, sha256()
+        for piece in pieces:
+            digest.update(piece)
+            length += file.write(piece)
+        return cls(offset, length, digest.hexdigest())
+
+    def read(self, path: Path, part: str) -> bytes:
+        """The bytes. Raises Damaged if they aren't there or aren't the ones that were written."""
+        try:
+            with open(path, "rb") as file:
+                file.seek(self.offset)
+                raw = file.read(self.length)
+        except OSError as error:
+            raise Damaged(f"{path}: {error.strerror} (part {part})") from error
+        return self.check(raw, path, part)
+
+    def check(self, raw: bytes, path: Path, part: str) -> bytes:
+        if len(raw) < self.length:
+            raise Damaged(f"{path}: cut at byte {self.offset + len(raw)} (part {part})")
+        if sha256(raw).hexdigest() != self.digest:
+            end = self.offset + self.length
+            raise Damaged(f"{path}: bytes {self.offset} to {end} are not those written (part {part})")
+        return raw
+
+    def read_segments(self, path: Path, part: str) -> Array:
+        return np.frombuffer(self.read(path, part), dtype=SEGMENT).copy()
+
+    def as_segment(self, pack: int) -> tuple[np.void, int, int, int]:
+        return np.void(bytes.fromhex(self.digest)), pack, self.offset, self.length
+
+    def plain(self) -> list[Any]:
+        return [self.offset, self.length, self.digest]
+
+
+def part_hash(digests: Sequence[str]) -> str:
+    """A part's hash: the SHA-256 of its chunks' hashes."""
+    return sha256("".join(digests).encode()).hexdigest()
+
+
+def encode_part(file: IO[bytes], part: Part | SegmentedPart, segments: Array) -> dict[str, Any]:
+    """Write a part; returns its entry in the manifest. A segmented part's rows are in `segments`."""
+    values = Chunk.write(file, msgpack.packb(_sorted(part.values)))
+    if isinstance(part, Part):
+        tensors = Chunk.write(file, safetensors.torch.save(dict(sorted(part.tensors.items()))))
+        digests = [values.digest, tensors.digest]
+        return {"sha256": part_hash(digests), "values": values.plain(), "tensors": tensors.plain()}
+    # Where a segment lies is not part of the state: only its hash counts for the part's.
+    digests = [values.digest, *(row.tobytes().hex() for row in segments["sha256"])]
+    index = Chunk.write(file, segments.tobytes())
+    return {"sha256": part_hash(digests), "values": values.plain(), "segments": index.plain()}
+
+
+def decode_part(
+    name: str, entry: Mapping[str, Any], source: Path, packs: Sequence[Path]
+) -> Part | SegmentedPart:
+    """Read a part back. Raises Damaged naming the file."""
+    values = msgpack.unpackb(Chunk(*entry["values"]).read(source, name), strict_map_key=False)
+    if "tensors" in entry:
+        return Part(safetensors.torch.load(Chunk(*entry["tensors"]).read(source, name)), values)
+    segments = Chunk(*entry["segments"]).read_segments(source, name)
+    changed: dict[int, tuple[Array, ...]] = {}
+    for pack, path in enumerate(packs):
+        rows = np.flatnonzero(segments["pack"] == pack)
+        try:
+            with open(path, "rb") as file:
+                for number in rows[np.argsort(segments["offset"][rows])]:
+                    at = segments[number]
+                    chunk = Chunk(int(at["offset"]), int(at["length"]), at["sha256"].tobytes().hex())
+                    file.seek(chunk.offset)
+                    raw = chunk.check(file.read(chunk.length), path, name)
+                    changed[int(number)] = (np.frombuffer(raw, dtype=np.uint8),)
+        except OSError as error:
+            raise Damaged(f"{path}: {error.strerror} (part {name})") from error
+    return SegmentedPart(values, len(segments), changed)
+
+
+def _sorted(value: Any) -> Any:
+    """The same value with every mapping in the order of its keys: equal values, equal bytes."""
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,51 @@
+"""The shape and dtype of x: settled once, by the settings or by the majority of the first events."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamlearn.events import Array, Event
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What an input must be: `shape` as given, `dtype` uint8 (images, raw bytes) or float32; None: open."""
+
+    shape: tuple[int, ...]
+    dtype: str | None
+
+    def misfit(self, x: Array) -> tuple[str, str] | None:
+        """(reason, detail) if x doesn't fit. Whole numbers in 0..255 fit uint8, uint8 fits float32."""
+        if x.shape != self.shape:
+            return "wrong_shape", f"x has shape {list(x.shape)}, this stream has {list(self.shape)}"
+        if self.dtype == "uint8" and x.dtype != np.uint8:
+            if not bool(((x >= 0) & (x <= 255) & (x == np.floor(x))).all()):
+                return "wrong_dtype", "x holds other numbers than 0..255, this stream has bytes (uint8)"
+        elif x.dtype.kind not in "uf":
+            return "wrong_dtype", f"x has dtype {x.dtype}, wanted uint8 or float32"
+        return None
+
+    def plain(self) -> dict[str, Any]:
+        return {"shape": list(self.shape), "dtype": self.dtype}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Schema:
+        return cls(tuple(values["shape"]), values["dtype"])
+
+
+def settle(voters: Sequence[Event], shape: tuple[int, ...] | None) -> Schema:
+    """The shape that most of `voters` have (the earlier one of equals), and the dtype most of those have.
+
+    With `shape` given only the dtype is voted on, among the voters of that shape (none: float32).
+    """
+    if shape is None:
+        shape = Counter(event.x.shape for event in voters).most_common(1)[0][0]
+    dtypes = Counter(
+        "uint8" if event.x.dtype == np.uint8 else "float32" for event in voters if event.x.shape == shape
+    )
+    return Schema(shape, dtypes.most_common(1)[0][0] if dtypes else "float32")

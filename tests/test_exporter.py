@@ -1,0 +1,200 @@
+"""The HTTP port, asked over loopback as Prometheus, a supervisor and a person ask it."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from streamlearn import exporter as module
+from streamlearn.exporter import Exporter, ExporterError
+from streamlearn.observe import Vitals
+from tests.scrape import OPENMETRICS, Site, serving
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    vitals = Vitals(60)
+    vitals.ready = True
+    with serving(vitals) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("", "text/plain; version=0.0.4; charset=utf-8"),
+        ("*/*", "text/plain; version=0.0.4; charset=utf-8"),
+        (f"{OPENMETRICS};q=0.9, text/plain;version=0.0.4;q=0.5, */*;q=0.1", OPENMETRICS),
+        ("application/openmetrics-text; version=nonsense", "text/plain"),
+        ("application/openmetrics-text; version=1.0.0\r\n X-Evil: 1", "text/plain"),
+    ],
+)
+def test_the_format_is_negotiated(site: Site, accept: str, kind: str) -> None:
+    answer = site.ask("/metrics", Accept=accept)
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith(kind)
+    assert (answer.text.endswith("# EOF\n")) == (kind == OPENMETRICS)
+    assert "X-Evil" not in answer.headers
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS], ids=["text", "openmetrics"])
+def test_it_can_be_compressed(site: Site, accept: str) -> None:
+    answer = site.ask("/metrics", Accept=accept, Accept_Encoding="gzip")
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert "streamlearn_events_total" in gzip.decompress(answer.body).decode()
+
+
+def test_healthy_and_ready(site: Site) -> None:
+    assert site.ask("/healthz")[::2] == (200, b"ok\n")
+    assert site.ask("/readyz")[::2] == (200, b"ok\n")
+    site.vitals.ready = False
+    answer = site.ask("/readyz")
+    assert (answer.status, answer.text) == (503, "not ready\n")
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert site.ask("/healthz").status == 200
+
+
+def test_a_stalled_worker_is_seen(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.vitals.busy()
+    assert site.ask("/healthz").status == 200
+    later = time.monotonic() + 61
+    monkeypatch.setattr("streamlearn.observe.time.monotonic", lambda: later)
+    answer = site.ask("/healthz")
+    assert answer.status == 503
+    assert "nothing was applied for 61 s" in answer.text
+    assert json.loads(site.ask("/status").body)["healthy"] is False
+    site.vitals.idle()
+    assert site.ask("/healthz").status == 200
+
+
+def test_a_dead_worker_is_seen(site: Site) -> None:
+    site.vitals.failure = "the worker ended: \udc80 broke"
+    assert site.ask("/healthz")[::2] == (503, b"the worker ended: \\udc80 broke\n")
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/metricsx", "//metrics/.."])
+def test_elsewhere_is_nothing_but_the_way(site: Site, path: str) -> None:
+    answer = site.ask(path)
+    assert answer.status == 404
+    assert all(known in answer.text for known in ("/metrics", "/healthz", "/readyz", "/status"))
+
+
+def test_a_query_and_a_slash_do_no_harm(site: Site) -> None:
+    assert site.ask("/healthz?verbose=1").status == 200
+    assert site.ask("/healthz/").status == 200
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/status", "/healthz", "/nothing"])
+def test_head_is_get_without_the_body(site: Site, path: str) -> None:
+    head = site.ask(path, "HEAD")
+    assert head.body == b""
+    assert head.status == site.ask(path).status
+    assert int(head.headers["Content-Length"]) > 0
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
+def test_nothing_but_get_and_head(site: Site, method: str) -> None:
+    answer = site.ask("/metrics", method, b"GET /status HTTP/1.1\r\n\r\n")
+    assert answer.status == 405
+    assert answer.headers["Allow"] == "GET, HEAD"
+    assert answer.headers["Connection"] == "close"
+
+
+def raw(port: int, request: bytes) -> bytes:
+    """Send bytes; everything that comes back until the server hangs up."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request)
+        found = b""
+        while more := connection.recv(65536):
+            found += more
+        return found
+
+
+def test_a_body_is_not_taken_for_a_request(site: Site) -> None:
+    inner = b"GET /status HTTP/1.1\r\n\r\n"
+    head = f"GET /healthz HTTP/1.1\r\nContent-Length: {len(inner)}\r\n\r\n".encode()
+    assert raw(site.exporter.port, head + inner).count(b"HTTP/1.1 ") == 1
+
+
+def test_nonsense_is_refused_in_plain_text(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    answer = raw(site.exporter.port, b"GET /<script> HTTP/one.1\r\n\r\n")
+    assert answer.split()[0] == b"400"  # no version, so no head
+    assert b"<" not in answer.splitlines()[0]
+    assert site.ask("/healthz").status == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_connection_can_be_kept(site: Site) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", site.exporter.port, timeout=10)) as connection:
+        connection.connect()
+        kept = connection.sock
+        for path in ("/healthz", "/nothing", "/metrics", "/status"):
+            connection.request("GET", path)
+            connection.getresponse().read()
+            assert connection.sock is kept
+
+
+def test_an_error_inside_is_an_answer(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(vitals: Vitals) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(module, "status", broken)
+    with caplog.at_level(logging.ERROR):
+        answer = site.ask("/status")
+    assert (answer.status, answer.text) == (500, "internal error, see the log\n")
+    assert "/status could not be answered" in caplog.text
+    assert site.ask("/healthz").status == 200
+
+
+def test_a_port_in_use_is_said(site: Site) -> None:
+    other = Exporter(Vitals(60), "127.0.0.1", site.exporter.port)
+    with pytest.raises(ExporterError, match=r"in use.*--exporter\.port 0.*--exporter\.enabled false"):
+        other.start()
+    other.close()
+    assert site.ask("/healthz").status == 200
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "a" * 300, "x..y"])
+def test_a_host_that_is_not_ours_is_said(host: str) -> None:
+    with pytest.raises(ExporterError, match=r"can't serve metrics on .*--exporter\.host"):
+        Exporter(Vitals(60), host, 0).start()
+
+
+def test_the_port_is_free_again_and_kept_connections_end() -> None:
+    with serving(Vitals(60)) as site:
+        port = site.exporter.port
+        kept = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        kept.request("GET", "/healthz")
+        assert kept.getresponse().read() == b"ok\n"
+    site.exporter.close()  # again: nothing
+    with closing(kept), pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+        assert kept.sock is not None
+        kept.auto_open = 0
+        kept.request("GET", "/healthz")
+        kept.getresponse()
+    again = Exporter(Vitals(60), "127.0.0.1", port)
+    with closing(again):
+        assert again.start() == f"http://127.0.0.1:{port}"
+
+
+def test_ipv6(request: pytest.FixtureRequest) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    exporter = Exporter(Vitals(60), "::1", 0)
+    with closing(exporter):
+        assert exporter.start() == f"http://[::1]:{exporter.port}"
+        with closing(http.client.HTTPConnection("::1", exporter.port, timeout=10)) as connection:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().status == 200

@@ -1,0 +1,262 @@
+"""Every figure, as Prometheus scrapes it over HTTP in both formats, and as /status tells it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import Metric
+
+from streamlearn.observe import CheckpointFigures, Histogram, Observation, Vitals
+from streamlearn.prequential import Figures
+from tests.scrape import OPENMETRICS, Site, parsed, serving
+
+
+def histogram(*seconds: float) -> Histogram:
+    filled = Histogram()
+    for value in seconds:
+        filled.observe(value)
+    return filled
+
+
+FULL = Observation(
+    step=12,
+    epoch=3,
+    records=130,
+    learned=120,
+    predicted=125,
+    skipped_steps=2,
+    rejected={"undecodable": 4, "too_large": 1},
+    pending=5,
+    held=0,
+    known_classes=7,
+    parameters=1234,
+    memory_examples=100,
+    memory_capacity=500,
+    images_per_event=2.5,
+    losses={"stream": 0.5, "memory": float("nan")},
+    prequential={
+        "cumulative": Figures(0.8, 0.5, 0.6),
+        "window": Figures(0.9, 0.5, 1.0),
+        "fading": Figures(0.7, 0.5, 0.6),
+    },
+    kappa=0.75,
+    log_loss=0.25,
+    fading_log_loss=0.125,
+    offsets={'odd "topic"\n\udc80': {"0": 130, "1": 7}},
+    stages={"decode": histogram(0.002, 0.002, 0.5, 100.0), "predict": histogram(0.01)},
+    latency=histogram(0.02, 0.04),
+    checkpoint=CheckpointFigures(9, 1, "c-9", 1795240800.5, 4096, histogram(0.5), histogram(0.001)),
+)
+TOPIC = 'odd "topic"\n\\udc80'  # as a label: bytes of a path that are no text are escaped
+
+EXPECTED: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
+    (name, frozenset(labels.items())): value
+    for name, labels, value in [
+        ("streamlearn_events_total", {"outcome": "learned"}, 120),
+        ("streamlearn_events_total", {"outcome": "predicted"}, 125),
+        ("streamlearn_events_total", {"outcome": "dead_lettered"}, 5),
+        ("streamlearn_dead_letters_total", {"reason": "undecodable"}, 4),
+        ("streamlearn_dead_letters_total", {"reason": "too_large"}, 1),
+        ("streamlearn_prequential_accuracy", {"kind": "cumulative"}, 0.8),
+        ("streamlearn_prequential_accuracy", {"kind": "window"}, 0.9),
+        ("streamlearn_prequential_accuracy", {"kind": "fading"}, 0.7),
+        ("streamlearn_prequential_kappa_majority", {"kind": "cumulative"}, 0.6),
+        ("streamlearn_prequential_kappa_no_change", {"kind": "cumulative"}, 0.5),
+        ("streamlearn_prequential_kappa_no_change", {"kind": "window"}, 0.0),
+        ("streamlearn_prequential_kappa", {}, 0.75),
+        ("streamlearn_prequential_log_loss", {"kind": "cumulative"}, 0.25),
+        ("streamlearn_prequential_log_loss", {"kind": "fading"}, 0.125),
+        ("streamlearn_loss", {"part": "stream"}, 0.5),
+        ("streamlearn_known_classes", {}, 7),
+        ("streamlearn_parameters", {}, 1234),
+        ("streamlearn_model_step", {}, 12),
+        ("streamlearn_epoch", {}, 3),
+        ("streamlearn_memory_examples", {}, 100),
+        ("streamlearn_memory_capacity_examples", {}, 500),
+        ("streamlearn_images_per_event", {}, 2.5),
+        ("streamlearn_pending_events", {}, 5),
+        ("streamlearn_skipped_steps_total", {}, 2),
+        ("streamlearn_step_seconds_count", {"stage": "decode"}, 4),
+        ("streamlearn_step_seconds_sum", {"stage": "decode"}, 100.504),
+        ("streamlearn_step_seconds_bucket", {"stage": "decode", "le": "0.001"}, 0),
+        ("streamlearn_step_seconds_bucket", {"stage": "decode", "le": "0.003"}, 2),
+        ("streamlearn_step_seconds_bucket", {"stage": "decode", "le": "10.0"}, 3),
+        ("streamlearn_step_seconds_bucket", {"stage": "decode", "le": "+Inf"}, 4),
+        ("streamlearn_step_seconds_count", {"stage": "predict"}, 1),
+        ("streamlearn_prediction_latency_seconds_count", {}, 2),
+        ("streamlearn_prediction_latency_seconds_sum", {}, 0.06),
+        ("streamlearn_next_offset", {"topic": TOPIC, "partition": "0"}, 130),
+        ("streamlearn_next_offset", {"topic": TOPIC, "partition": "1"}, 7),
+        ("streamlearn_checkpoints_total", {}, 9),
+        ("streamlearn_checkpoint_failures_total", {}, 1),
+        ("streamlearn_checkpoint_duration_seconds_sum", {}, 0.5),
+        ("streamlearn_checkpoint_pause_seconds_sum", {}, 0.001),
+        ("streamlearn_checkpoint_bytes", {}, 4096),
+        ("streamlearn_last_checkpoint_timestamp_seconds", {}, 1795240800.5),
+    ]
+}
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    vitals = Vitals(60)
+    vitals.observation = FULL
+    vitals.ready = True
+    with serving(vitals) as running:
+        yield running
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS], ids=["text", "openmetrics"])
+def test_every_figure_is_there(site: Site, accept: str) -> None:
+    samples = site.samples(accept)
+    wrong = {
+        key: samples.get(key) for key, value in EXPECTED.items() if samples.get(key) != pytest.approx(value)
+    }
+    assert wrong == {}
+    named = {name: dict(labels) for name, labels in samples}
+    assert set(named["streamlearn_build_info"]) == {"version", "torch", "python"}
+    assert "process_resident_memory_bytes" in named
+    assert "python_info" not in named
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS], ids=["text", "openmetrics"])
+def test_figures_that_are_not_there_yet_are_left_out(accept: str) -> None:
+    vitals = Vitals(60)
+    vitals.observation = Observation(prequential={"window": Figures(None, None, None)})
+    with serving(vitals) as site:
+        names = {name for name, _ in site.samples(accept)}
+    for absent in ("last_checkpoint_timestamp_seconds", "prequential_kappa", "prequential_accuracy"):
+        assert f"streamlearn_{absent}" not in names
+    assert {"streamlearn_events_total", "streamlearn_step_seconds_count"} & names == {
+        "streamlearn_events_total"
+    }
+
+
+def test_counters_count_from_the_start_of_the_process(site: Site) -> None:
+    site.vitals.base = Observation(learned=100, predicted=200, skipped_steps=2, rejected={"undecodable": 3})
+    samples = site.samples()
+    outcomes = {
+        dict(labels)["outcome"]: value
+        for (name, labels), value in samples.items()
+        if name == "streamlearn_events_total"
+    }
+    assert outcomes == {"learned": 20, "predicted": 0, "dead_lettered": 2}
+    assert samples["streamlearn_skipped_steps_total", frozenset()] == 0
+    assert json.loads(site.ask("/status").body)["learned"] == 120
+
+
+def families(site: Site) -> list[Metric]:
+    return [
+        family
+        for family in parsed(site.ask("/metrics", Accept=OPENMETRICS).text, OPENMETRICS)
+        if family.name.startswith("streamlearn_")
+    ]
+
+
+def test_every_metric_has_help_and_its_unit(site: Site) -> None:
+    for family in families(site):
+        assert family.documentation.endswith((".", "first.", "nats.")), family.name
+        last = family.name.rpartition("_")[2]
+        assert family.unit == (last if last in ("seconds", "bytes") else ""), family.name
+
+
+def test_promtool_finds_nothing_to_say(site: Site) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool (Debian package prometheus) is not installed")
+    text = site.ask("/metrics").text
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_status_says_it_all(site: Site) -> None:
+    site.vitals.output_problem = "disk full"
+    answer = site.ask("/status")
+    assert answer.headers["Content-Type"] == "application/json"
+    assert "NaN" not in answer.text
+    status = json.loads(answer.body)
+    assert status.pop("version")
+    assert status == {
+        "ready": True,
+        "healthy": True,
+        "sickness": None,
+        "output_problem": "disk full",
+        "epoch": 3,
+        "step": 12,
+        "skipped_steps": 2,
+        "records": 130,
+        "learned": 120,
+        "predicted": 125,
+        "pending": 5,
+        "held": 0,
+        "dead_letters": {"undecodable": 4, "too_large": 1},
+        "known_classes": 7,
+        "parameters": 1234,
+        "images_per_event": 2.5,
+        "offsets": {TOPIC: {"0": 130, "1": 7}},
+        "memory": {"examples": 100, "capacity": 500},
+        "last_checkpoint": {
+            "id": "c-9",
+            "timestamp": 1795240800.5,
+            "bytes": 4096,
+            "written": 9,
+            "failures": 1,
+        },
+        "prequential": {
+            "cumulative": {
+                "accuracy": 0.8,
+                "kappa_majority": pytest.approx(0.6),
+                "kappa_no_change": pytest.approx(0.5),
+            },
+            "window": {"accuracy": 0.9, "kappa_majority": pytest.approx(0.8), "kappa_no_change": 0.0},
+            "fading": {
+                "accuracy": 0.7,
+                "kappa_majority": pytest.approx(0.4),
+                "kappa_no_change": pytest.approx(0.25),
+            },
+        },
+        "kappa": 0.75,
+        "log_loss": {"cumulative": 0.25, "fading": 0.125},
+        "losses": {"stream": 0.5, "memory": None},
+        "stage_seconds": {"decode": pytest.approx(100.504 / 4), "predict": 0.01},
+        "prediction_latency_seconds": pytest.approx(0.03),
+    }
+
+
+def test_status_of_a_worker_that_has_done_nothing() -> None:
+    with serving(Vitals(60)) as site:
+        status = json.loads(site.ask("/status").body)
+    assert status["ready"] is False
+    assert status["last_checkpoint"]["id"] is None
+    assert status["kappa"] is None
+
+
+def test_an_answer_is_of_one_moment(site: Site) -> None:
+    """Scraped while the worker writes: all figures are of the same observation."""
+    done = threading.Event()
+
+    def work() -> None:
+        i = 0
+        while not done.is_set():
+            i += 1
+            site.vitals.observation = Observation(step=i, learned=i, rejected={"empty": i})
+
+    site.vitals.observation = Observation(rejected={"empty": 0})
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        for _ in range(20):
+            samples = site.samples()
+            step = samples["streamlearn_model_step", frozenset()]
+            assert samples["streamlearn_events_total", frozenset({("outcome", "learned")})] == step
+            assert samples["streamlearn_dead_letters_total", frozenset({("reason", "empty")})] == step
+    finally:
+        done.set()
+        worker.join()

@@ -1,0 +1,227 @@
+"""The file sink where the system fails it: full disks, torn lines, gone readers, strange files."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connectors import file_sink
+from connectors.file_sink import FileSink
+from streamlearn.events import (
+    Output,
+    Position,
+    Prediction,
+    Record,
+    Rejection,
+    StateMismatch,
+    Unreachable,
+    UsageError,
+)
+
+
+def prediction(offset: int, topic: str = "t", partition: int = 0) -> Prediction:
+    return Prediction(f"id {offset}", None, {}, 0, 0, Position(topic, partition, offset))
+
+
+def rejection(offset: int) -> Rejection:
+    return Rejection("shape", "", Record(b"\xff", Position("t", 0, offset)))
+
+
+OUTPUTS: list[Output] = [rejection(i) if i % 4 == 1 else prediction(i) for i in range(20)]
+
+
+def sink_in(folder: Path, **options: str) -> FileSink:
+    return FileSink({"predictions": str(folder / "p"), "dead_letters": str(folder / "d"), **options})
+
+
+def write(sink: FileSink, outputs: list[Output], marks: dict[str, int] | None = None) -> dict[str, int]:
+    sink.open(marks, 3)
+    sink.write(outputs)
+    marks = sink.flush()
+    sink.close()
+    return marks
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    marks = write(sink_in(tmp_path), OUTPUTS)
+    lines = [json.loads(line) for line in (tmp_path / "p").read_bytes().splitlines()]
+    assert [line["source"] for line in lines] == [["t", 0, i] for i in range(20) if i % 4 != 1]
+    assert {line["epoch"] for line in lines} == {3}
+    letters = [json.loads(line) for line in (tmp_path / "d").read_bytes().splitlines()]
+    assert [letter["source"][2] for letter in letters] == [1, 5, 9, 13, 17]
+    assert marks == {name: (tmp_path / name[0]).stat().st_size for name in ("predictions", "dead_letters")}
+
+
+class Disk:
+    """`os` with a disk that takes so many bytes in each write, and fails where a size is below zero."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self._sizes = sizes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def write(self, fd: int, data: bytes) -> int:
+        size = self._sizes.pop(0) if self._sizes else len(data)
+        if size < 0:
+            raise OSError(-size, os.strerror(-size))
+        return os.write(fd, data[: max(1, size)])
+
+
+@given(st.lists(st.one_of(st.integers(0, 400), st.sampled_from([-errno.ENOSPC, -errno.EDQUOT, -errno.EIO]))))
+def test_a_full_disk_tears_and_doubles_nothing(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
+) -> None:
+    calm, full = tmp_path_factory.mktemp("calm"), tmp_path_factory.mktemp("full")
+    expected = write(sink_in(calm), OUTPUTS)
+    failures = sum(size < 0 for size in sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file_sink, "os", Disk(sizes))
+        sink = sink_in(full)
+        sink.open(None, 3)
+        marks = None
+        for first in range(0, 20, 5):
+            sink.write(OUTPUTS[first : first + 5])
+            for _ in range(failures + 1):
+                try:
+                    marks = sink.flush()
+                    break
+                except OSError as error:
+                    assert error.filename.startswith(str(full))
+        sink.close()
+    assert marks == expected
+    assert [(full / n).read_bytes() for n in "pd"] == [(calm / n).read_bytes() for n in "pd"]
+
+
+def test_a_first_start_appends_to_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(b"a line of somebody else\n")
+    write(sink_in(tmp_path), [prediction(0)])
+    first, second = (tmp_path / "p").read_bytes().splitlines()
+    assert first == b"a line of somebody else" and json.loads(second)["source"] == ["t", 0, 0]
+
+
+def test_a_first_start_never_continues_a_half_line(tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(b"half a line")
+    with pytest.raises(StateMismatch, match="first start"):
+        sink_in(tmp_path).open(None, 0)
+    assert (tmp_path / "p").read_bytes() == b"half a line"
+
+
+@pytest.mark.parametrize(
+    "line", [b"garbage", b"{}", b"[1]", b'{"source": "t"}', b'{"source": ["t", 0]}', b""]
+)
+def test_a_foreign_line_above_the_mark_is_refused(tmp_path: Path, line: bytes) -> None:
+    marks = write(sink_in(tmp_path), OUTPUTS)
+    with open(tmp_path / "d", "ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(StateMismatch, match=f"line at byte {marks['dead_letters']} "):
+        sink_in(tmp_path).open(marks, 0)
+    with pytest.raises(StateMismatch, match="ends at byte"):
+        sink_in(tmp_path).open({**marks, "predictions": marks["predictions"] - 1}, 0)
+
+
+def test_suppression_is_by_file_and_by_partition(tmp_path: Path) -> None:
+    marks = write(sink_in(tmp_path), [])
+    write(sink_in(tmp_path), [prediction(5), prediction(2, partition=1), prediction(9, "u")], marks)
+    sink = sink_in(tmp_path)
+    again: list[Output] = [rejection(3), prediction(4), prediction(6), prediction(3, partition=1)]
+    write(sink, [*again, prediction(0, "v"), prediction(9, "u")], marks)
+    written = [json.loads(line)["source"] for line in (tmp_path / "p").read_bytes().splitlines()]
+    assert written == [["t", 0, 5], ["t", 1, 2], ["u", 0, 9], ["t", 0, 6], ["t", 1, 3], ["v", 0, 0]]
+    assert json.loads((tmp_path / "d").read_bytes())["source"] == ["t", 0, 3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"predictions": "-", "dead_letters": "-"},
+        {"predictions": "a", "dead_letters": "./a"},
+        {"predictions": "a.jsonl.gz"},
+        {"dead_letters": "a.GZ"},
+    ],
+)
+def test_names_that_cannot_be(options: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        FileSink(options)
+
+
+def test_one_file_under_two_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p").touch()
+    os.link(tmp_path / "p", tmp_path / "d")
+    with pytest.raises(UsageError, match="one file"):
+        sink_in(tmp_path).open(None, 0)
+
+
+def test_a_missing_folder_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match="no folder"):
+        sink_in(tmp_path / "missing").open(None, 0)
+    with pytest.raises(Unreachable, match="directory"):
+        sink_in(tmp_path, predictions=str(tmp_path)).open(None, 0)
+
+
+def test_standard_output(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    marks = write(sink_in(tmp_path, predictions="-"), OUTPUTS)
+    assert marks["predictions"] == 0 and marks["dead_letters"] > 0
+    assert len(capfd.readouterr().out.splitlines()) == 15
+    assert write(sink_in(tmp_path, predictions="-"), [prediction(30)], marks) == marks
+    assert json.loads(capfd.readouterr().out)["source"] == ["t", 0, 30]
+
+
+def test_a_reader_that_has_gone(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    saved = os.dup(1)
+    sink = sink_in(tmp_path, predictions="-")
+    sink.open(None, 0)
+    sink.write([prediction(0)])
+    try:
+        os.dup2(write_end, 1)
+        os.close(read_end)
+        with pytest.raises(Unreachable, match="the reader of standard output is gone"):
+            sink.flush()
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(write_end)
+    sink.close()
+
+
+def test_the_null_device_takes_both(tmp_path: Path) -> None:
+    sink = FileSink({"predictions": os.devnull, "dead_letters": os.devnull})
+    assert write(sink, OUTPUTS) == {"predictions": 0, "dead_letters": 0}
+    sink.sync()
+
+
+def test_sync_reaches_files_and_their_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bool] = []
+    sink = sink_in(tmp_path)
+    sink.open(None, 0)
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.path.isdir(f"/proc/self/fd/{fd}")))
+    sink.sync()
+    sink.sync()
+    assert sorted(synced) == [False] * 4 + [True] * 2
+    sink.close()
+    sink.sync()
+
+
+def test_a_failed_sync_stays_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    sink = sink_in(tmp_path)
+    sink.open(None, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            sink.sync()
+    with pytest.raises(OSError, match="Input/output"):
+        sink.sync()
+    sink.open(None, 0)
+    sink.sync()
+    sink.close()
