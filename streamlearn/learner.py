@@ -10,8 +10,11 @@ the events were cut into calls makes no difference, to the bit:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
 
 import mmh3
 import numpy as np
@@ -31,7 +34,7 @@ from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
 from streamlearn.events import Array, Event, Output, Prediction, Record, Rejection
 from streamlearn.method import Rows, chain, make_method
-from streamlearn.model import Model, train_mode
+from streamlearn.model import Model
 from streamlearn.normalise import Normaliser
 from streamlearn.optimise import Optimiser
 from streamlearn.prequential import UNKNOWN, Prequential
@@ -286,17 +289,17 @@ class OnlineLearner:
             raw, labels = torch.cat([stream, drawn_x]), torch.cat([labels, drawn_y])
         rows = Rows(raw, self.normaliser(raw), labels, n, self.normaliser, self.views_rng)
         self.mark("draw")
-        train_mode(self.model.encoder, True)
+        self.model.train_mode(True)
         parts = self.method.loss(self.model, rows)
-        loss = torch.stack(list(parts.values())).sum() if len(parts) > 1 else next(iter(parts.values()))
-        finite = bool(torch.isfinite(loss))
+        values = {name: float(part.detach()) for name, part in parts.items()}
+        finite = math.isfinite(sum(values.values()))
         if finite:
-            self.model.backward(loss)
-        train_mode(self.model.encoder, False)
+            self.model.backward(reduce(add, parts.values()))
+        self.model.train_mode(False)
         self.mark("forward_backward")
         if finite:
             self.optimiser.step(self.model)
-            self.losses = {name: float(part.detach()) for name, part in parts.items()}
+            self.losses = values
             self.method.after_step(self.model, rows)
         else:
             # A loss that isn't a number must not become weights that aren't.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,6 +41,13 @@ class Rows:
     stream: int
     normalise: Callable[[Tensor], Tensor]
     generator: torch.Generator
+    _logits: list[Tensor] = field(default_factory=list)
+
+    def logits(self, model: Model) -> Tensor:
+        """model(x) [rows, classes]: one forward, shared by the method and its modifiers."""
+        if not self._logits:
+            self._logits.append(model(self.x))
+        return self._logits[0]
 
 
 Losses = dict[str, Tensor]

@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from streamlearn.config import ModelSettings
-from streamlearn.nets import make_encoder
+from streamlearn.nets import MLP, SmallConv, make_encoder
 from streamlearn.state import Part, copy, fill
 
 FIRST_CAPACITY = 16
@@ -47,6 +47,8 @@ class Model:
             parameter.grad = self.flat_grad[start:end].view_as(parameter)
             start = end
         self.encoder.eval()
+        # Walking a net's modules twice a step costs as much as a small net's forward.
+        self._has_modes = not isinstance(self.encoder, MLP | SmallConv)
         self.linear = settings.head == "linear"
         self.classes = 0
         self.rows = torch.zeros(FIRST_CAPACITY, self.features + self.linear, device=device)
@@ -94,15 +96,33 @@ class Model:
         features: Tensor = self.encoder(x)
         return features
 
-    def classify(self, h: Tensor) -> Tensor:
-        """Logits [rows, classes] of features [rows, d]."""
+    def classify(self, h: Tensor, head: Tensor | None = None) -> Tensor:
+        """Logits [rows, classes] of features [rows, d], by another head's rows if given."""
+        head = self.head if head is None else head
         if self.linear:
-            return functional.linear(h, self.head[:, : self.features], self.head[:, self.features])
-        cosine = functional.normalize(h, dim=1) @ functional.normalize(self.head, dim=1).T
+            return functional.linear(h, head[:, : self.features], head[:, self.features])
+        cosine = functional.normalize(h, dim=1) @ functional.normalize(head, dim=1).T
         return cosine / self.settings.temperature
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.classify(self.encode(x))
+
+    @torch.no_grad()
+    def with_weights(self, flat: Tensor, rows: Tensor, x: Tensor) -> Tensor:
+        """Logits [rows, classes] of the same net with other weights, laid out as `flat` and `rows` are.
+
+        Normalisation layers use their running statistics and don't change them.
+        """
+        weights, start = {}, 0
+        for name, parameter in self.encoder.named_parameters():
+            end = start + parameter.numel()
+            weights[name] = flat[start:end].view_as(parameter)
+            start = end
+        training = self.encoder.training
+        self.encoder.eval()
+        h = torch.func.functional_call(self.encoder, weights, (x,))
+        self.encoder.train(training)
+        return self.classify(h, rows[: self.classes])
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of `loss` into flat_grad and rows_grad, which hold nothing of the step before."""
@@ -133,7 +153,7 @@ class Model:
         self.classes = int(part.values["classes"])
         self._lay_head()
 
-
-def train_mode(module: nn.Module, on: bool) -> None:
-    """Switch normalisation layers to batch statistics (training) and back."""
-    module.train(on)
+    def train_mode(self, on: bool) -> None:
+        """Switch layers like batch norm to what they do in training, and back."""
+        if self._has_modes:
+            self.encoder.train(on)

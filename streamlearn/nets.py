@@ -13,9 +13,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 MAX_GRID = 4
 """Side of the largest feature map that the small net flattens; larger ones are averaged down to it."""
+
+
+class NetError(ValueError):
+    """The net of the settings can't be made, or not for this shape."""
 
 
 class MLP(nn.Module):
@@ -59,19 +64,33 @@ class SmallConv(nn.Module):
         return torch.relu(self.linear(self.body(x).flatten(1)))
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that takes its running statistics where a batch has one value a channel.
+
+    That happens at the end of a stream, or with a stream batch of one; there is no variance to divide by.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch norm around a shortcut (He et al., CVPR 2016, section 4.2)."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(after)
+        self.norm1 = BatchNorm(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(after)
+        self.norm2 = BatchNorm(after)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != after:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after)
+                nn.Conv2d(before, after, 1, stride=stride, bias=False), BatchNorm(after)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +108,7 @@ class ResNet18(nn.Module):
     def __init__(self, shape: Sequence[int], width: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(shape[0], width, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = BatchNorm(width)
         blocks: list[nn.Module] = []
         before = width
         for stage in range(4):
@@ -107,15 +126,13 @@ class ResNet18(nn.Module):
 def make_encoder(net: str, shape: Sequence[int], width: int | None, seed: int) -> nn.Module:
     """The encoder named `net` for inputs of `shape`, initialised from `seed` alone.
 
-    Raises ValueError if the net doesn't fit the shape or the import string doesn't lead to a factory
+    Raises NetError if the net doesn't fit the shape or the import string doesn't lead to a factory
     `(shape, width) -> Module` whose result has an integer attribute `features`.
     """
     if net == "auto":
         net = "conv" if len(shape) == 3 else "mlp"
     if net in ("conv", "resnet18") and len(shape) != 3:
-        raise ValueError(
-            f"model.net = {net!r} wants images of shape [C, H, W], the events have {list(shape)}"
-        )
+        raise NetError(f"model.net = {net!r} wants images of shape [C, H, W], the events have {list(shape)}")
     # The layers' default initialisation draws from torch's global generator: lend it and give it back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -127,14 +144,14 @@ def make_encoder(net: str, shape: Sequence[int], width: int | None, seed: int) -
             return ResNet18(shape, width or 20)
         module, _, attribute = net.partition(":")
         if not attribute:
-            raise ValueError(
+            raise NetError(
                 f"model.net = {net!r} is none of auto, mlp, conv, resnet18, package.module:factory"
             )
         try:
             factory = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise ValueError(f"model.net = {net!r} can't be imported: {error}") from error
+            raise NetError(f"model.net = {net!r} can't be imported: {error}") from error
         encoder = factory(tuple(shape), width)
     if not isinstance(encoder, nn.Module) or not isinstance(getattr(encoder, "features", None), int):
-        raise ValueError(f"model.net = {net!r} must make a torch module with an integer attribute `features`")
+        raise NetError(f"model.net = {net!r} must make a torch module with an integer attribute `features`")
     return encoder

@@ -29,6 +29,7 @@ from streamlearn.events import (
 from streamlearn.exporter import Exporter, ExporterError
 from streamlearn.flags import load_settings
 from streamlearn.logs import setup
+from streamlearn.nets import NetError
 from streamlearn.observe import Vitals
 from streamlearn.report import figures, write_report
 from streamlearn.settings import Settings, SettingsError, load_object, sink_connector, source_connector
@@ -91,7 +92,7 @@ def guarded(work: Callable[[], int]) -> int:
     """Do `work`; every error that has a status of its own becomes one clear line and that status."""
     try:
         return work()
-    except (SettingsError, UsageError, ExporterError) as error:
+    except (SettingsError, UsageError, ExporterError, NetError) as error:
         log.error("%s", error)
         return USAGE
     except REFUSALS as error:

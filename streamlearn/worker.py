@@ -79,8 +79,12 @@ class Worker:
             manifest, parts = found
             for change in check_settings(self.settings, manifest):
                 log.info("setting adopted: %s", change)
-            for difference in warn_runtime(manifest):
-                log.warning("not the machine of the checkpoint, bits may differ from here on: %s", difference)
+            differences = warn_runtime(manifest)
+            if differences:
+                log.warning(
+                    "not what the checkpoint was made with, bits may differ from here on: %s",
+                    "; ".join(differences),
+                )
             restore(self.learner, manifest, parts)
             self.resumed = manifest
             place = manifest.body["position"]
@@ -101,6 +105,8 @@ class Worker:
             self.keeper.settle(wait=True)
             if self.keeper.problem is not None:
                 raise self.keeper.problem
+        # Counters count from the start of the process: after a crash the learner's own go back to C.
+        self.vitals.base = observe(self.learner)
         self._observe(force=True)
         self.vitals.ready = True
 

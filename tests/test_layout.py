@@ -21,7 +21,7 @@ CORE = (
 """Functions of their arguments: no clock, file, network, log or environment."""
 
 EFFECTS = (
-    "__init__ __main__ bench checkpoint cli demo durable exporter flags inspect keeper logs observe parts "
+    "__init__ __main__ bench checkpoint cli demo durable exporter exposition flags inspect keeper logs observe parts "
     "report run runtime settings worker"
 ).split()
 """Everything that touches the world."""

@@ -18,4 +18,4 @@ class ExperienceReplay(Method):
     replay_batch = 10
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        return {"all": functional.cross_entropy(model(rows.x), rows.y)}
+        return {"all": functional.cross_entropy(rows.logits(model), rows.y)}

@@ -24,7 +24,7 @@ class AsymmetricReplay(Method):
     replay_batch = 10
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        logits = model(rows.x)
+        logits = rows.logits(model)
         stream, y = logits[: rows.stream], rows.y[: rows.stream]
         present = torch.zeros(model.classes, dtype=torch.bool, device=logits.device)
         present[y] = True

@@ -20,4 +20,4 @@ class Finetune(Method):
         return np.empty(0, dtype=np.int64)
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        return {"stream": functional.cross_entropy(model(rows.x), rows.y)}
+        return {"stream": functional.cross_entropy(rows.logits(model), rows.y)}

@@ -1,0 +1,216 @@
+"""The learner's own rules: shapes, limits, holding, normalising, flushing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamlearn import Event, Learner, Settings
+from streamlearn.classes import ClassIndex
+from streamlearn.config import CodecSettings, LearningSettings, MethodSettings, ModelSettings
+from streamlearn.events import Prediction, Record, Rejection
+from streamlearn.learner import OnlineLearner
+from streamlearn.normalise import LIMIT, Normaliser
+from tests.streams import bits, images, settings, vectors
+
+
+@given(labels=st.lists(st.text(max_size=3)), limit=st.integers(1, 5))
+def test_class_index_numbers_by_first_appearance(labels: list[str], limit: int) -> None:
+    index = ClassIndex(limit)
+    numbers = [index.number(label) for label in labels]
+    first = list(dict.fromkeys(labels))[:limit]
+    assert index.labels == first
+    assert numbers == [first.index(label) if label in first else None for label in labels]
+    twin = ClassIndex(limit, index.labels)
+    assert [twin.number(label) for label in labels] == numbers
+
+
+def test_the_majority_of_the_first_batch_settles_the_shape() -> None:
+    learner = OnlineLearner(settings())
+    odd = Event("odd", np.zeros(7, np.float32), "a")
+    events = [odd, *vectors(9)]
+    assert learner.learn(events[:9]) == []
+    outputs = learner.learn(events[9:])
+    assert [type(o) for o in outputs] == [Rejection] + [Prediction] * 9
+    assert isinstance(outputs[0], Rejection) and outputs[0].reason == "wrong_shape"
+    assert learner.schema is not None and learner.schema.shape == (5,)
+
+
+def test_rejections_wait_in_line_until_the_shape_is_settled() -> None:
+    learner = OnlineLearner(settings())
+    bad = Rejection("undecodable", "bad", Record(b"x", Event("", np.zeros(1)).position))
+    events = vectors(12)
+    assert learner.learn([events[0], bad, *events[1:5]]) == []
+    outputs = learner.learn(events[5:])
+    assert [type(o).__name__ for o in outputs[:3]] == ["Prediction", "Rejection", "Prediction"]
+    assert len(outputs) == 13
+
+
+def test_a_shape_in_the_settings_needs_no_vote() -> None:
+    learner = OnlineLearner(
+        settings(codec=CodecSettings(shape=[5]), learning=LearningSettings(stream_batch=1))
+    )
+    assert len(learner.learn(vectors(1))) == 1
+
+
+def test_the_end_of_a_short_stream_settles_the_shape() -> None:
+    learner = OnlineLearner(settings())
+    assert learner.learn(vectors(3, unlabeled=0)) == []
+    assert len(learner.flush()) == 3
+    assert (learner.counts.learned, learner.counts.steps, learner.pending) == (3, 1, 0)
+    assert learner.flush() == []
+    assert learner.counts.steps == 1
+
+
+def test_classes_past_the_limit_are_rejected_and_do_not_count_as_poison() -> None:
+    learner = OnlineLearner(settings(codec=CodecSettings(max_classes=2)))
+    outputs = learner.learn(vectors(200, unlabeled=0))
+    reasons = [o.reason for o in outputs if isinstance(o, Rejection)]
+    assert reasons and set(reasons) == {"too_many_classes"}
+    assert len(learner.classes) == 2
+    assert learner.counts.dead_in_row == 0
+    assert learner.counts.rejected["too_many_classes"] == len(reasons)
+
+
+def test_bytes_and_numbers_in_one_stream() -> None:
+    learner = OnlineLearner(settings())
+    events = images(20)
+    events[12].x = events[12].x.astype(np.float32)
+    events[13].x = events[13].x + np.float32(0.5)
+    outputs = learner.learn(events)
+    bad = [o for o in outputs if isinstance(o, Rejection)]
+    assert [o.reason for o in bad] == ["wrong_dtype"]
+    assert learner.memory.x.dtype == torch.uint8
+
+
+def test_the_first_predictions_know_no_class() -> None:
+    learner = OnlineLearner(settings())
+    first = learner.learn(vectors(10))[0]
+    assert isinstance(first, Prediction)
+    assert (first.label, first.scores, first.known_classes, first.model_step) == (None, {}, 0, 0)
+
+
+def test_scores_are_probabilities_best_first() -> None:
+    learner = OnlineLearner(settings(learning=LearningSettings(top_k=3)))
+    outputs = learner.learn(vectors(200, unlabeled=0))
+    last = outputs[-1]
+    assert isinstance(last, Prediction)
+    scores = list(last.scores.values())
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True) and 0 < sum(scores) <= 1.00001
+    assert last.label == next(iter(last.scores))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e6, 1e20])
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_inputs_of_any_scale_are_learned(scale: float, offset: float) -> None:
+    learner = OnlineLearner(settings())
+    events = vectors(600, unlabeled=0, classes=3)
+    for event in events:
+        event.x = ((event.x + offset) * scale).astype(np.float32)
+    learner.learn(events)
+    assert (learner.prequential.figures("window").accuracy or 0) > 0.8
+
+
+def test_normaliser_matches_the_mean_and_variance_of_all_events() -> None:
+    x = torch.from_numpy(np.random.default_rng(0).normal(3, 7, size=(500, 4)).astype(np.float32))
+    normaliser = Normaliser((4,), 10**9, torch.device("cpu"), True)
+    for start in range(0, 500, 7):
+        normaliser.update(x[start : start + 7])
+    torch.testing.assert_close(normaliser.mean, x.double().mean(0))
+    torch.testing.assert_close(normaliser.variance, x.double().var(0, correction=0))
+    z = normaliser(x)
+    torch.testing.assert_close(z.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+
+
+def test_normaliser_follows_a_shift_within_its_horizon() -> None:
+    normaliser = Normaliser((1,), 100, torch.device("cpu"), True)
+    normaliser.update(torch.zeros(1000, 1))
+    for _ in range(50):
+        normaliser.update(torch.full((10, 1), 8.0))
+    assert abs(float(normaliser.mean) - 8) < 0.1
+    assert float(normaliser(torch.full((1, 1), 1e30)).max()) == LIMIT
+
+
+def test_images_are_normalised_by_channel() -> None:
+    learner = OnlineLearner(settings())
+    learner.learn(images(50))
+    assert learner.normaliser.mean.shape == (2, 1, 1)
+
+
+@pytest.mark.parametrize("net", ["mlp", "conv", "resnet18"])
+def test_every_net_learns_images_and_resumes(net: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    model = ModelSettings(net=net, width=4 if net == "resnet18" else 16)
+    events = images(400)
+    whole = OnlineLearner(settings(model=model))
+    whole.learn(events)
+    folder = tmp_path_factory.mktemp("state")
+    first = Learner(settings(model=model))
+    first.learn(events[:233])
+    first.save(folder)
+    second = Learner.load(folder)
+    second.learn(events[233:])
+    assert bits(second.snapshot(full=True)) == bits(whole.snapshot(full=True))
+    assert (whole.prequential.figures("window").accuracy or 0) > 0.4
+
+
+def test_resnet_takes_a_batch_of_one() -> None:
+    model = ModelSettings(net="resnet18", width=2)
+    learner = OnlineLearner(settings(model=model, method=MethodSettings(name="finetune")))
+    learner.learn(images(11))
+    learner.flush()
+    assert learner.counts.steps == 2
+    assert all(torch.isfinite(t.float()).all() for t in learner.model.part().tensors.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dtypes(dtype: str) -> None:
+    learner = OnlineLearner(settings(model=ModelSettings(dtype=dtype)))
+    learner.learn(vectors(300))
+    assert (learner.prequential.figures("window").accuracy or 0) > 0.5
+
+
+def test_a_budget_of_images_sets_the_memory_batch() -> None:
+    learner = OnlineLearner(settings(learning=LearningSettings(images_per_event=4)))
+    assert learner.replay_batch == 30
+    with pytest.raises(ValueError, match="not both"):
+        LearningSettings(images_per_event=4, memory_batch=3)
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"method": MethodSettings(name="nothing")}, "there is no method 'nothing'"),
+        ({"method": MethodSettings(name="er", modifiers=["x"])}, "there is no modifier 'x'"),
+        ({"method": MethodSettings(name="er", er={"weight": 1})}, "method.er.weight"),
+        ({"model": ModelSettings(device="cuda:77x")}, "model.device"),
+    ],
+)
+def test_settings_that_cannot_be_used(sections: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        OnlineLearner(settings(**sections))
+
+
+@pytest.mark.parametrize("net", ["conv", "resnet18", "no.such:thing", "nonsense"])
+def test_nets_that_do_not_fit(net: str) -> None:
+    learner = OnlineLearner(settings(model=ModelSettings(net=net)))
+    with pytest.raises(ValueError, match=r"model\.net"):
+        learner.learn(vectors(10))
+
+
+def test_the_notebook_way(tmp_path_factory: pytest.TempPathFactory) -> None:
+    learner = Learner(Settings())
+    events = vectors(105, unlabeled=0)
+    answers = learner.learn(events)
+    assert len(answers) == 105 and learner.pending == 5
+    learner.flush()
+    folder = tmp_path_factory.mktemp("state")
+    learner.save(folder)
+    twin = Learner.load(folder)
+    assert twin.predict(events) == learner.predict(events)
+    with pytest.raises(FileNotFoundError):
+        Learner.load(tmp_path_factory.mktemp("empty"))
+    with pytest.raises(ValueError, match="shape"):
+        learner.predict([Event("?", np.zeros(3, np.float32))])
