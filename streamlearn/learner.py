@@ -241,13 +241,15 @@ class OnlineLearner:
             probabilities = torch.softmax(self.model(x), dim=1)
             k = min(self.settings.learning.top_k, self.model.classes)
             best = torch.topk(probabilities, k, dim=1)
-            return best.indices.tolist(), best.values.tolist(), probabilities
+            # Rounded all at once: six digits of a probability are what anybody reads.
+            scores = np.round(best.values.cpu().numpy().astype(np.float64), 6)
+            return best.indices.tolist(), scores.tolist(), probabilities
 
     def _prediction(
         self, event: Event, row: int, labels: list[list[int]], scores: list[list[float]]
     ) -> Prediction:
         names = self.classes.labels
-        top = {names[i]: round(p, 6) for i, p in zip(labels[row], scores[row], strict=True)}
+        top = {names[i]: p for i, p in zip(labels[row], scores[row], strict=True)}
         return Prediction(
             event.id,
             names[labels[row][0]] if top else None,
@@ -281,7 +283,7 @@ class OnlineLearner:
         y = self.pending_y[:n].copy()
         stream = torch.from_numpy(self.pending_x[:n].copy()).to(self.device)
         self._grow(int(y.max()) + 1)
-        self.normaliser.update(stream)
+        self.normaliser.update(self.pending_x[:n])
         raw, labels = stream, torch.from_numpy(y).to(self.device)
         slots = self.method.draw(self.memory, self.replay_batch, self.draws_rng)
         if len(slots):

@@ -20,6 +20,9 @@ from streamlearn.state import Part, copy, fill
 FIRST_CAPACITY = 16
 """Rows that the head's storage has at first; it doubles whenever it is full."""
 
+SHORTEST = 1e-12
+"""Rows shorter than this are divided by it: a row of zeros has no direction."""
+
 
 class Model:
     """logits = head(encoder(x)), one column for every class seen in a step so far.
@@ -101,8 +104,7 @@ class Model:
         head = self.head if head is None else head
         if self.linear:
             return functional.linear(h, head[:, : self.features], head[:, self.features])
-        cosine = functional.normalize(h, dim=1) @ functional.normalize(head, dim=1).T
-        return cosine / self.settings.temperature
+        return unit(h) @ unit(head).T / self.settings.temperature
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.classify(self.encode(x))
@@ -157,3 +159,9 @@ class Model:
         """Switch layers like batch norm to what they do in training, and back."""
         if self._has_modes:
             self.encoder.train(on)
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Rows [n, d] scaled to length 1; a zero row stays zero."""
+    length: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / length.clamp_min(SHORTEST)

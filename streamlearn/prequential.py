@@ -21,6 +21,8 @@ LEAST = 1e-15
 """Probabilities are clipped here before the logarithm, as River and scikit-learn (1.x before 1.3) do."""
 
 MODEL, MAJORITY, NO_CHANGE = 1, 2, 4
+_BITS = tuple(tuple(i for i in range(3) if flags >> i & 1) for flags in range(8))
+"""Which of the three bits are set, for each value of the flags."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,14 @@ class Prequential:
         slot = self.events % self.window
         gone = self.recent[slot]
         self.recent[slot] = flags
-        fading = self.fading
-        for i, bit in enumerate((MODEL, MAJORITY, NO_CHANGE)):
-            hit = 1 if flags & bit else 0
-            self.correct[i] += hit
-            self.recent_correct[i] += hit - (1 if gone & bit else 0)
-            self.faded[i] = self.faded[i] * fading + hit
+        fading, correct, recent, faded = self.fading, self.correct, self.recent_correct, self.faded
+        for i in _BITS[flags ^ gone]:
+            recent[i] += 1 if flags >> i & 1 else -1
+        for i in _BITS[flags]:
+            correct[i] += 1
+        faded[0] = faded[0] * fading + (flags & 1)
+        faded[1] = faded[1] * fading + (flags >> 1 & 1)
+        faded[2] = faded[2] * fading + (flags >> 2 & 1)
         self.faded_weight = self.faded_weight * fading + 1
         # LEAST comes first so that NaN becomes LEAST: one NaN would stay in the sums for ever
         loss = -math.log(min(max(LEAST, probability), 1.0))
