@@ -18,6 +18,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ from streamlearn.state import Part, SegmentedPart, Snapshot
 
 FORMAT = 1
 NAME = re.compile(r"(\d{6})-(\d{6})-([0-9a-f]{8})")
+EPOCHS = "[0-9]" * 6
+"""Our folders: what else lies beside them is not ours to count, read or clear."""
 MOST_PACKS = 64
 """Memory packs that a manifest may name before the smallest are merged."""
 SPARSE = 0.5
@@ -106,7 +109,7 @@ class CheckpointStore:
     def names(self) -> list[str]:
         """Ids of all checkpoints, newest first, damaged ones included."""
         found = []
-        for path in self.folder.glob("[0-9]*/*.json"):
+        for path in self.folder.glob(f"{EPOCHS}/*.json"):
             name = f"{path.parent.name}-{path.stem}"
             if NAME.fullmatch(name):
                 found.append(name)
@@ -168,11 +171,11 @@ class CheckpointStore:
 
     def next_epoch(self) -> int:
         """The number that `begin` will give."""
-        return 1 + max((int(path.name) for path in self.folder.glob("[0-9]*") if path.is_dir()), default=0)
+        return 1 + max((int(path.name) for path in self.folder.glob(EPOCHS) if path.is_dir()), default=0)
 
     def begin(self, manifest: Manifest | None) -> int:
         """Start a new epoch that goes on from `manifest`; returns its number. Clears half-written files."""
-        for rest in self.folder.glob("[0-9]*/*.tmp"):
+        for rest in self.folder.glob(f"{EPOCHS}/*.tmp"):
             rest.unlink()
         self.epoch, self.number = self.next_epoch(), 0
         if manifest is not None:
@@ -190,8 +193,9 @@ class CheckpointStore:
         """Write a checkpoint; it counts from the moment its manifest is renamed into place.
 
         about: what the manifest says beside the parts. before_manifest: makes durable what must be there
-        before (outputs). Raises OSError; the store then stands as before, and the changed segments of
-        `snapshot` are still unwritten.
+        before (outputs). Raises OSError, or Damaged if an older pack that segments are to be moved out of
+        isn't whole any more; the store then stands as before, and the changed segments of `snapshot` are
+        still unwritten.
         """
         token = secrets.token_hex(4)
         stem = f"{self.number:06d}-{token}"
@@ -221,8 +225,8 @@ class CheckpointStore:
                 "parts": entries,
             }
             manifest = self._write_manifest(folder / f"{stem}.json", body, written)
-        except OSError:
-            for path in written:
+        except (OSError, Damaged):
+            for path in reversed(written):
                 with contextlib.suppress(OSError):
                     path.unlink()
             raise
@@ -323,15 +327,21 @@ class CheckpointStore:
         for name in self.names()[self.keep :]:
             if int(name[:6]) <= self.epoch:
                 self._path(name).unlink(missing_ok=True)
-        for folder in self.folder.glob("[0-9]*"):
+        for folder in self.folder.glob(EPOCHS):
             if not folder.is_dir() or int(folder.name) > self.epoch:
                 continue
-            needed = {path.stem for path in folder.glob("*.json")}
+            needed = {path.with_suffix(".parts").name for path in folder.glob("*.json")}
             for path in folder.glob("*.json"):
-                with contextlib.suppress(Damaged):
-                    needed.update(self.read(f"{folder.name}-{path.stem}").body["packs"])
+                try:
+                    packs = self.read(f"{folder.name}-{path.stem}").body["packs"]
+                except Damaged:
+                    continue
+                except WrongFormat:  # another version's: which files it needs is not ours to say
+                    needed.update(file.name for file in folder.iterdir())
+                else:
+                    needed.update(f"{pack}.memory" for pack in packs)
             for path in [*folder.glob("*.parts"), *folder.glob("*.memory")]:
-                if path.stem not in needed:
+                if path.name not in needed:
                     path.unlink()
             if int(folder.name) < self.epoch:
                 with contextlib.suppress(OSError):
@@ -381,9 +391,8 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_bytes(source.read_bytes())
-        os.rename(temporary, target)
+        with open(source, "rb") as old, Aside(target, []) as new:
+            shutil.copyfileobj(old, new)
 
 
 def _sync_folder(folder: Path) -> None:

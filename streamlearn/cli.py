@@ -100,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _main(words)
+        status = _main(words)
+        sys.stdout.flush()
+        return status
     except SettingsError as error:
         print(f"streamlearn: {error}", file=sys.stderr)
         return USAGE

@@ -11,6 +11,7 @@ import torch
 
 from streamlearn.checkpoint import CheckpointStore, Manifest, NothingWhole
 from streamlearn.config import CoreSettings
+from streamlearn.events import Resume
 from streamlearn.learner import OnlineLearner
 from streamlearn.settings import Settings, state_settings
 from streamlearn.state import Snapshot
@@ -25,7 +26,6 @@ class Learner(OnlineLearner):
 
     def __init__(self, settings: CoreSettings | None = None) -> None:
         super().__init__(settings if settings is not None else Settings())
-        use_threads(self.settings)
 
     def save(self, folder: Path | str) -> str:
         """Write a checkpoint into `folder`; returns its id. Raises OSError, Locked."""
@@ -50,16 +50,11 @@ class Learner(OnlineLearner):
         return learner
 
 
-def use_threads(settings: CoreSettings) -> None:
-    """Set what the order of float additions depends on."""
-    torch.set_num_threads(settings.model.threads)
-
-
-def runtime() -> dict[str, Any]:
+def runtime(settings: CoreSettings) -> dict[str, Any]:
     """What the bits of a result depend on beside state and records."""
     return {
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "threads": settings.model.threads,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
     }
@@ -74,7 +69,7 @@ def describe(learner: OnlineLearner) -> dict[str, Any]:
         "records": learner.counts.records,
         "classes": list(learner.classes.labels),
         "settings": CoreSettings(**core).model_dump(mode="json"),
-        "runtime": {**runtime(), "device": str(learner.device)},
+        "runtime": {**runtime(learner.settings), "device": str(learner.device)},
     }
 
 
@@ -112,10 +107,35 @@ def restore(learner: OnlineLearner, manifest: Manifest, parts: Snapshot) -> None
         raise Disagreement(f"checkpoint {manifest.id} doesn't fit this learner: {error}") from error
 
 
-def warn_runtime(manifest: Manifest) -> list[str]:
+def resume_of(manifest: Manifest) -> Resume:
+    """Where a checkpoint's source goes on. Raises Disagreement if no worker has written it."""
+    place = manifest.body.get("position")
+    if place is None:
+        raise Disagreement(
+            f"checkpoint {manifest.id} was saved by Learner.save: it holds no place in a source to go on "
+            "from. Start with another --checkpoint.folder."
+        )
+    offsets = place["offsets"].get(place["topic"], {})
+    return Resume(
+        {int(partition): int(offset) for partition, offset in offsets.items()},
+        {int(partition): int(cursor) for partition, cursor in place["cursors"].items()},
+        place["fingerprint"],
+    )
+
+
+def warn_runtime(settings: CoreSettings, manifest: Manifest) -> list[str]:
     """What differs from the machine that wrote the checkpoint: from here on, bits may differ."""
     theirs: Mapping[str, Any] = manifest.body["runtime"]
-    return [f"{n}: {theirs.get(n)} -> {v}" for n, v in runtime().items() if theirs.get(n) != v]
+    return [f"{n}: {theirs.get(n)} -> {v}" for n, v in runtime(settings).items() if theirs.get(n) != v]
 
 
-__all__ = ["Disagreement", "Learner", "NothingWhole", "check_settings", "describe", "restore", "runtime"]
+__all__ = [
+    "Disagreement",
+    "Learner",
+    "NothingWhole",
+    "check_settings",
+    "describe",
+    "restore",
+    "resume_of",
+    "runtime",
+]

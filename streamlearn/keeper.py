@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from streamlearn.bookkeeping import Counts
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import CheckpointFigures
+from streamlearn.parts import Damaged
 from streamlearn.settings import CheckpointSettings
 from streamlearn.state import SegmentedPart, Snapshot
 
@@ -31,7 +33,7 @@ class Keeper:
     def __init__(self, settings: CheckpointSettings, store: CheckpointStore, learner: OnlineLearner) -> None:
         self.settings, self.store, self.learner = settings, store, learner
         self.figures = CheckpointFigures()
-        self.problem: OSError | None = None
+        self.problem: OSError | Damaged | None = None
         """Why the last attempt failed; None once one has succeeded."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-writer")
         self._writing: Future[Manifest] | None = None
@@ -80,7 +82,7 @@ class Keeper:
         self._writing = None
         try:
             self._written(writing.result())
-        except OSError as error:
+        except (OSError, Damaged) as error:
             self._not_written(error)
         self._snapshot = {}
 
@@ -98,10 +100,12 @@ class Keeper:
             log.info("checkpoints can be written again: %s", manifest.id)
         self.problem = None
 
-    def _not_written(self, error: OSError) -> None:
+    def _not_written(self, error: OSError | Damaged) -> None:
         memory = self._snapshot.get("memory")
         if isinstance(memory, SegmentedPart):
-            self.learner.memory.mark_changed(list(memory.changed))
+            # Where an older pack is gone or not whole any more, its segments are still here: all anew.
+            lost = isinstance(error, Damaged) or error.errno == errno.ENOENT
+            self.learner.memory.mark_changed(range(memory.count) if lost else list(memory.changed))
         self._records = -1
         self.figures.failures += 1
         if self.problem is None:

@@ -119,6 +119,7 @@ class OnlineLearner:
         Rejections pass through and are counted. Events that don't fit become rejections. Until the shape
         of x is settled (the first B events, by majority) items are held and nothing is returned.
         """
+        self._use_threads()
         if not self.settled:
             self.held.extend(items)
             events = [item for item in self.held if isinstance(item, Event)]
@@ -129,6 +130,7 @@ class OnlineLearner:
 
     def flush(self) -> list[Output]:
         """The end of a finite source: settle the shape, answer what was held, learn the partial batch."""
+        self._use_threads()
         outputs = self.settle_now()
         if self.settled and self.pending:
             self._step()
@@ -147,6 +149,7 @@ class OnlineLearner:
 
     def predict(self, events: Sequence[Event]) -> list[Prediction]:
         """Predict without learning: changes nothing. ValueError for an event that doesn't fit."""
+        self._use_threads()
         if not self.settled:
             return [Prediction(e.id, None, {}, 0, 0, e.position, e.y, e.record) for e in events]
         answers: list[Prediction] = []
@@ -162,6 +165,11 @@ class OnlineLearner:
             for row, event in enumerate(group):
                 answers.append(self._prediction(event, row, labels, scores))
         return answers
+
+    def _use_threads(self) -> None:
+        """The order of float additions depends on the thread count, which is the process's, not ours."""
+        if torch.get_num_threads() != self.settings.model.threads:
+            torch.set_num_threads(self.settings.model.threads)
 
     def _settle(self, voters: Sequence[Event]) -> list[Output]:
         wanted = self.settings.codec.shape

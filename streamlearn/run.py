@@ -15,7 +15,7 @@ import torch
 from streamlearn import __version__
 from streamlearn.checkpoint import CheckpointStore, Locked, NothingWhole, WrongFormat
 from streamlearn.codec import Codec
-from streamlearn.durable import Disagreement, Learner, check_settings
+from streamlearn.durable import Disagreement, Learner, check_settings, restore, resume_of
 from streamlearn.events import (
     ConnectorError,
     Event,
@@ -159,7 +159,7 @@ def banner(settings: Settings, worker: Worker, url: str | None) -> str:
         "state": f"{settings.checkpoint.folder}: {came}, epoch {worker.epoch}",
         "learns": f"{settings.method.name}{modifiers}, net {model.net}, shape of x {shape}, "
         f"memory {settings.memory.capacity} ({settings.memory.policy})",
-        "on": f"{learner.device}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+        "on": f"{learner.device}, {model.threads} thread(s), torch {torch.__version__}",
         "metrics": f"{url}/metrics" if url else "off",
     }
     return "\n".join([f"streamlearn {__version__}", *(f"  {name:<8} {text}" for name, text in rows.items())])
@@ -193,13 +193,14 @@ def _check(settings: Settings) -> int:
     if found is None:
         print(f"state: none in {settings.checkpoint.folder}; a first start")
     else:
-        manifest = found[0]
+        manifest, parts = found
         for change in check_settings(settings, manifest):
             print(f"setting adopted: {change}")
-        place = manifest.body["position"]
-        offsets = {int(p): int(o) for p, o in place["offsets"].get(place["topic"], {}).items()}
-        resume = Resume(offsets, {int(p): int(c) for p, c in place["cursors"].items()}, place["fingerprint"])
-        print(f"state: goes on from {manifest.id}, step {manifest.body['step']}, offsets {offsets}")
+        restore(learner, manifest, parts)
+        resume = resume_of(manifest)
+        print(
+            f"state: goes on from {manifest.id}, step {manifest.body['step']}, offsets {dict(resume.offsets)}"
+        )
     _check_writable(settings)
     if settings.source.path == "-":
         print("source: standard input (not read by check)")

@@ -15,7 +15,7 @@ from typing import Any
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.codec import Codec
-from streamlearn.durable import Learner, check_settings, describe, restore, warn_runtime
+from streamlearn.durable import Learner, check_settings, describe, restore, resume_of, warn_runtime
 from streamlearn.events import ConnectorError, Output, Position, Record, Rejection, Resume, Sink, Source
 from streamlearn.keeper import Keeper
 from streamlearn.observe import Histogram, Stopwatch, Vitals, observe
@@ -57,12 +57,12 @@ class Worker:
         self.resumed: Manifest | None = None
         self._stop = threading.Event()
         self._dead_in_row = 0
+        self._poison: Rejection | None = None
         self._unanswered: dict[int, Record] = {}
         self._marks: dict[str, int] = {}
         self._observed_at = 0.0
         self.curve: list[dict[str, Any]] = []
         self._stride = 1
-        self._last_dead: Rejection | None = None
 
     def stop(self) -> None:
         """Ask `run` to end after a checkpoint. Safe from a signal handler and from other threads."""
@@ -79,7 +79,7 @@ class Worker:
             manifest, parts = found
             for change in check_settings(self.settings, manifest):
                 log.info("setting adopted: %s", change)
-            differences = warn_runtime(manifest)
+            differences = warn_runtime(self.settings, manifest)
             if differences:
                 log.warning(
                     "not what the checkpoint was made with, bits may differ from here on: %s",
@@ -87,10 +87,8 @@ class Worker:
                 )
             restore(self.learner, manifest, parts)
             self.resumed = manifest
-            place = manifest.body["position"]
-            self.offsets = {int(p): int(o) for p, o in place["offsets"].get(place["topic"], {}).items()}
-            self.cursors = {int(p): int(c) for p, c in place["cursors"].items()}
-            resume = Resume(self.offsets, self.cursors, place["fingerprint"])
+            resume = resume_of(manifest)
+            self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
             marks = manifest.body["outputs"]
         # Both may refuse, and a refusal must leave the folder as it was: the epoch begins after them.
         self.source.open(resume)
@@ -128,6 +126,7 @@ class Worker:
             self.vitals.ready = False
             self.keeper.close()
             self.source.close()
+            self.sink.close()
 
     # -- the loop
 
@@ -156,8 +155,8 @@ class Worker:
                 waiting_since = None
             if not self._flush():
                 return NOT_WRITABLE
-            if self._dead_in_row >= self.settings.delivery.max_dead_letters_in_row:
-                return self._poisoned()
+            if self._poison is not None:
+                return self._poisoned(self._poison)
             self.keeper.settle(wait=False)
             if self.keeper.impatient():
                 return NOT_WRITABLE
@@ -211,13 +210,15 @@ class Worker:
 
     def _answer(self, outputs: Sequence[Output]) -> None:
         self.sink.write(outputs)
+        limit = self.settings.delivery.max_dead_letters_in_row
         for output in outputs:
             if not isinstance(output, Rejection):
                 self._dead_in_row = 0
             elif output.reason != "too_many_classes":
                 self._dead_in_row += 1
                 log.debug("dead letter: %s at %s: %s", output.reason, _where(output.position), output.detail)
-                self._last_dead = output
+                if self._dead_in_row >= limit:
+                    self._poison = output
         self.stopwatch.mark("publish")
 
     def _advance(self) -> None:
@@ -243,15 +244,13 @@ class Worker:
             counts.learned,
             sum(counts.rejected.values()),
         )
-        return self._finish()
+        return self._finish() if self._poison is None else self._poisoned(self._poison)
 
-    def _poisoned(self) -> int:
-        last = self._last_dead
-        assert last is not None
+    def _poisoned(self, last: Rejection) -> int:
         log.error(
-            "%d dead letters in a row, the last at %s (%s: %s): stopping, something is wrong with what "
-            "produces them. They are in the dead letters; a new start goes on behind them.",
-            self._dead_in_row,
+            "%d or more dead letters in a row, the last at %s (%s: %s): stopping, something is wrong with "
+            "what produces them. They are in the dead letters; a new start goes on behind them.",
+            self.settings.delivery.max_dead_letters_in_row,
             _where(last.position),
             last.reason,
             last.detail,
