@@ -8,8 +8,8 @@ import os
 import select
 import stat
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from streamlearn.codec import encode_dead_letter, encode_prediction
 from streamlearn.events import Output, Position, Prediction, StateMismatch, Unreachable, UsageError
@@ -22,9 +22,10 @@ class FileSink:
     """Appends predictions to one file and dead letters to another, or one of them to standard output.
 
     A file can be resumed exactly: what lies above its mark is read, a torn last line is cut, and outputs
-    that are there already are not written again. Each file is judged by itself, as a crash may have
-    left one behind the other. Standard output (and anything else that is no regular file) can't be read
-    back: its mark is 0, and what was written after the last checkpoint may come again.
+    that are there already are not written again; the mark moves past them as they come again. Each file
+    is judged by itself, as a crash may have left one behind the other. Standard output (and anything else
+    that is no regular file) can't be read back: its mark is 0, and what was written after the last
+    checkpoint may come again.
 
     `write` only takes outputs into memory and never fails. `flush` raises OSError where the system does
     (a full disk): what wasn't written stays here, and the next `flush` goes on behind the last byte that
@@ -72,8 +73,11 @@ class FileSink:
             if isinstance(output, Prediction):
                 if predictions.lacks(output.position):
                     predictions.add(encode_prediction(output, self._epoch))
-            elif dead_letters.lacks(output.position):
-                dead_letters.add(encode_dead_letter(output))
+                predictions.passed(output.position)
+            else:
+                if dead_letters.lacks(output.position):
+                    dead_letters.add(encode_dead_letter(output))
+                dead_letters.passed(output.position)
 
     def flush(self) -> dict[str, int]:
         return {name: file.flush() for name, file in self._files.items()}
@@ -91,6 +95,15 @@ class FileSink:
             file.close()
 
 
+class _Found(NamedTuple):
+    """A whole line of an output file: whose output it is, and where it stands."""
+
+    key: tuple[str, int]
+    offset: int
+    start: int
+    end: int
+
+
 class _Lines:
     """One output: a descriptor, the lines that wait for it, and what was found above the mark."""
 
@@ -99,6 +112,10 @@ class _Lines:
         self._path = path
         self._waiting = bytearray()
         self._seen: dict[tuple[str, int], int] = {}
+        # The lines found above the mark are read a second time as their outputs come again.
+        self._found: Iterator[_Found] = iter(())
+        self._ahead: _Found | None = None
+        self._passed: dict[tuple[str, int], int] = {}
         self._lock = threading.Lock()
         self._folder_synced = False
         self._sync_error: OSError | None = None
@@ -139,23 +156,30 @@ class _Lines:
                 f"{self.name} has no line that ends at byte {mark}, where outputs are to go: {AGAIN} "
                 "or, if this is a first start, name a new file or end this one's last line"
             )
-        os.lseek(self._fd, mark, os.SEEK_SET)
-        with os.fdopen(os.dup(self._fd), "rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._remember(line, mark)
-                mark += len(line)
-        if mark < length:
-            os.ftruncate(self._fd, mark)
-        os.lseek(self._fd, mark, os.SEEK_SET)
         self._length = mark
+        for found in self._lines(mark, length):
+            self._seen[found.key] = max(found.offset, self._seen.get(found.key, -1))
+            self._length = found.end
+        if self._length < length:
+            os.ftruncate(self._fd, self._length)
+        os.lseek(self._fd, self._length, os.SEEK_SET)
+        self._found = self._lines(mark, self._length)
+        self._ahead = next(self._found, None)
 
-    def _remember(self, line: bytes, at: int) -> None:
+    def _lines(self, start: int, stop: int) -> Iterator[_Found]:
+        """The whole lines between two places of the file, read as they are asked for."""
+        rest = b""
+        while data := os.pread(self._fd, min(CHUNK, stop - start - len(rest)), start + len(rest)):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                end = start + len(line) + 1
+                yield self._parsed(line, start, end)
+                start = end
+
+    def _parsed(self, line: bytes, at: int, end: int) -> _Found:
         try:
             topic, partition, offset = json.loads(line)["source"]
-            key = (str(topic), int(partition))
-            self._seen[key] = max(int(offset), self._seen.get(key, -1))
+            return _Found((str(topic), int(partition)), int(offset), at, end)
         except (ValueError, TypeError, KeyError, RecursionError):
             raise StateMismatch(
                 f"{self.name}: the line at byte {at} is no output of streamlearn: {AGAIN}"
@@ -163,6 +187,14 @@ class _Lines:
 
     def lacks(self, position: Position) -> bool:
         return not self._seen or position.offset > self._seen.get(position[:2], -1)
+
+    def passed(self, position: Position) -> None:
+        """The output of this position has come: the mark may move past its line."""
+        if self._ahead is None:
+            return
+        self._passed[position[:2]] = position.offset
+        while self._ahead is not None and self._ahead.offset <= self._passed.get(self._ahead.key, -1):
+            self._ahead = next(self._found, None)
 
     def add(self, line: bytes) -> None:
         self._waiting += line
@@ -184,7 +216,11 @@ class _Lines:
                 raise OSError(error.errno or errno.EIO, error.strerror, self.name) from error
             del self._waiting[:written]
             self._length += written
-        return self._length if self.regular else 0
+        if not self.regular:
+            return 0
+        # A checkpoint taken while records are read again has a C below the last line here: whoever starts
+        # from it must find the lines from C on.
+        return self._length if self._ahead is None else self._ahead.start
 
     def sync(self) -> None:
         with self._lock:

@@ -79,7 +79,16 @@ class Queue:
         self._taken += len(frames.values)
         if self._taken == len(self._values):
             self._clear()
+        elif 2 * self._taken >= len(self._values):
+            # Reading ahead, the two hardly ever meet: without this, what was taken would stay for long.
+            self._drop_taken()
         return frames
+
+    def _drop_taken(self) -> None:
+        del self._values[: self._taken], self._ends[: self._taken]
+        if self._fields is not None:
+            del self._fields[: self._taken]
+        self._taken = 0
 
     def _clear(self) -> None:
         self._values, self._ends, self._taken = [], [], 0

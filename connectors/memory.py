@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -92,7 +93,7 @@ class MemorySource:
 
 
 class MemorySink:
-    """Keeps what was flushed in `predictions` and `dead_letters`; the marks are their lengths.
+    """Keeps what was flushed in `predictions` and `dead_letters`; the marks count what `write` was given.
 
     Opened again with marks, it goes on as a file would: what was only written is gone, what was flushed
     above the marks stays and isn't taken again. Options: none.
@@ -103,13 +104,16 @@ class MemorySink:
         self.dead_letters: list[Rejection] = []
         self._waiting: list[Output] = []
         self._seen: dict[tuple[bool, str, int], int] = {}
+        self._ahead: dict[str, deque[tuple[int, Output]]] = {}
+        self._passed: dict[tuple[bool, str, int], int] = {}
 
     def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:
-        self._waiting, self._seen = [], {}
+        self._waiting, self._seen, self._passed = [], {}, {}
         for name, there in (("predictions", self.predictions), ("dead_letters", self.dead_letters)):
             mark = len(there) if marks is None else marks.get(name, len(there))
             if len(there) < mark:
                 raise StateMismatch(f"{name} holds {len(there)} outputs, the checkpoint was taken at {mark}")
+            self._ahead[name] = deque(enumerate(there[mark:], mark))
             for output in there[mark:]:
                 self._seen[self._key(output)] = output.position.offset
 
@@ -117,6 +121,7 @@ class MemorySink:
         self._waiting += [
             output for output in outputs if output.position.offset > self._seen.get(self._key(output), -1)
         ]
+        self._passed |= {self._key(output): output.position.offset for output in outputs}
 
     def flush(self) -> dict[str, int]:
         for output in self._waiting:
@@ -125,7 +130,17 @@ class MemorySink:
             else:
                 self.dead_letters.append(output)
         self._waiting = []
-        return {"predictions": len(self.predictions), "dead_letters": len(self.dead_letters)}
+        return {
+            "predictions": self._mark("predictions", len(self.predictions)),
+            "dead_letters": self._mark("dead_letters", len(self.dead_letters)),
+        }
+
+    def _mark(self, name: str, length: int) -> int:
+        """Before what was found above the old mark and has not come again."""
+        ahead = self._ahead[name]
+        while ahead and ahead[0][1].position.offset <= self._passed.get(self._key(ahead[0][1]), -1):
+            ahead.popleft()
+        return ahead[0][0] if ahead else length
 
     def sync(self) -> None: ...
 

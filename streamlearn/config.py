@@ -36,6 +36,11 @@ class CodecSettings(Section):
         description="shape of x, e.g. [64] or [3,32,32]; unset: the majority of the first stream batch",
         json_schema_extra=SHAPES,
     )
+    dtype: Literal["uint8", "float32"] | None = Field(
+        None,
+        description="how x is kept; unset: what most of the first batch has, float32 where shape is given",
+        json_schema_extra=SHAPES,
+    )
     hash_dim: int = Field(
         1024, ge=8, le=1 << 20, description="length of a hashed vector", json_schema_extra=SHAPES
     )

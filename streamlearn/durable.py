@@ -107,6 +107,12 @@ def restore(learner: OnlineLearner, manifest: Manifest, parts: Snapshot) -> None
         raise Disagreement(f"checkpoint {manifest.id} doesn't fit this learner: {error}") from error
 
 
+def untouched(manifest: Manifest) -> bool:
+    """Was it taken before the first record? Then a start is a first start, with whatever settings."""
+    position = manifest.body.get("position")
+    return position is not None and not manifest.body["records"] and not any(position["offsets"].values())
+
+
 def resume_of(manifest: Manifest) -> Resume:
     """Where a checkpoint's source goes on. Raises Disagreement if no worker has written it."""
     place = manifest.body.get("position")
@@ -138,4 +144,5 @@ __all__ = [
     "restore",
     "resume_of",
     "runtime",
+    "untouched",
 ]

@@ -72,7 +72,7 @@ class OnlineLearner:
         self.views_rng = torch.Generator(device=self.device)
         self.views_rng.manual_seed(int(views.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         if settings.codec.shape is not None:
-            self._build(Schema(tuple(settings.codec.shape), None))
+            self._build(Schema(tuple(settings.codec.shape), settings.codec.dtype or "float32"))
 
     def _replay_batch(self) -> int:
         learning = self.settings.learning
@@ -92,18 +92,10 @@ class OnlineLearner:
         self.normaliser = Normaliser(
             shape, settings.model.normalise_horizon, self.device, settings.model.normalise
         )
-        if schema.dtype is not None:
-            self._build_columns(schema.dtype)
-
-    def _build_columns(self, dtype: str) -> None:
-        """Allocate what holds inputs: the memory, the rows of a forward, the events that wait."""
-        assert self.schema is not None
-        self.schema = Schema(self.schema.shape, dtype)
-        shape = self.schema.shape
-        kind = torch.uint8 if dtype == "uint8" else torch.float32
-        self.memory = Memory(self.settings.memory, shape, kind, self.device)
-        self.rows = np.zeros((self.batch, *shape), dtype=dtype)
-        self.pending_x = np.zeros((self.batch, *shape), dtype=dtype)
+        kind = torch.uint8 if schema.dtype == "uint8" else torch.float32
+        self.memory = Memory(settings.memory, shape, kind, self.device)
+        self.rows = np.zeros((self.batch, *shape), dtype=schema.dtype)
+        self.pending_x = np.zeros((self.batch, *shape), dtype=schema.dtype)
         self.pending_y = np.zeros(self.batch, dtype=np.int64)
         self.pending_key = np.zeros(self.batch, dtype=np.int64)
         self.pending = 0
@@ -111,7 +103,7 @@ class OnlineLearner:
     @property
     def settled(self) -> bool:
         """True once shape and dtype of x are known; until then no output leaves and C stays at the start."""
-        return self.schema is not None and self.schema.dtype is not None
+        return self.schema is not None
 
     def learn(self, items: Sequence[Event | Rejection]) -> list[Output]:
         """Predict every event, then learn from the labeled ones; one output per item, in order.
@@ -172,12 +164,7 @@ class OnlineLearner:
             torch.set_num_threads(self.settings.model.threads)
 
     def _settle(self, voters: Sequence[Event]) -> list[Output]:
-        wanted = self.settings.codec.shape
-        schema = settle(voters, tuple(wanted) if wanted is not None else None)
-        if self.schema is None:
-            self._build(schema)
-        else:
-            self._build_columns(schema.dtype or "float32")
+        self._build(settle(voters, self.settings.codec.dtype))
         held, self.held = self.held, []
         return self._learn(held)
 
@@ -340,7 +327,7 @@ class OnlineLearner:
             ),
             "metrics": self.prequential.part(),
             "counts": Part(values=plain_counts(self.counts) | {"losses": dict(self.losses)}),
-            "schema": Part(values=self.schema.plain() if self.schema and self.settled else {}),
+            "schema": Part(values=self.schema.plain() if self.schema else {}),
         }
         if self.settled:
             parts["model"] = self.model.part()

@@ -141,6 +141,9 @@ def _params(cls: type[Method], settings: MethodSettings, name: str) -> Section:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in ("method", name, *first["loc"]))
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(cls.Params.model_fields) or "none"
+            raise ValueError(f"{where}: there is no such parameter; {name} has {known}") from error
         raise ValueError(f"{where}: {first['msg']}") from error
 
 

@@ -15,7 +15,7 @@ import torch
 from streamlearn import __version__
 from streamlearn.checkpoint import CheckpointStore, Locked, NothingWhole, WrongFormat
 from streamlearn.codec import Codec
-from streamlearn.durable import Disagreement, Learner, check_settings, restore, resume_of
+from streamlearn.durable import Disagreement, Learner, check_settings, restore, resume_of, untouched
 from streamlearn.events import (
     ConnectorError,
     Event,
@@ -194,9 +194,10 @@ def _check(settings: Settings) -> int:
         print(f"state: none in {settings.checkpoint.folder}; a first start")
     else:
         manifest, parts = found
-        for change in check_settings(settings, manifest):
-            print(f"setting adopted: {change}")
-        restore(learner, manifest, parts)
+        if not untouched(manifest):
+            for change in check_settings(settings, manifest):
+                print(f"setting adopted: {change}")
+            restore(learner, manifest, parts)
         resume = resume_of(manifest)
         print(
             f"state: goes on from {manifest.id}, step {manifest.body['step']}, offsets {dict(resume.offsets)}"

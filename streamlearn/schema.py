@@ -14,10 +14,10 @@ from streamlearn.events import Array, Event
 
 @dataclass(frozen=True)
 class Schema:
-    """What an input must be: `shape` as given, `dtype` uint8 (images, raw bytes) or float32; None: open."""
+    """What an input must be: its shape, and whether it is kept as uint8 (images, raw bytes) or float32."""
 
     shape: tuple[int, ...]
-    dtype: str | None
+    dtype: str
 
     def misfit(self, x: Array) -> tuple[str, str] | None:
         """(reason, detail) if x doesn't fit. Whole numbers in 0..255 fit uint8, uint8 fits float32."""
@@ -38,14 +38,10 @@ class Schema:
         return cls(tuple(values["shape"]), values["dtype"])
 
 
-def settle(voters: Sequence[Event], shape: tuple[int, ...] | None) -> Schema:
-    """The shape that most of `voters` have (the earlier one of equals), and the dtype most of those have.
-
-    With `shape` given only the dtype is voted on, among the voters of that shape (none: float32).
-    """
-    if shape is None:
-        shape = Counter(event.x.shape for event in voters).most_common(1)[0][0]
-    dtypes = Counter(
-        "uint8" if event.x.dtype == np.uint8 else "float32" for event in voters if event.x.shape == shape
-    )
-    return Schema(shape, dtypes.most_common(1)[0][0] if dtypes else "float32")
+def settle(voters: Sequence[Event], dtype: str | None) -> Schema:
+    """The shape that most of `voters` have (the earlier one of equals), and the dtype most of those have."""
+    shape = Counter(event.x.shape for event in voters).most_common(1)[0][0]
+    if dtype is None:
+        kinds = ["uint8" if e.x.dtype == np.uint8 else "float32" for e in voters if e.x.shape == shape]
+        dtype = Counter(kinds).most_common(1)[0][0]
+    return Schema(shape, dtype)

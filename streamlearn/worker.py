@@ -15,11 +15,12 @@ from typing import Any
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.codec import Codec
-from streamlearn.durable import Learner, check_settings, describe, restore, resume_of, warn_runtime
+from streamlearn.durable import Learner, check_settings, describe, restore, resume_of, untouched, warn_runtime
 from streamlearn.events import ConnectorError, Output, Position, Record, Rejection, Resume, Sink, Source
 from streamlearn.keeper import Keeper
 from streamlearn.observe import Histogram, Stopwatch, Vitals, observe
 from streamlearn.settings import Settings
+from streamlearn.state import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +78,13 @@ class Worker:
         resume, marks = Resume(), None
         if found is not None:
             manifest, parts = found
-            for change in check_settings(self.settings, manifest):
-                log.info("setting adopted: %s", change)
-            differences = warn_runtime(self.settings, manifest)
-            if differences:
-                log.warning(
-                    "not what the checkpoint was made with, bits may differ from here on: %s",
-                    "; ".join(differences),
-                )
-            restore(self.learner, manifest, parts)
-            self.resumed = manifest
-            resume = resume_of(manifest)
-            self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
             marks = manifest.body["outputs"]
+            resume = resume_of(manifest)
+            # With nothing read there is nothing to disagree with: a first start again.
+            if not untouched(manifest):
+                self._restore(manifest, parts)
+                self.resumed = manifest
+            self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
         # Both may refuse, and a refusal must leave the folder as it was: the epoch begins after them.
         self.source.open(resume)
         self.epoch = self.store.next_epoch()
@@ -107,6 +102,18 @@ class Worker:
         self.vitals.base = observe(self.learner)
         self._observe(force=True)
         self.vitals.ready = True
+
+    def _restore(self, manifest: Manifest, parts: Snapshot) -> None:
+        """Load a checkpoint. Raises Disagreement."""
+        for change in check_settings(self.settings, manifest):
+            log.info("setting adopted: %s", change)
+        differences = warn_runtime(self.settings, manifest)
+        if differences:
+            log.warning(
+                "not what the checkpoint was made with, bits may differ from here on: %s",
+                "; ".join(differences),
+            )
+        restore(self.learner, manifest, parts)
 
     def run(self, started: Callable[[], None] = lambda: None) -> int:
         """Work until the source ends or `stop` is called; returns the exit status. See `start` for errors.
@@ -198,12 +205,15 @@ class Worker:
         self.stopwatch.start()
         items = self.codec.decode(records)
         self.stopwatch.mark("decode")
+        settled = self.learner.settled
         outputs = self.learner.learn(items)
         limit = self.settings.delivery.max_dead_letters_in_row
         held = self.learner.held
         if len(held) >= limit and all(isinstance(item, Rejection) for item in held[-limit:]):
             # Poison before any shape was found: go by the events there are.
             outputs = self.learner.settle_now()
+        if self.learner.settled and not settled:
+            log.info("%s", self._shape())
         self._answer(outputs)
         self._unanswered |= {record.position.partition: record for record in records}
         self._advance()
@@ -216,10 +226,19 @@ class Worker:
                 self._dead_in_row = 0
             elif output.reason != "too_many_classes":
                 self._dead_in_row += 1
-                log.debug("dead letter: %s at %s: %s", output.reason, _where(output.position), output.detail)
+                log.warning(
+                    "dead letter: %s at %s: %s", output.reason, _where(output.position), output.detail
+                )
                 if self._dead_in_row >= limit:
                     self._poison = output
         self.stopwatch.mark("publish")
+
+    def _shape(self) -> str:
+        """What was found out from the first events."""
+        schema, model = self.learner.schema, self.learner.model
+        assert schema is not None
+        net = type(model.encoder).__name__
+        return f"x has shape {list(schema.shape)}, {schema.dtype}: {net} with {model.flat.numel()} parameters"
 
     def _advance(self) -> None:
         """Move C, unless events are held until the shape of x is settled."""

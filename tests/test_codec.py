@@ -1,9 +1,8 @@
-"""The codec: every reason by a real bad record, every good form, and: nothing makes it raise."""
+"""The codec: every reason by a real bad record, and every good form."""
 
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 from typing import Any
@@ -12,55 +11,12 @@ import msgpack
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
-from streamlearn.codec import REASONS, Codec, encode_dead_letter, encode_prediction
-from streamlearn.config import CodecSettings
+from streamlearn.codec import REASONS, encode_dead_letter, encode_prediction
 from streamlearn.events import Event, Position, Prediction, Record, Rejection
-from streamlearn.parsing import proves_unique_keys
+from tests.decoding import HERE, codec, decode, decode_row, event, png, reason
 
-HERE = Position("topic", 3, 14)
 LATER_STAGES = {"wrong_shape", "wrong_dtype", "too_many_classes"}
-
-
-def codec(**settings: Any) -> Codec:
-    return Codec(CodecSettings(**settings))
-
-
-def decode(value: object, **settings: Any) -> Event | Rejection:
-    """Decode bytes as they are, anything else as JSON."""
-    content = value if isinstance(value, bytes) else orjson.dumps(value)
-    (result,) = codec(**settings).decode([Record(content, HERE)])
-    return result
-
-
-def decode_row(fields: Any, value: bytes = b"", **settings: Any) -> Event | Rejection:
-    (result,) = codec(**settings).decode([Record(value, HERE, fields=fields)])
-    return result
-
-
-def event(result: Event | Rejection) -> Event:
-    assert isinstance(result, Event), result
-    return result
-
-
-def reason(result: Event | Rejection) -> str:
-    assert isinstance(result, Rejection), result
-    assert result.reason in REASONS
-    assert result.detail
-    assert len(result.detail) <= 200
-    result.detail.encode()
-    assert orjson.loads(encode_dead_letter(result))["reason"] == result.reason
-    return result.reason
-
-
-def png(width: int = 4, height: int = 3, mode: str = "RGB") -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, (width, height)).save(file, "PNG")
-    return file.getvalue()
-
 
 RAW = {"dtype": "float32", "shape": [2], "data": b"\0" * 8}
 
@@ -343,155 +299,6 @@ def test_numpy_rows() -> None:
     assert event(decode_row({"x": [np.float64(1), np.float64(2)]})).x.tolist() == [1.0, 2.0]
 
 
-# Nothing makes it raise
-
-plain = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=8)
-names = st.sampled_from(["id", "x", "y", "ts", "dtype", "shape", "data", "a:b", ""]) | st.text(max_size=3)
-json_like = st.recursive(
-    plain, lambda s: st.lists(s, max_size=4) | st.dictionaries(names, s, max_size=4), max_leaves=12
-)
-msgpack_like = st.recursive(
-    plain | st.binary(max_size=12),
-    lambda s: st.lists(s, max_size=4) | st.dictionaries(names, s, max_size=4),
-    max_leaves=12,
-)
-SETTINGS = (
-    CodecSettings(hash_dim=16),
-    CodecSettings(features=["x", "y"], id="x.id", label="x.0", max_depth=3),
-)
-
-
-def sound(result: Event | Rejection) -> None:
-    if isinstance(result, Rejection):
-        reason(result)
-        return
-    assert result.id
-    assert result.y is None or isinstance(result.y, str)
-    assert result.ts is None or math.isfinite(result.ts)
-    assert result.x.dtype in (np.float32, np.uint8)
-    assert result.x.ndim in (1, 3)
-    assert result.x.size
-    assert result.x.flags.c_contiguous
-    assert result.x.flags.writeable
-    assert np.isfinite(result.x).all()
-    orjson.dumps([result.id, result.y])
-
-
-def all_sound(values: list[bytes]) -> None:
-    for chosen in SETTINGS:
-        results = Codec(chosen).decode([Record(v, Position("t", 0, n)) for n, v in enumerate(values)])
-        assert [r.position.offset for r in results] == list(range(len(values)))
-        for result in results:
-            sound(result)
-
-
-@settings(deadline=None)  # a loaded machine is no failure
-@given(
-    st.lists(
-        st.binary(max_size=64) | st.binary(max_size=32).map(lambda tail: b"\x82\xa1x" + tail), max_size=4
-    )
-)
-def test_any_bytes(values: list[bytes]) -> None:
-    all_sound(values)
-
-
-@settings(deadline=None)  # a loaded machine is no failure
-@given(st.dictionaries(names, json_like, max_size=5), st.integers(0, 80))
-def test_any_json(value: dict[str, Any], cut: int) -> None:
-    text = json.dumps(value).encode()
-    all_sound([text, text[:cut], orjson.dumps(value)])
-
-
-@settings(deadline=None)  # a loaded machine is no failure
-@given(st.dictionaries(names, msgpack_like, max_size=5), st.integers(0, 80))
-def test_any_msgpack(value: dict[str, Any], cut: int) -> None:
-    packed = msgpack.packb(value)
-    all_sound([packed, packed[:cut]])
-
-
-surrogates = st.text(st.characters(codec=None, min_codepoint=0xD7F0, max_codepoint=0xE00F), max_size=3)
-cells = (
-    plain
-    | surrogates
-    | st.integers()
-    | st.binary(max_size=4)
-    | st.builds(object)
-    | st.lists(plain, max_size=3)
-)
-arrays = st.lists(st.floats() | st.text(max_size=2), max_size=3).map(np.array)
-
-
-@settings(deadline=None)  # a loaded machine is no failure
-@given(st.dictionaries(st.none() | st.integers() | names | surrogates, cells | arrays, max_size=5))
-def test_any_row(row: dict[Any, Any]) -> None:
-    for chosen in SETTINGS:
-        (result,) = Codec(chosen).decode([Record(b"", HERE, fields=row)])
-        sound(result)
-
-
-@settings(deadline=None)  # a loaded machine is no failure
-@given(st.integers(0, 400), st.integers(0, 255), st.sampled_from(["PNG", "JPEG", "WEBP"]))
-def test_any_damaged_image(place: int, byte: int, kind: str) -> None:
-    file = io.BytesIO()
-    Image.new("RGB", (9, 7), (200, 30, 90)).save(file, kind)
-    data = bytearray(file.getvalue())
-    data[place % len(data)] = byte
-    all_sound([msgpack.packb({"x": bytes(data)}), msgpack.packb({"x": bytes(data[: place % len(data)])})])
-
-
-# The proof that no key occurs twice, against the slow way
-
-
-def slow_unique(text: str) -> bool:
-    seen_twice = False
-
-    def hook(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal seen_twice
-        seen_twice |= len(dict(pairs)) != len(pairs)
-        return dict(pairs)
-
-    json.loads(text, object_pairs_hook=hook)
-    return not seen_twice
-
-
-strings = st.sampled_from(
-    ["a", "b", "a:", ":", "::", "\\u003a", "\\u003A\\u003a", "\\\\u003a", "\\u0061"]
-).map('"{}"'.format)
-json_text = st.recursive(
-    strings | st.just("1"),
-    lambda s: (
-        st.lists(st.tuples(strings, s), max_size=3).map(
-            lambda p: "{" + ", ".join(f"{k}: {v}" for k, v in p) + "}"
-        )
-        | st.lists(s, max_size=3).map(lambda items: "[" + ",".join(items) + "]")
-    ),
-    max_leaves=8,
-)
-
-
-@settings(deadline=None)  # a loaded machine is no failure
-@given(
-    st.lists(st.tuples(strings, json_text), max_size=4).map(
-        lambda p: "{" + ",".join(f"{k}:{v}" for k, v in p) + "}"
-    )
-)
-def test_duplicate_keys_are_found_as_the_slow_way_finds_them(text: str) -> None:
-    value = text.encode()
-    unique = slow_unique(text)
-    if proves_unique_keys(value, orjson.loads(value)):
-        assert unique
-    result = decode(value, max_depth=64)
-    found = isinstance(result, Rejection) and result.reason == "duplicate_key"
-    assert found is not unique
-
-
-@pytest.mark.parametrize(
-    "value", [b'{"a": 1, "b": {"c": "12:30"}}', b'{"x": "data:image/png;base64,AA"}', b"{}"]
-)
-def test_the_proof_is_not_idle(value: bytes) -> None:
-    assert proves_unique_keys(value, orjson.loads(value))
-
-
 # Outputs
 
 
@@ -517,15 +324,6 @@ def test_lone_surrogates_are_escaped_when_encoded() -> None:
     assert json.loads(line)["id"] == "\ud800"
     (e,) = codec().decode([Record(b'{"x": [1]}', place)])
     event(e).id.encode()
-
-
-@settings(deadline=None)  # a loaded machine is no failure
-@given(st.binary(), st.none() | st.binary())
-def test_encode_dead_letter(value: bytes, key: bytes | None) -> None:
-    letter = orjson.loads(encode_dead_letter(Rejection("empty", "why", Record(value, HERE, key=key))))
-    assert base64.b64decode(letter.pop("value")) == value
-    assert (base64.b64decode(letter.pop("key")) if key is not None else None) == key
-    assert letter == {"reason": "empty", "detail": "why", "source": ["topic", 3, 14]}
 
 
 def test_details_are_the_same_in_every_run() -> None:

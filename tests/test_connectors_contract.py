@@ -358,6 +358,34 @@ def test_outputs_above_the_marks_are_not_written_again(tmp_path: Path, kind: str
 
 
 @pytest.mark.parametrize("kind", SINKS)
+@settings(max_examples=60)
+@given(
+    crashes=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=6),
+    size=st.integers(1, 20),
+)
+def test_crashes_while_reading_again_leave_no_trace(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, crashes: list[tuple[int, int]], size: int
+) -> None:
+    """A checkpoint may be taken between what was read again and what is there already."""
+    calm, torn = (SINKS[kind](tmp_path_factory.mktemp("sink")) for _ in range(2))
+    run(calm.make(), OUTPUTS, None)
+    marks, checkpoint = run(torn.make(), [], None), 0
+    for kept, lost in crashes:
+        sink = torn.make()
+        before, checkpoint = checkpoint, checkpoint + kept
+        sink.open(marks, 1)
+        for first in range(before, checkpoint, size):
+            sink.write(OUTPUTS[first : min(first + size, checkpoint)])
+            sink.flush()
+        marks = sink.flush()
+        sink.write(OUTPUTS[checkpoint : checkpoint + lost])
+        sink.flush()
+        sink.close()
+    run(torn.make(), OUTPUTS[checkpoint:], marks, size)
+    assert torn.state() == calm.state()
+
+
+@pytest.mark.parametrize("kind", SINKS)
 def test_what_was_not_flushed_is_dropped_by_close(tmp_path: Path, kind: str) -> None:
     case = SINKS[kind](tmp_path)
     sink = case.make()

@@ -50,10 +50,12 @@ def test_rejections_wait_in_line_until_the_shape_is_settled() -> None:
 
 
 def test_a_shape_in_the_settings_needs_no_vote() -> None:
-    learner = OnlineLearner(
-        settings(codec=CodecSettings(shape=[5]), learning=LearningSettings(stream_batch=1))
-    )
+    learner = OnlineLearner(settings(codec=CodecSettings(shape=[5])))
     assert len(learner.learn(vectors(1))) == 1
+    assert learner.memory.x.dtype == torch.float32
+    bytes_wanted = OnlineLearner(settings(codec=CodecSettings(shape=[2, 6, 6], dtype="uint8")))
+    assert len(bytes_wanted.learn(images(1))) == 1
+    assert bytes_wanted.memory.x.dtype == torch.uint8
 
 
 def test_the_end_of_a_short_stream_settles_the_shape() -> None:

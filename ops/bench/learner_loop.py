@@ -1,0 +1,41 @@
+"""The learner alone, on events in memory: what is left of the worker without reading, decoding and writing.
+
+Arguments that aren't its own go to the settings: `--memory.capacity 200`. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+from ops.bench.stream import arrays
+from streamlearn import Learner
+from streamlearn.events import Event
+from streamlearn.flags import load_settings
+
+TURN = 500
+"""Events of one call, as the worker gives them."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--data-seed", type=int, default=0)
+    options, words = parser.parse_known_args()
+    x, y = arrays(options.events, options.dim, options.classes, options.data_seed)
+    events = [Event(f"e{i}", x[i], f"c{y[i]}") for i in range(len(y))]
+    learner = Learner(load_settings(words, {}))
+    begun = time.perf_counter()
+    for start in range(0, len(events), TURN):
+        learner.learn(events[start : start + TURN])
+    learner.flush()
+    seconds = time.perf_counter() - begun
+    accuracy = learner.prequential.figures("cumulative").accuracy
+    print(json.dumps({"seconds": seconds, "events": learner.counts.learned, "accuracy": accuracy}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Every benchmark script runs, at a tiny size, and writes the figures that it is there for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("STREAMLEARN_TEST_DATA") or ROOT.parent / "shared" / "data")
+
+pytestmark = pytest.mark.slow
+
+
+def bench(name: str, out: Path, *flags: str) -> dict[str, Any]:
+    """The result of `python -m ops.bench.<name> flags`."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"ops.bench.{name}", "--out", str(out), "--work-dir", str(out.parent), *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    result: dict[str, Any] = json.loads(out.read_bytes())
+    assert {"date", "cpu", "commit", "versions", "options"} <= result.keys()
+    return result
+
+
+def data(name: str) -> None:
+    if not (DATA / name).exists():
+        pytest.skip(f"{DATA / name} is not there (STREAMLEARN_TEST_DATA names its folder)")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "msgpack"])
+def test_million(tmp_path: Path, format: str) -> None:
+    flags = "--events 4000 --rounds 0 --format".split()
+    found = bench("million", tmp_path / "million.json", *flags, format)["long_run"]
+    assert found["events"] == 4000
+    assert found["accuracy"] > 0.3
+    assert found["events_per_second"] > 0
+
+
+def test_rounds_of_the_million(tmp_path: Path) -> None:
+    found = bench("million", tmp_path / "million.json", *"--events 0 --rounds 1 --round-events 1000".split())
+    rows = {row["loop"]: row for row in found["rounds"]}
+    assert len(rows) == 10
+    assert rows["plain loop, arrays"]["to_plain"] == 1
+    # The same stream, whichever way it comes: the loops' own differences aside, accuracies are the same.
+    plain = {row["accuracy"] for name, row in rows.items() if name.startswith("plain")}
+    matched = {row["accuracy"] for name, row in rows.items() if name.endswith("matched")}
+    assert len(plain) == len(matched) == 1
+    assert min(plain | matched) > 0.3
+
+
+def test_checkpoint_100k(tmp_path: Path) -> None:
+    flags = "--images 600 --phase-seconds 1.5 --seconds 0.4 --phases 1 --model.width 16".split()
+    found = bench("checkpoint_100k", tmp_path / "checkpoint.json", *flags)
+    phases = [one["phase"] for one in found["phases"]]
+    assert phases == ["fill", "first", "off", "catch_up", "on"]
+    summary = found["summary"]
+    assert summary["first_bytes"] > 600 * 3072
+    assert summary["later_checkpoints"] >= 1
+    assert 0 < summary["longest_pause_seconds"] < 5
+
+
+def test_electricity(tmp_path: Path) -> None:
+    data("elec.csv")
+    flags = ["--data-dir", str(DATA), "--seeds", "1", "--events", "2000"]
+    found = bench("electricity", tmp_path / "electricity.json", *flags)
+    assert found["streamlearn"][0]["events"] == 2000
+    assert found["streamlearn"][0]["dead_letters"] == 0
+    assert found["mean_accuracy"] > 0.6
+    assert found["previous_label"] > 0.6
+
+
+def test_clinc(tmp_path: Path) -> None:
+    data("clinc150.json")
+    flags = ["--data-dir", str(DATA), "--train", "600", "--test", "100", "--no-river"]
+    found = bench("clinc", tmp_path / "clinc.json", *flags)
+    with_domain, without, majority = found["rows"]
+    assert with_domain["domain"] and not without["domain"]
+    assert with_domain["test"] > majority["test"]
+    assert with_domain["known_classes"] > 100

@@ -1,0 +1,278 @@
+"""The command line: help, what is there, what `check` says and `checkpoints` shows, the demo."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamlearn import __version__, cli, methods, modifiers
+from streamlearn.checkpoint import CheckpointStore
+from streamlearn.flags import LEAVES
+from streamlearn.method import available
+from tests.processes import ROOT, Process, count_lines, flags, hashes, here, newest, tree, write_events
+from tests.streams import vectors
+
+EVENTS = vectors(60)
+
+
+def said(capfd: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
+    """Standard output of a command, and its standard error where it fails."""
+    capfd.readouterr()
+    assert here(*words) == status
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.out if status == 0 else captured.out + captured.err
+
+
+# ---- help
+
+
+def test_help_of_everything_is_complete(capfd: pytest.CaptureFixture[str]) -> None:
+    overview = said(capfd, "--help")
+    assert all(f"\n  {name}" in overview for name in cli.COMMANDS)
+    assert said(capfd, "help") == said(capfd, "-h") == overview
+    for name in cli.COMMANDS:
+        text = said(capfd, name, "--help")
+        assert text.startswith(f"usage: streamlearn {name} ")
+        assert said(capfd, name, "--seed", "1", "-h") == text
+        for leaf in LEAVES.values():
+            assert f"--{leaf.key} " in text
+        for status in range(7):
+            assert f"\n  {status}  " in text
+
+
+def test_help_answers_before_torch_is_loaded() -> None:
+    script = (
+        "import sys; from streamlearn.cli import main\n"
+        f"for name in {[*cli.COMMANDS]!r}: main([name, '--help'])\n"
+        "main(['--help']); main(['--version']); main(['runn']); main([])\n"
+        "assert not {'torch', 'numpy', 'sklearn', 'rich'} & sys.modules.keys()"
+    )
+    command = [sys.executable, "-W", "error", "-c", script]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_what_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
+    near = said(capfd, "checkpoint", "list", status=2)
+    assert near == "streamlearn: there is no command 'checkpoint': did you mean checkpoints?\n"
+    far = said(capfd, "xyz", status=2)
+    assert far.endswith("; there is demo, run, check, checkpoints, methods\n")
+    assert "did you mean memory.capacity?" in said(capfd, "run", "--memory.capacty", "3", status=2)
+    assert said(capfd, status=2).endswith(said(capfd, "--help"))
+    assert said(capfd, "--version") == f"streamlearn {__version__}\n"
+
+
+def test_methods_are_all_listed(capfd: pytest.CaptureFixture[str]) -> None:
+    text = said(capfd, "methods")
+    for cls in [*available(methods).values(), *available(modifiers).values()]:
+        assert cls.summary in text
+        for parameter in cls.Params.model_fields:
+            assert f".{parameter} (default " in text
+    assert "takes no arguments" in said(capfd, "methods", "er", status=2)
+
+
+@pytest.mark.slow
+def test_as_a_module_whose_reader_leaves() -> None:
+    """`| head` and the like end it quietly."""
+    for words in (["--help"], ["methods"]):
+        run = subprocess.Popen(
+            [sys.executable, "-m", "streamlearn", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+        )
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == b""
+        run.stderr.close()
+        assert run.wait(60) == 4
+
+
+# ---- check
+
+
+def checked(capfd: pytest.CaptureFixture[str], folder: Path, path: Path, *more: str, status: int = 0) -> str:
+    before = tree(folder)
+    text = said(capfd, "check", *flags(folder, path, *more)[1:], status=status)
+    assert tree(folder) == before, "check changes nothing"
+    return text
+
+
+def test_check_before_the_first_start(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_events(tmp_path / "events.jsonl", EVENTS)
+    with open(path, "ab") as file:
+        file.write(b'garbage\n{"x": [1, 2]}\n')
+    text = checked(capfd, tmp_path, path)
+    assert f"state: none in {tmp_path / 'state'}; a first start\n" in text
+    assert "62 records read, 2 of them dead letters\n  record 60: undecodable: " in text
+    assert "\n  record 61: wrong_shape: x has shape [2], this stream has [5]\n" in text
+    assert "x: shape [5], float32; labels so far: 6" in text
+    assert text.endswith("settings are fine\n")
+    assert "(not read by check)" in said(capfd, "check", *flags(tmp_path, "-")[1:])
+
+
+def test_check_where_there_is_a_state(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_events(tmp_path / "events.jsonl", EVENTS)
+    assert here(*flags(tmp_path, path)) == 0
+    with open(path, "ab") as file:
+        file.write(b'{"x": [1, 2]}\n' * 12)
+    text = checked(capfd, tmp_path, path, "--learning.top_k", "3")
+    assert "setting adopted: learning.top_k: 5 -> 3" in text
+    assert f"state: goes on from {newest(tmp_path).id}, step " in text
+    assert "offsets {0: 60}" in text
+    assert "12 records read, 12 of them dead letters" in text, "the state knows the shape"
+    text = checked(capfd, tmp_path, path, "--seed", "9", status=3)
+    assert "seed was 0, now 9" in text
+    write_events(path, vectors(100, seed=4))
+    text = checked(capfd, tmp_path, path, status=3)
+    assert "is not the input this state has learned from" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "words"),
+    [
+        (["--source.path", "/nowhere/e.jsonl"], 4, "/nowhere/e.jsonl can't be opened"),
+        (["--sink.predictions", "/nowhere/p"], 2, "the folder /nowhere does not exist"),
+        (["--nothing", "1"], 2, "unknown setting nothing"),
+        (["--source.path", "null"], 2, "no source of events"),
+        (["--source.connector", "here.not:Source"], 2, "there is no module here"),
+        (["--model.device", "gpu"], 2, "model.device"),
+    ],
+)
+def test_check_finds(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str], status: int, words: str
+) -> None:
+    path = write_events(tmp_path / "events.jsonl", EVENTS)
+    assert words in checked(capfd, tmp_path, path, *more, status=status)
+
+
+# ---- checkpoints
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three checkpoints: before the first record, after 30 and after 60 records."""
+    path = tmp_path / "events.jsonl"
+    for count in (30, 60):
+        write_events(path, EVENTS[:count])
+        assert here(*flags(tmp_path, path)) == 0
+    return tmp_path
+
+
+def as_json(capfd: pytest.CaptureFixture[str], *words: str, status: int = 0) -> Any:
+    return json.loads(said(capfd, "checkpoints", *words, "--json", status=status))
+
+
+def test_list(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    state = str(folder / "state")
+    rows = as_json(capfd, "list", state)
+    topic = str(folder / "events.jsonl")
+    assert [row["offsets"].get(topic, {}).get("0") for row in rows] == [60, 30, None]
+    assert [row["id"] for row in rows] == CheckpointStore(state).names()
+    assert rows[0].keys() >= {"id", "created", "epoch", "step", "events_learned", "known_classes", "bytes"}
+    text = said(capfd, "checkpoints", "list", "--checkpoint.folder", state)
+    assert [text.startswith(rows[0]["id"]), len(text.splitlines())] == [True, 3]
+    assert "next start" in text.splitlines()[2]
+    (only,) = as_json(capfd, "list", state, rows[1]["id"])
+    assert only == rows[1]
+    empty = folder / "empty"
+    empty.mkdir()
+    assert said(capfd, "checkpoints", "list", str(empty)) == f"there is no checkpoint in {empty}\n"
+    assert as_json(capfd, "list", str(empty)) == []
+
+
+def test_show(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    state = str(folder / "state")
+    shown = as_json(capfd, "show", state)
+    assert shown["parts"] == hashes(folder)
+    assert shown["parts"].keys() >= {"model", "optimiser", "memory", "generators", "classes"}
+    assert shown["events_learned"] == sum(event.y is not None for event in EVENTS)
+    assert len(shown["classes"]) == 6
+    assert shown["outputs"]["predictions"] == (folder / "predictions.jsonl").stat().st_size
+    older = CheckpointStore(state).names()[1]
+    assert as_json(capfd, "show", state, older)["id"] == older
+    text = said(capfd, "checkpoints", "show", state)
+    assert f"\n  model         {shown['parts']['model']}\n" in text
+    CheckpointStore(state)._path(shown["id"]).write_text("{")
+    captured = said(capfd, "checkpoints", "show", state)
+    assert older in captured, "the newest whole one"
+
+
+def test_verify(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    state = str(folder / "state")
+    names = CheckpointStore(state).names()
+    assert said(capfd, "checkpoints", "verify", state) == "".join(f"{name}  whole\n" for name in names)
+    parts = CheckpointStore(state)._path(names[1]).with_suffix(".parts")
+    raw = bytearray(parts.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    parts.write_bytes(raw)
+    text = said(capfd, "checkpoints", "verify", state, status=3)
+    assert f"{names[1]}  DAMAGED: {parts}: bytes " in text
+    results = as_json(capfd, "verify", state, status=3)
+    assert [row["whole"] for row in results] == [True, False, True]
+    assert said(capfd, "checkpoints", "verify", state, names[0]) == f"{names[0]}  whole\n"
+    said(capfd, "checkpoints", "verify", state, "000001-000009-00000000", status=3)
+
+
+def test_use(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    state, expected = str(folder / "state"), hashes(folder)
+    older = CheckpointStore(state).names()[1]
+    assert "wants the ID of a checkpoint" in said(capfd, "checkpoints", "use", state, status=2)
+    copy = as_json(capfd, "use", state, older)
+    assert copy["copy_of"] == older
+    assert newest(folder).id == copy["id"]
+    assert here(*flags(folder, folder / "events.jsonl")) == 0
+    assert hashes(folder) == expected
+    assert count_lines(folder / "predictions.jsonl") == 60, "what is read again is not published again"
+    before = tree(folder)
+    said(capfd, "checkpoints", "use", state, "000001-000009-00000000", status=3)
+    assert tree(folder).keys() == before.keys()
+    locked = CheckpointStore(state)
+    locked.lock()
+    assert "already works in" in said(capfd, "checkpoints", "use", state, older, status=3)
+    locked.unlock()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        ([], 2, "wants one of list, show, verify, use"),
+        (["shw"], 2, "wants one of list, show, verify, use"),
+        (["list", "/nowhere"], 2, "/nowhere is no folder"),
+        (["show", "/", "xyz"], 2, "'xyz' is no checkpoint id"),
+        (["list", "--json", "--seedd", "1"], 2, "unknown setting seedd"),
+        (["show", "/proc/self/fdinfo"], 3, "there is no checkpoint in"),
+    ],
+)
+def test_checkpoints_says_what_is_wrong(
+    capfd: pytest.CaptureFixture[str], words: list[str], status: int, text: str
+) -> None:
+    assert text in said(capfd, "checkpoints", *words, status=status)
+
+
+# ---- the demo
+
+
+@pytest.mark.slow
+def test_the_demo(tmp_path: Path) -> None:
+    with Process("demo", "--report", str(tmp_path / "report")) as run:
+        assert run.ends() == 0
+    assert not any("\x1b" in text for text in run.out), "no terminal, no colours"
+    assert any("10 classes: accuracy over all of them: finetune" in text for text in run.out)
+    assert any("│ er" in text for text in run.out)
+    summary = json.loads((tmp_path / "report/summary.json").read_bytes())
+    learners = summary["learners"]
+    assert learners["finetune"]["test_accuracy"] < 0.7 < 0.85 < learners["er"]["test_accuracy"]
+    assert (summary["seed"], summary["versions"]["streamlearn"]) == (0, __version__)
+    with open(tmp_path / "report/curves.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["learner"] for row in rows} == {"finetune", "er"}
+    assert int(rows[-1]["events"]) == learners["er"]["predicted"]
+    assert float(rows[-1]["accuracy_seen_classes"]) == round(learners["er"]["test_accuracy"], 4)
