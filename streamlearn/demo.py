@@ -35,7 +35,9 @@ POINTS = 60
 """Evaluations over the stream."""
 LIVE_SECONDS = 12.0
 """A live view lasts at least so long, for people to follow it; without a terminal nothing waits."""
-BARS = " ▁▂▃▄▅▆▇█"
+BARS = "▁▂▃▄▅▆▇█"
+CURVE = 30
+"""Characters of a curve."""
 
 
 @dataclass
@@ -169,26 +171,40 @@ def _summary(each: Contender) -> dict[str, Any]:
 
 
 def _view(contenders: list[Contender], order: list[str], seen: set[str], done: int, total: int) -> Group:
-    """What the terminal shows while the learners run."""
+    """What the terminal shows while the learners run; 80 columns are enough for ten classes."""
     table = Table(title=f"{done}/{total} events, {len(seen)} classes seen", title_justify="left")
     table.add_column("learner")
-    table.add_column("accuracy over all classes seen", justify="right")
-    table.add_column("so far")
-    for label in order:
-        table.add_column(label if label in seen else "·", justify="right")
+    table.add_column("now", justify="right")
+    table.add_column(f"{'accuracy, all classes seen':<{CURVE}}", no_wrap=True)
+    table.add_column("each class", no_wrap=True)
     for each in contenders:
-        curve = "".join(BARS[round(value * (len(BARS) - 1))] for value in each.accuracy)
-        cells = [_percent(each.by_class.get(label)) for label in order]
-        table.add_row(each.name, f"{each.accuracy[-1]:.1%}", Text(curve.ljust(POINTS)), *cells)
+        curve = "".join(_bar(value) for value in _thinned(each.accuracy, CURVE))
+        classes = Text()
+        for label in order:
+            value = each.by_class.get(label)
+            classes.append("·" if value is None else _bar(value), _colour(value))
+        table.add_row(each.name, f"{each.accuracy[-1]:.1%}", curve, classes)
+    labels = " ".join(order[:20]) + (" …" if len(order) > 20 else "")
     return Group(
-        table, Text("columns: accuracy on each class's test examples, in order of appearance", "dim")
+        table, Text(f"each class: on its own test examples, in order of appearance: {labels}", "dim")
     )
 
 
-def _percent(value: float | None) -> Text:
+def _thinned(values: Sequence[float], width: int) -> Sequence[float]:
+    """At most `width` of the values, evenly spaced, the last one among them."""
+    if len(values) <= width:
+        return values
+    return [values[round(i * (len(values) - 1) / (width - 1))] for i in range(width)]
+
+
+def _bar(value: float) -> str:
+    return BARS[round(value * (len(BARS) - 1))]
+
+
+def _colour(value: float | None) -> str:
     if value is None:
-        return Text("")
-    return Text(f"{value:.0%}", "green" if value >= 0.8 else "yellow" if value >= 0.5 else "red")
+        return "dim"
+    return "green" if value >= 0.8 else "yellow" if value >= 0.5 else "red"
 
 
 def _final(contenders: list[Contender], order: list[str]) -> Table:
