@@ -53,8 +53,8 @@ class Reader(Protocol):
 class FileSource:
     """JSON lines, msgpack, CSV (with a header) or NPZ, plain or gzip, from a path or standard input.
 
-    The topic is the path as given, the partition 0, the offset the record's number from 0, the cursor the
-    byte behind the record in the uncompressed content (NPZ: the row). A regular file ends where it ends
+    The topic is the path as first given, the partition 0, the offset the record's number from 0, the cursor
+    the byte behind the record in the uncompressed content (NPZ: the row). A regular file ends where it ends
     now, a stream when its writer closes it; a stream's records are delivered as soon as they are whole.
     What a format makes of odd content is said in `formats`, `csv_rows` and `npz`.
 
@@ -70,8 +70,9 @@ class FileSource:
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self.topic = str(options.get("path") or "-")
-        self._format = format_of(self.topic, options.get("format"))
+        self._path = str(options.get("path") or "-")
+        self.topic = self._path
+        self._format = format_of(self._path, options.get("format"))
         self._fd = int(options.get("fd") or 0)
         self._patience = float(options.get("patience") or 60)
         self._input: Input | None = None
@@ -81,14 +82,15 @@ class FileSource:
     def open(self, resume: Resume) -> None:
         """Go to `resume`; also raises UsageError for a header or arrays that can't be used."""
         self.close()
+        self.topic = resume.topic or self._path
         self._offset = resume.offsets.get(0, 0)
         cursor = resume.cursors.get(0, 0)
         if self._offset and not cursor:
             raise StateMismatch(
-                f"the state goes on at record {self._offset} of {self.topic} but doesn't say where that is: "
+                f"the state goes on at record {self._offset} of {self._path} but doesn't say where that is: "
                 "it was taken of another kind of source; start with another --checkpoint.folder"
             )
-        self._input = Input(self.topic, self._fd)
+        self._input = Input(self._path, self._fd)
         if self._format == "npz":
             self._reader = NpzReader(self._input)
         else:

@@ -68,9 +68,9 @@ class Memory:
         else:
             slots = self._reservoir_slots(n, priority)
         self.seen += n
-        source = np.flatnonzero(slots != SKIP)
-        if not len(source):
+        if int(slots.max()) == SKIP:
             return
+        source = np.flatnonzero(slots != SKIP)
         target = slots[source]
         # Two events of one batch may have chosen the same slot: the later one stays.
         _, last = np.unique(target[::-1], return_index=True)
@@ -141,15 +141,21 @@ class Memory:
         if not full:
             self.changed[:] = False
         copies: dict[int, tuple[Array, ...]] = {}
-        if len(changed):
-            # One gather for all: a copy per segment would cost a call each.
+        if 2 * len(changed) > self.segments:
+            # Most of it: one straight copy is cheaper than picking rows.
+            used = min(self.segments * self.segment_rows, self.capacity)
+            x = self.x[:used].to("cpu", copy=True).numpy()
+            columns = [column[:used].copy() for column in self._columns()]
+            places = changed.tolist()
+        else:
             rows = (changed[:, None] * self.segment_rows + np.arange(self.segment_rows)).ravel()
             rows = rows[rows < self.capacity]
             x = self.x.index_select(0, torch.from_numpy(rows).to(self.device)).cpu().numpy()
             columns = [column[rows] for column in self._columns()]
-            for i, segment in enumerate(changed):
-                part = slice(i * self.segment_rows, (i + 1) * self.segment_rows)
-                copies[int(segment)] = (x[part], *(column[part] for column in columns))
+            places = list(range(len(changed)))
+        for segment, place in zip(changed.tolist(), places, strict=True):
+            part = slice(place * self.segment_rows, (place + 1) * self.segment_rows)
+            copies[segment] = (x[part], *(column[part] for column in columns))
         return SegmentedPart(
             values={
                 "size": self.size,

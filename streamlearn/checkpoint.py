@@ -29,7 +29,7 @@ from typing import IO, Any
 import numpy as np
 
 from streamlearn.events import Array
-from streamlearn.parts import SEGMENT, Chunk, Damaged, WrongFormat, decode_part, encode_part
+from streamlearn.parts import SEGMENT, Aside, Chunk, Damaged, WrongFormat, decode_part, encode_part
 from streamlearn.state import Part, SegmentedPart, Snapshot
 
 FORMAT = 1
@@ -346,30 +346,6 @@ class CheckpointStore:
             if int(folder.name) < self.epoch:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
-
-
-class Aside:
-    """A file that is written under another name, made durable, and renamed when the block ends well."""
-
-    def __init__(self, path: Path, written: list[Path]) -> None:
-        self.path, self.written = path, written
-        self.temporary = path.with_name(path.name + ".tmp")
-
-    def __enter__(self) -> IO[bytes]:
-        self.written.append(self.temporary)
-        self.file = open(self.temporary, "wb")
-        return self.file
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self.file.flush()
-                os.fsync(self.file.fileno())
-        finally:
-            self.file.close()
-        if kind is None:
-            os.rename(self.temporary, self.path)
-            self.written[-1] = self.path
 
 
 def _within(sizes: Array, order: Array, limit: int) -> Array:

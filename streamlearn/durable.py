@@ -126,6 +126,7 @@ def resume_of(manifest: Manifest) -> Resume:
         {int(partition): int(offset) for partition, offset in offsets.items()},
         {int(partition): int(cursor) for partition, cursor in place["cursors"].items()},
         place["fingerprint"],
+        place["topic"],
     )
 
 

@@ -103,11 +103,14 @@ class Resume:
     offsets: next offset of every partition.
     cursors: the `Record.cursor` behind the last record below that offset, by partition.
     fingerprint: what the source said of itself when the checkpoint was taken.
+    topic: the name under which the source was first read. A file that is found again keeps it, wherever
+        it lies now: positions, and ids made of them, are part of the state.
     """
 
     offsets: Mapping[int, int] = field(default_factory=dict)
     cursors: Mapping[int, int] = field(default_factory=dict)
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    topic: str = ""
 
 
 class ConnectorError(Exception):
@@ -156,7 +159,7 @@ class Sink(Protocol):
     def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:
         """Resume behind `marks` (what `flush` returned when the checkpoint was taken), or start (None).
 
-        Outputs that are there already above the marks are found and not written again.
+        Outputs that are there already above the marks are found and not written again when they come.
         Raises StateMismatch if an output is shorter than its mark.
         """
 
@@ -164,7 +167,11 @@ class Sink(Protocol):
         """Take outputs in order of their positions. May buffer."""
 
     def flush(self) -> dict[str, int]:
-        """Hand everything to the operating system; returns the marks (lengths in bytes, by output)."""
+        """Hand everything to the operating system; returns the marks, by output (for a file, in bytes).
+
+        A mark stands behind the last output that `write` was given, and before those that were found
+        there by `open` and have not come again: whoever starts from it must find them.
+        """
 
     def sync(self) -> None:
         """Make everything that was flushed durable (fsync)."""

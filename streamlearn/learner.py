@@ -34,7 +34,7 @@ from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
 from streamlearn.events import Array, Event, Output, Prediction, Record, Rejection
 from streamlearn.method import Rows, chain, make_method
-from streamlearn.model import Model
+from streamlearn.model import Model, choose_device
 from streamlearn.normalise import Normaliser
 from streamlearn.optimise import Optimiser
 from streamlearn.prequential import UNKNOWN, Prequential
@@ -63,6 +63,9 @@ class OnlineLearner:
         self.counts = Counts()
         self.losses: dict[str, float] = {}
         self.held: list[Event | Rejection] = []
+        self._held_events = self._held_dead = 0
+        self.most_held_dead = 1000
+        """Rejections in a row after which the shape is settled by the events that there are."""
         self.schema: Schema | None = None
         self.mark: Mark = _no_mark
         # Independent streams for slots, draws and what lives on the device, all from one seed.
@@ -112,13 +115,22 @@ class OnlineLearner:
         of x is settled (the first B events, by majority) items are held and nothing is returned.
         """
         self._use_threads()
-        if not self.settled:
-            self.held.extend(items)
-            events = [item for item in self.held if isinstance(item, Event)]
-            if len(events) < self.batch:
-                return []
-            return self._settle(events[: self.batch])
-        return self._learn(items)
+        outputs: list[Output] = []
+        if self.settled:
+            return self._learn(items)
+        for place, item in enumerate(items):
+            self.held.append(item)
+            # Judged record by record: where a call ends must not decide what the shape is.
+            if isinstance(item, Event):
+                self._held_events += 1
+                self._held_dead = 0
+            else:
+                self._held_dead += 1
+            if self._held_events == self.batch or self._held_dead == self.most_held_dead:
+                outputs += self.settle_now()
+                if not self.held and self.schema is not None:
+                    return outputs + self._learn(items[place + 1 :])
+        return outputs
 
     def flush(self) -> list[Output]:
         """The end of a finite source: settle the shape, answer what was held, learn the partial batch."""
@@ -132,12 +144,14 @@ class OnlineLearner:
         """Settle the shape by the events held so far and answer everything held."""
         if self.settled:
             return []
-        events = [item for item in self.held if isinstance(item, Event)]
-        if events:
-            return self._settle(events)
-        # Nothing but rejections so far: they can go, no shape is needed for them.
         held, self.held = self.held, []
-        return [self._reject(item) for item in held if isinstance(item, Rejection)]
+        voters = [item for item in held if isinstance(item, Event)]
+        self._held_events = self._held_dead = 0
+        if not voters:
+            # Nothing but rejections so far: they can go, no shape is needed for them.
+            return [self._reject(item) for item in held if isinstance(item, Rejection)]
+        self._build(settle(voters, self.settings.codec.dtype))
+        return self._learn(held)
 
     def predict(self, events: Sequence[Event]) -> list[Prediction]:
         """Predict without learning: changes nothing. ValueError for an event that doesn't fit."""
@@ -162,11 +176,6 @@ class OnlineLearner:
         """The order of float additions depends on the thread count, which is the process's, not ours."""
         if torch.get_num_threads() != self.settings.model.threads:
             torch.set_num_threads(self.settings.model.threads)
-
-    def _settle(self, voters: Sequence[Event]) -> list[Output]:
-        self._build(settle(voters, self.settings.codec.dtype))
-        held, self.held = self.held, []
-        return self._learn(held)
 
     def _learn(self, items: Sequence[Event | Rejection]) -> list[Output]:
         outputs: list[Output | None] = []
@@ -355,7 +364,7 @@ class OnlineLearner:
         counts = dict(plain["counts"].values)
         self.losses = dict(counts.pop("losses"))
         self.counts = Counts(**counts | {"rejected": Counter(counts["rejected"])})
-        self.held = []
+        self.held, self._held_events, self._held_dead = [], 0, 0
         schema = plain["schema"].values
         if not schema:
             return
@@ -373,19 +382,6 @@ class OnlineLearner:
         self.pending_x[: self.pending] = pending["x"].numpy()
         self.pending_y[: self.pending] = pending["y"].numpy()
         self.pending_key[: self.pending] = pending["key"].numpy()
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device for a setting; ValueError if it isn't there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"model.device = {name!r}: {str(error).splitlines()[0]}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"model.device = {name!r}, but torch finds no CUDA device here")
-    return device
 
 
 def _rejection(event: Event, reason: str, detail: str) -> Rejection:

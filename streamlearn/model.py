@@ -165,3 +165,16 @@ def unit(rows: Tensor) -> Tensor:
     """Rows [n, d] scaled to length 1; a zero row stays zero."""
     length: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / length.clamp_min(SHORTEST)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for a setting; ValueError if it isn't there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"model.device = {name!r}: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"model.device = {name!r}, but torch finds no CUDA device here")
+    return device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -71,6 +72,30 @@ class Chunk:
 
     def plain(self) -> list[Any]:
         return [self.offset, self.length, self.digest]
+
+
+class Aside:
+    """A file that is written under another name, made durable, and renamed when the block ends well."""
+
+    def __init__(self, path: Path, written: list[Path]) -> None:
+        self.path, self.written = path, written
+        self.temporary = path.with_name(path.name + ".tmp")
+
+    def __enter__(self) -> IO[bytes]:
+        self.written.append(self.temporary)
+        self.file = open(self.temporary, "wb")
+        return self.file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+        finally:
+            self.file.close()
+        if kind is None:
+            os.rename(self.temporary, self.path)
+            self.written[-1] = self.path
 
 
 def part_hash(digests: Sequence[str]) -> str:

@@ -68,10 +68,11 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     """SIGINT and SIGTERM call `stop`; a second one of them ends the process at once."""
 
     def first(number: int, _: object) -> None:
-        log.info("%s: stopping after a checkpoint (again: stop at once)", signal.Signals(number).name)
         for name in before:
             signal.signal(name, signal.SIG_DFL)
         stop()
+        # Said last: a second signal that answers to this line must find the default in place.
+        log.info("%s: stopping after a checkpoint (again: stop at once)", signal.Signals(number).name)
 
     before = {name: signal.signal(name, first) for name in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -49,6 +49,7 @@ class Worker:
         self.source, self.sink, self.codec, self.store = source, sink, codec, store
         self.vitals = vitals or Vitals(settings.exporter.stall_seconds)
         self.learner = Learner(settings)
+        self.learner.most_held_dead = settings.delivery.max_dead_letters_in_row
         self.stopwatch = Stopwatch()
         self.latency = Histogram()
         self.keeper = Keeper(settings.checkpoint, store, self.learner)
@@ -78,8 +79,7 @@ class Worker:
         resume, marks = Resume(), None
         if found is not None:
             manifest, parts = found
-            marks = manifest.body["outputs"]
-            resume = resume_of(manifest)
+            resume, marks = resume_of(manifest), manifest.body["outputs"]
             # With nothing read there is nothing to disagree with: a first start again.
             if not untouched(manifest):
                 self._restore(manifest, parts)
@@ -207,11 +207,6 @@ class Worker:
         self.stopwatch.mark("decode")
         settled = self.learner.settled
         outputs = self.learner.learn(items)
-        limit = self.settings.delivery.max_dead_letters_in_row
-        held = self.learner.held
-        if len(held) >= limit and all(isinstance(item, Rejection) for item in held[-limit:]):
-            # Poison before any shape was found: go by the events there are.
-            outputs = self.learner.settle_now()
         if self.learner.settled and not settled:
             log.info("%s", self._shape())
         self._answer(outputs)

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from streamlearn import checkpoint
+from streamlearn import checkpoint, parts
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.durable import describe
 from streamlearn.keeper import Keeper
@@ -46,7 +46,7 @@ class FullDisk:
     def __enter__(self) -> FullDisk:
         for name in ("fsync", "rename", "link", "mkdir"):
             self._patch.setattr(os, name, self._limited(getattr(os, name)))
-        self._patch.setattr(checkpoint, "open", self._open, raising=False)
+        self._patch.setattr(parts, "open", self._open, raising=False)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -310,6 +310,7 @@ def main() -> None:
         for one in found["checkpoints"]
     ]
     table(shown)
+    print("durations of steps, and gaps between the ends of two of them, in milliseconds")
     table(
         [
             {name: round(v * 1e3, 2) if isinstance(v, float) else v for name, v in row.items()}

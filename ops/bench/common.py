@@ -70,10 +70,12 @@ def work_dir(given: Path | None) -> Iterator[Path]:
 class Run:
     """How one `streamlearn run` went. Seconds count from the banner to the end of the source.
 
+    cpu_seconds: of all its threads in that time; on a busy machine they say more than the clock.
     samples: (seconds, records, resident bytes) every half second; without the exporter records are 0.
     """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
     samples: list[tuple[float, int, int]] = field(default_factory=list)
     report: dict[str, Any] = field(default_factory=dict)
@@ -121,13 +123,14 @@ def streamlearn(folder: Path, flags: Sequence[str], sample: bool = False) -> Run
         for line in process.stderr:
             said.append(line)
             if line.startswith("  metrics"):
-                started = time.perf_counter()
+                started, run.cpu_seconds = time.perf_counter(), -cpu_seconds(process.pid)
                 url = line.split()[1].removesuffix("/metrics")
                 if sample:
                     sampler = threading.Thread(target=_sample, args=(process.pid, url, run, started, done))
                     sampler.start()
             elif "the source has ended" in line:
                 ended = time.perf_counter()
+                run.cpu_seconds += cpu_seconds(process.pid)
         status = process.wait()
     finally:
         done.set()
@@ -163,6 +166,12 @@ def resident_bytes(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise ValueError("no VmRSS: the process has ended")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far, user and system. Raises OSError when it has ended."""
+    behind_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(behind_name[11]) + int(behind_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def loop(module: str, *flags: str) -> dict[str, Any]:
@@ -234,6 +243,8 @@ def table(rows: Sequence[Row]) -> None:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

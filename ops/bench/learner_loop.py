@@ -28,13 +28,14 @@ def main() -> None:
     x, y = arrays(options.events, options.dim, options.classes, options.data_seed)
     events = [Event(f"e{i}", x[i], f"c{y[i]}") for i in range(len(y))]
     learner = Learner(load_settings(words, {}))
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), time.process_time()
     for start in range(0, len(events), TURN):
         learner.learn(events[start : start + TURN])
     learner.flush()
-    seconds = time.perf_counter() - begun
+    seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu
     accuracy = learner.prequential.figures("cumulative").accuracy
-    print(json.dumps({"seconds": seconds, "events": learner.counts.learned, "accuracy": accuracy}))
+    result = {"seconds": seconds, "cpu_seconds": cpu_seconds}
+    print(json.dumps({**result, "events": learner.counts.learned, "accuracy": accuracy}))
 
 
 if __name__ == "__main__":

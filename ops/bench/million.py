@@ -59,6 +59,7 @@ def long_run(folder: Path, options: Namespace) -> dict[str, Any]:
         "file_bytes": size,
         "events": run.learner["events_learned"],
         "seconds": run.seconds,
+        "cpu_seconds": run.cpu_seconds,
         "events_per_second": options.events / run.seconds,
         "accuracy": run.accuracy,
         "checkpoints": run.checkpoints,
@@ -79,7 +80,7 @@ def contestants(folder: Path, options: Namespace) -> dict[str, Callable[[int], d
         def run(number: int) -> dict[str, Any]:
             here = folder / f"{name}-{number}"
             done = streamlearn(here, ["--source.path", str(path), *seed, *flags])
-            return {"seconds": done.seconds, "accuracy": done.accuracy}
+            return {"seconds": done.seconds, "cpu_seconds": done.cpu_seconds, "accuracy": done.accuracy}
 
         return run
 
@@ -113,11 +114,13 @@ def rounds(folder: Path, options: Namespace) -> list[dict[str, Any]]:
     """Every contestant in turn, `options.rounds` times; medians, and medians of the ratios within a round."""
     loops = contestants(folder, options)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
+    cpu: dict[str, list[float]] = {name: [] for name in loops}
     accuracy: dict[str, float] = {}
     for number in range(options.rounds):
         for name, work in loops.items():
             result = work(number)
             seconds[name].append(result["seconds"])
+            cpu[name].append(result["cpu_seconds"])
             accuracy[name] = result["accuracy"]
             say(f"round {number + 1}: {name}: {options.round_events / result['seconds']:,.0f} events/s")
     rows = []
@@ -130,6 +133,10 @@ def rounds(folder: Path, options: Namespace) -> list[dict[str, Any]]:
                 "to_plain": statistics.median(ratios),
                 "least": min(ratios),
                 "most": max(ratios),
+                "cpu_us_per_event": statistics.median(cpu[name]) / options.round_events * 1e6,
+                "cpu_to_plain": statistics.median(
+                    base / own for base, own in zip(cpu[BASE], cpu[name], strict=True)
+                ),
                 "accuracy": accuracy[name],
             }
         )

@@ -143,12 +143,12 @@ def _tried(outcome: Outcome, work: Path, say: bool) -> bool:
     working = whole.seconds - whole.start_seconds
     outcome.reference_seconds = whole.seconds
     outcome.events_per_second = outcome.events / max(working, 0.001)
-    total, delay = reference.size(), working / (plan.kills + 2)
+    total, delay = reference.size(), working / (1.1 * plan.kills + 2)
     while len(outcome.kills) < plan.kills:
         done = len(outcome.kills)
         drawn = dice.choices([*AIMS], [*AIMS.values()])[0]
         aim = FIRST[len(outcome.lives)] if len(outcome.lives) < len(FIRST) else drawn
-        reach = round(total * (done + dice.random()) / (plan.kills + 2))
+        reach = round(total * (done + dice.random()) / (1.1 * plan.kills + 2))
         life = live(killed, aim, reach, delay, dice)
         outcome.lives.append(life)
         _progress(say, outcome, killed, stream)
