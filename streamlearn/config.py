@@ -31,6 +31,12 @@ class CodecSettings(Section):
         "anything else is hashed; a table without a column x takes all columns that are not named here",
         json_schema_extra=SHAPES,
     )
+    named: Literal["auto", "vector", "hashed"] = Field(
+        "auto",
+        description="what several named features make: a vector, in order, or hashed; "
+        "auto: a vector where all of a record's are numbers, which a column of codes may or may not be",
+        json_schema_extra=SHAPES,
+    )
     shape: list[int] | None = Field(
         None,
         description="shape of x, e.g. [64] or [3,32,32]; unset: the majority of the first stream batch",

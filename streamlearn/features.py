@@ -30,6 +30,7 @@ class FeatureReader:
     def __init__(self, settings: CodecSettings) -> None:
         self._max_values = settings.max_values
         self._max_pixels = settings.max_pixels
+        self._named = settings.named
         self._hash = ObjectHasher(settings.hash_dim, settings.max_depth)
 
     def read(self, value: Any, table: bool) -> Array:
@@ -57,8 +58,12 @@ class FeatureReader:
 
     def read_named(self, values: Mapping[str, Any], table: bool) -> Array:
         """x of several named values: all numbers make float32 [len(values)] in order, others are hashed."""
+        if self._named == "hashed":
+            return self._hash(values, table)
         numbers = self._numbers(list(values.values()), table)
         if numbers is None:
+            if self._named == "vector":
+                self._refuse_first(values, table)
             return self._hash(values, table)
         if len(numbers) > self._max_values:
             raise Refusal(
@@ -66,6 +71,13 @@ class FeatureReader:
                 f"the features are {len(numbers)} numbers, codec.max_values is {self._max_values}",
             )
         return vector(numbers)
+
+    def _refuse_first(self, values: Mapping[str, Any], table: bool) -> None:
+        """Name the first of the features that is no number."""
+        for name, value in values.items():
+            if self._numbers([value], table) is None:
+                reason = "missing_features" if value in (None, "") else "bad_features"
+                raise Refusal(reason, f"{name} is {abbreviate(value)}, codec.named = vector wants a number")
 
     @staticmethod
     def _numbers(values: list[Any], table: bool) -> list[float] | None:

@@ -234,9 +234,13 @@ class OnlineLearner:
     def _fit(self, event: Event) -> Array | Rejection:
         assert self.schema is not None
         misfit = self.schema.misfit(event.x)
-        if misfit is not None:
-            return _rejection(event, *misfit)
-        return event.x
+        if misfit is None:
+            return event.x
+        reason, detail = misfit
+        hashed = (self.settings.codec.hash_dim,)
+        if reason == "wrong_shape" and hashed in (event.x.shape, self.schema.shape):
+            detail += "; named features that aren't all numbers are hashed, see codec.named"
+        return _rejection(event, reason, detail)
 
     def _forward(self, rows: Array) -> tuple[list[list[int]], list[list[float]], Tensor]:
         """Best classes [B][k], their probabilities, and all probabilities [B, classes]."""

@@ -22,8 +22,9 @@ from PIL import Image
 from sklearn.feature_extraction import FeatureHasher
 
 from streamlearn.arrays import from_array, from_list, from_raw
+from streamlearn.codec import Codec
 from streamlearn.config import CodecSettings
-from streamlearn.events import Array
+from streamlearn.events import Array, Position, Record, Rejection
 from streamlearn.features import FeatureReader
 from streamlearn.hashing import ObjectHasher
 from streamlearn.images import decode_image, image_format
@@ -325,3 +326,25 @@ def test_cells_of_tables() -> None:
         hasher({"a": "3", "b": "x", "c": ""}, table=True), hasher({"a": 3, "b": "x"})
     )
     assert refused(lambda: hasher({"a": ""}, table=True)) == "missing_features"
+
+
+@pytest.mark.parametrize(
+    ("named", "cells", "expected"),
+    [
+        ("auto", {"a": "1", "b": "2.5"}, (2,)),
+        ("auto", {"a": "1", "b": ""}, (64,)),
+        ("auto", {"a": "1", "b": "XY"}, (64,)),
+        ("hashed", {"a": "1", "b": "2.5"}, (64,)),
+        ("vector", {"a": "1", "b": "2.5"}, (2,)),
+        ("vector", {"a": "1", "b": ""}, "missing_features"),
+        ("vector", {"a": "1", "b": "XY"}, "bad_features"),
+    ],
+)
+def test_what_named_features_make(named: str, cells: dict[str, str], expected: object) -> None:
+    settings = CodecSettings.model_validate({"named": named, "hash_dim": 64, "features": ["a", "b"]})
+    record = Record(b"row", Position("t", 0, 0), fields=cells)
+    (item,) = Codec(settings).decode([record])
+    found = item.reason if isinstance(item, Rejection) else item.x.shape
+    assert found == expected
+    if isinstance(item, Rejection):
+        assert item.detail.startswith("b is")
