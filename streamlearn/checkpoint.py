@@ -3,7 +3,7 @@
     FOLDER/lock
     FOLDER/000003/000017-9f3a1c2b.json     manifest of checkpoint 000003-000017-9f3a1c2b, written last
     FOLDER/000003/000017-9f3a1c2b.parts    model, optimiser, generators, … one after another
-    FOLDER/000003/000017-9f3a1c2b.memory   those segments of the replay memory that had changed
+    FOLDER/000003/000017-9f3a1c2b.memory   segments of the replay memory (see `packs`)
 
 A start of the worker is an epoch with a folder of its own. Every chunk is addressed by its SHA-256; the
 part's own hash is that of its chunks' hashes. A manifest names the memory packs that its segments lie in;
@@ -26,22 +26,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
-from streamlearn.events import Array
-from streamlearn.parts import SEGMENT, Aside, Chunk, Damaged, WrongFormat, decode_part, encode_part
+from streamlearn.packs import Chain
+from streamlearn.parts import Aside, Chunk, Damaged, WrongFormat, decode_part, encode_part
 from streamlearn.state import Part, SegmentedPart, Snapshot
 
 FORMAT = 1
-NAME = re.compile(r"(\d{6})-(\d{6})-([0-9a-f]{8})")
-EPOCHS = "[0-9]" * 6
+NAME = re.compile(r"(\d{6,})-(\d{6,})-([0-9a-f]{8})")
+EPOCH = re.compile(r"\d{6,}")
 """Our folders: what else lies beside them is not ours to count, read or clear."""
-MOST_PACKS = 64
-"""Memory packs that a manifest may name before the smallest are merged."""
-SPARSE = 0.5
-"""A memory pack is rewritten when less than this share of it is still in use."""
-MOST_REWRITTEN = 64 << 20
-"""Bytes of old segments moved in one checkpoint: compaction is spread over several."""
 
 
 class Locked(Exception):
@@ -80,9 +72,9 @@ class CheckpointStore:
         self.keep = keep
         self.epoch = 0
         self.number = 0
-        # What the newest durable checkpoint says of the memory: where each segment lies.
-        self._packs: list[str] = []
-        self._segments: Array = np.zeros(0, dtype=SEGMENT)
+        # The two copies of the memory: that of the newest durable checkpoint first.
+        self._chains = (Chain(), Chain())
+        self._damaged: set[str] = set()
         self._lock: IO[str] | None = None
 
     def lock(self) -> None:
@@ -109,11 +101,18 @@ class CheckpointStore:
     def names(self) -> list[str]:
         """Ids of all checkpoints, newest first, damaged ones included."""
         found = []
-        for path in self.folder.glob(f"{EPOCHS}/*.json"):
-            name = f"{path.parent.name}-{path.stem}"
-            if NAME.fullmatch(name):
-                found.append(name)
-        return sorted(found, reverse=True)
+        for folder in self._folders():
+            for path in folder.glob("*.json"):
+                match = NAME.fullmatch(f"{folder.name}-{path.stem}")
+                if match is not None:
+                    found.append((int(match[1]), int(match[2]), match[0]))
+        return [name for *_, name in sorted(found, reverse=True)]
+
+    def _folders(self) -> list[Path]:
+        """The epochs' folders."""
+        if not self.folder.is_dir():
+            return []
+        return [p for p in self.folder.iterdir() if EPOCH.fullmatch(p.name) and p.is_dir()]
 
     def read(self, name: str) -> Manifest:
         """The manifest of one checkpoint. Raises Damaged (also if there is none of that id)."""
@@ -164,6 +163,7 @@ class CheckpointStore:
                 return manifest, self.load(manifest)
             except Damaged as error:
                 damage = str(error)
+                self._damaged.add(name)
                 complain(f"checkpoint {name} is damaged: {error}")
         if names:
             raise NothingWhole(f"none of the {len(names)} checkpoints in {self.folder} is whole; {damage}")
@@ -171,20 +171,22 @@ class CheckpointStore:
 
     def next_epoch(self) -> int:
         """The number that `begin` will give."""
-        return 1 + max((int(path.name) for path in self.folder.glob(EPOCHS) if path.is_dir()), default=0)
+        return 1 + max((int(path.name) for path in self._folders()), default=0)
 
     def begin(self, manifest: Manifest | None) -> int:
         """Start a new epoch that goes on from `manifest`; returns its number. Clears half-written files."""
-        for rest in self.folder.glob(f"{EPOCHS}/*.tmp"):
-            rest.unlink()
+        for folder in self._folders():
+            for rest in folder.glob("*.tmp"):
+                rest.unlink()
         self.epoch, self.number = self.next_epoch(), 0
         if manifest is not None:
-            self._packs = list(manifest.body["packs"])
             entry = manifest.body["parts"].get("memory")
             if entry is not None:
                 source = manifest.path.with_suffix(".parts")
-                self._segments = Chunk(*entry["segments"]).read_segments(source, "memory")
-            self._adopt(manifest.path.parent, self._packs)
+                table = Chunk(*entry["segments"]).read_segments(source, "memory")
+                # The other copy is made anew, from this one: on an older one damage may have gone unseen.
+                self._chains = (Chain(tuple(manifest.body["packs"]), table), Chain())
+            self._adopt(manifest.path.parent, manifest.body["packs"])
         return self.epoch
 
     def write(
@@ -203,15 +205,15 @@ class CheckpointStore:
         folder.mkdir(parents=True, exist_ok=True)
         written: list[Path] = []
         try:
-            packs, segments = self._packs, self._segments
+            latest, chain = self._chains
             memory = snapshot.get("memory")
             if isinstance(memory, SegmentedPart):
-                packs, segments = self._write_memory(folder, stem, memory, written)
+                chain = chain.write(folder, stem, memory, latest, written)
             entries: dict[str, Any] = {}
             path = folder / f"{stem}.parts"
             with Aside(path, written) as file:
                 for name in sorted(snapshot):
-                    entries[name] = encode_part(file, snapshot[name], segments)
+                    entries[name] = encode_part(file, snapshot[name], chain.segments)
             if before_manifest is not None:
                 before_manifest()
             body = {
@@ -221,16 +223,19 @@ class CheckpointStore:
                 "number": self.number,
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 **about,
-                "packs": packs,
+                "packs": list(chain.packs),
                 "parts": entries,
             }
             manifest = self._write_manifest(folder / f"{stem}.json", body, written)
-        except (OSError, Damaged):
+        except (OSError, Damaged) as error:
             for path in reversed(written):
                 with contextlib.suppress(OSError):
                     path.unlink()
+            if isinstance(error, Damaged):
+                # What lies on the disk can't be trusted: both copies are to be made anew.
+                self._chains = (Chain(), Chain())
             raise
-        self._packs, self._segments = packs, segments
+        self._chains = (chain, latest)
         self.number += 1
         # The checkpoint stands. What can't be deleted now is tried again after the next one.
         with contextlib.suppress(OSError):
@@ -273,64 +278,28 @@ class CheckpointStore:
         for pack in packs:
             _link(source / f"{pack}.memory", folder / f"{pack}.memory")
 
-    def _write_memory(
-        self, folder: Path, stem: str, memory: SegmentedPart, written: list[Path]
-    ) -> tuple[list[str], Array]:
-        """Write changed segments, and old ones out of packs that aren't worth keeping."""
-        segments = np.zeros(memory.count, dtype=SEGMENT)
-        known = min(len(self._segments), memory.count)
-        segments[:known] = self._segments[:known]
-        changed = np.fromiter(memory.changed, dtype=np.int64, count=len(memory.changed))
-        stays = np.ones(memory.count, dtype=bool)
-        stays[changed] = False
-        moved = self._to_move(folder, segments, stays)
-        packs = [*self._packs, stem]
-        if len(changed) or len(moved):
-            with Aside(folder / f"{stem}.memory", written) as file:
-                for number, arrays in memory.changed.items():
-                    chunk = Chunk.write(file, *(np.ascontiguousarray(array).data for array in arrays))
-                    segments[number] = chunk.as_segment(len(packs) - 1)
-                for number in moved:
-                    at = segments[number]
-                    old = Chunk(int(at["offset"]), int(at["length"]), at["sha256"].tobytes().hex())
-                    raw = old.read(folder / f"{packs[at['pack']]}.memory", "memory")
-                    segments[number] = Chunk.write(file, raw).as_segment(len(packs) - 1)
-        used, segments["pack"] = np.unique(segments["pack"], return_inverse=True)
-        return [packs[i] for i in used], segments
-
-    def _to_move(self, folder: Path, segments: Array, stays: Array) -> Array:
-        """Numbers of unchanged segments whose pack is sparse, or one of too many small ones."""
-        held = np.flatnonzero(stays)
-        if not len(held):
-            return held
-        pack_of = segments["pack"][held]
-        live = np.bincount(pack_of, weights=segments["length"][held], minlength=len(self._packs))
-        sizes = np.array([(folder / f"{pack}.memory").stat().st_size for pack in self._packs])
-        smallest = np.argsort(live, kind="stable")
-        crowded = np.zeros(len(sizes), dtype=bool)
-        crowded[smallest[: max(0, len(sizes) - MOST_PACKS // 2)]] = len(sizes) >= MOST_PACKS
-        going = (live < SPARSE * sizes) | crowded
-        going &= np.isin(np.arange(len(sizes)), _within(live, smallest, MOST_REWRITTEN))
-        moved: Array = held[going[pack_of]]
-        return moved
-
     def _write_manifest(self, path: Path, body: dict[str, Any], written: list[Path]) -> Manifest:
         sealed = {**body, "sha256": _seal(body)}
         with Aside(path, written) as file:
-            file.write(json.dumps(sealed, indent=1, ensure_ascii=False).encode())
+            file.write(json.dumps(sealed, indent=1).encode())
         _sync_folder(path.parent)
         _sync_folder(self.folder)
         return Manifest(path, body)
 
     def _prune(self) -> None:
         """Drop all but the newest `keep` checkpoints, manifests first, then what nothing names any more."""
-        for name in self.names()[self.keep :]:
-            if int(name[:6]) <= self.epoch:
+        names = self.names()
+        whole = [name for name in names if name not in self._damaged]
+        for name in set(names) - set(whole[: self.keep]):
+            if int(name.partition("-")[0]) <= self.epoch:
                 self._path(name).unlink(missing_ok=True)
-        for folder in self.folder.glob(EPOCHS):
-            if not folder.is_dir() or int(folder.name) > self.epoch:
+        for folder in self._folders():
+            if int(folder.name) > self.epoch:
                 continue
             needed = {path.with_suffix(".parts").name for path in folder.glob("*.json")}
+            if int(folder.name) == self.epoch:
+                # With keep = 1 no manifest names the other copy, which the next checkpoint builds on.
+                needed.update(f"{pack}.memory" for chain in self._chains for pack in chain.packs)
             for path in folder.glob("*.json"):
                 try:
                     packs = self.read(f"{folder.name}-{path.stem}").body["packs"]
@@ -348,15 +317,8 @@ class CheckpointStore:
                     folder.rmdir()
 
 
-def _within(sizes: Array, order: Array, limit: int) -> Array:
-    """Those of `order` whose sizes add up to at most `limit`, at least one."""
-    count = int(np.searchsorted(np.cumsum(sizes[order]), limit, side="right"))
-    chosen: Array = order[: max(1, count)]
-    return chosen
-
-
 def _seal(body: Mapping[str, Any]) -> str:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return sha256(canonical.encode()).hexdigest()
 
 

@@ -5,6 +5,7 @@ A field marked `shapes_state` must equal the checkpoint's; every other one may c
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -22,9 +23,17 @@ class CodecSettings(Section):
     """Where things are in a record, and the limits of what is accepted."""
 
     connector: str = Field("streamlearn.codec:Codec", description="import string of the codec")
-    id: str = Field("id", description="path of the id (a.b reads b inside a); absent: the source position")
-    label: str = Field("y", description="path of the label; absent or null: predict only")
-    time: str = Field("ts", description="path of the event's time, seconds since 1970")
+    id: str = Field(
+        "id",
+        description="path of the id (a.b reads b inside a); absent: the source position",
+        json_schema_extra=SHAPES,
+    )
+    label: str = Field(
+        "y", description="path of the label; absent or null: predict only", json_schema_extra=SHAPES
+    )
+    time: str = Field(
+        "ts", description="path of the event's time, seconds since 1970", json_schema_extra=SHAPES
+    )
     features: str | list[str] = Field(
         "x",
         description="path of the features, or a list of paths: all numbers make a vector in that order, "
@@ -39,7 +48,8 @@ class CodecSettings(Section):
     )
     shape: list[int] | None = Field(
         None,
-        description="shape of x, e.g. [64] or [3,32,32]; unset: the majority of the first stream batch",
+        description="shape of x: [64], [3,32,32]; [H,W] means [1,H,W]; "
+        "unset: the majority of the first stream batch",
         json_schema_extra=SHAPES,
     )
     dtype: Literal["uint8", "float32"] | None = Field(
@@ -59,6 +69,27 @@ class CodecSettings(Section):
     )
     max_label_length: int = Field(256, ge=1, description="longest label, characters")
     max_id_length: int = Field(512, ge=1, description="longest id, characters")
+
+    @field_validator("shape")
+    @classmethod
+    def _vector_or_image(cls, value: list[int] | None) -> list[int] | None:
+        """[n] or [C, H, W]. The codec makes [1, H, W] of what comes as [H, W]: here it means the same."""
+        if value is None:
+            return None
+        if not 1 <= len(value) <= 3 or min(value) < 1:
+            raise ValueError(
+                "must be 1 or 3 positive sides, like [64] or [3,32,32]; [H,W] is taken as [1,H,W]"
+            )
+        return [1, *value] if len(value) == 2 else value
+
+    @model_validator(mode="after")
+    def _shape_within_limits(self) -> CodecSettings:
+        if self.shape is not None and math.prod(self.shape) > self.max_values:
+            raise ValueError(
+                f"codec.shape {self.shape} has {math.prod(self.shape)} numbers, codec.max_values allows "
+                f"{self.max_values}: make the one smaller or the other larger"
+            )
+        return self
 
 
 class ModelSettings(Section):
@@ -115,7 +146,7 @@ class MemorySettings(Section):
     policy: Literal["reservoir", "balanced", "ageing"] = Field(
         "reservoir",
         description="reservoir: uniform over the past; balanced: equal per class; "
-        "ageing: uniform over about the last `horizon` events",
+        "ageing: an exponentially fading sample of about the last `horizon` events",
         json_schema_extra=SHAPES,
     )
     horizon: int = Field(100_000, ge=1, description="of the ageing policy, events", json_schema_extra=SHAPES)
@@ -172,7 +203,9 @@ class EvaluationSettings(Section):
 class CoreSettings(Section):
     """All that a learner is made of. Two learners of equal settings and events are equal to the bit."""
 
-    seed: int = Field(0, ge=0, description="of every random choice", json_schema_extra=SHAPES)
+    seed: int = Field(
+        0, ge=0, le=2**63 - 1, description="of every random choice", json_schema_extra=SHAPES
+    )
     codec: CodecSettings = CodecSettings()
     model: ModelSettings = ModelSettings()
     method: MethodSettings = MethodSettings()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from streamlearn import buffers, checkpoint
+from streamlearn import buffers, checkpoint, packs
 from streamlearn.checkpoint import CheckpointStore, Damaged, Locked, Manifest, NothingWhole, WrongFormat
 from streamlearn.config import MemorySettings
 from streamlearn.durable import describe
@@ -51,8 +53,8 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def newest(folder: Path) -> Manifest:
-    found = CheckpointStore(folder).newest(pytest.fail)
+def newest(folder: Path, complain: Callable[[str], None] = pytest.fail) -> Manifest:
+    found = CheckpointStore(folder).newest(complain)
     assert found is not None
     return found[0]
 
@@ -95,13 +97,15 @@ def test_only_changed_segments_are_written(tmp_path: Path) -> None:
     assert isinstance(memory, SegmentedPart)
     assert 0 < len(memory.changed) < memory.count / 2
     second = store.write(snapshot, describe(one))
-    sizes = {path.stem: path.stat().st_size for path in second.path.parent.glob("*.memory")}
-    assert second.body["packs"] == [first.path.stem, second.path.stem]
-    assert sizes[second.path.stem] == sum(a.nbytes for s in memory.changed.values() for a in s)
+    assert second.body["packs"] == [second.path.stem], "the second copy is made whole, by itself"
     third = write(store, one)
-    assert third.body["packs"] == second.body["packs"]
-    assert not third.path.with_suffix(".memory").exists(), "nothing had changed"
-    assert hashes(third) == hashes(second)
+    assert third.body["packs"] == [first.path.stem, third.path.stem]
+    sizes = {path.stem: path.stat().st_size for path in third.path.parent.glob("*.memory")}
+    assert sizes[third.path.stem] == sum(a.nbytes for s in memory.changed.values() for a in s)
+    fourth = write(store, one)
+    assert fourth.body["packs"] == second.body["packs"]
+    assert not fourth.path.with_suffix(".memory").exists(), "nothing had changed since the second"
+    assert hashes(fourth) == hashes(third) == hashes(second)
 
 
 def test_equal_states_have_equal_hashes_whatever_their_history(
@@ -118,7 +122,7 @@ def test_equal_states_have_equal_hashes_whatever_their_history(
         manifest = write(store, often)
     assert hashes(manifest) == expected
 
-    monkeypatch.setattr(checkpoint, "MOST_PACKS", 4)
+    monkeypatch.setattr(packs, "MOST_PACKS", 4)
     compacted, store = learner(), begun(tmp_path / "compacted")
     for event in EVENTS:
         compacted.learn([event])
@@ -177,17 +181,46 @@ def test_damage_is_named_and_the_newest_older_whole_one_taken(
         assert newest(tmp_path).id == last.id
 
 
-def test_a_pack_that_all_share_takes_all_of_them(tmp_path: Path) -> None:
+def test_no_two_successive_checkpoints_share_a_file(tmp_path: Path) -> None:
+    """Whichever file of the newest one is lost, the one before it is whole."""
     store, one = begun(tmp_path), learner()
     one.learn(EVENTS[:200])
-    for event in EVENTS[200:203]:
-        manifest = write(store, one)
+    manifests = []
+    for event in EVENTS[200:206]:
         one.learn([event])
-    (tmp_path / "000001" / f"{manifest.body['packs'][0]}.memory").unlink()
-    with pytest.raises(
-        NothingWhole, match=r"none of the 3 checkpoints .* is whole; .*\.memory: No such file"
-    ):
-        CheckpointStore(tmp_path).newest(lambda text: None)
+        manifests.append(write(store, one))
+    for before, after in pairwise(manifests):
+        assert set(before.body["packs"]).isdisjoint(after.body["packs"])
+    for pack in manifests[-1].body["packs"]:
+        (tmp_path / "000001" / f"{pack}.memory").unlink()
+    assert newest(tmp_path, lambda text: None).id == manifests[-2].id
+
+
+def test_what_was_found_damaged_is_not_kept_in_place_of_what_is_whole(tmp_path: Path) -> None:
+    oldest, *others = three(tmp_path)
+    for manifest in others:
+        manifest.path.with_suffix(".parts").unlink()
+    store = CheckpointStore(tmp_path, keep=3)
+    found = store.newest(lambda text: None)
+    assert found is not None and found[0].id == oldest.id
+    store.begin(found[0])
+    one = learner()
+    one.restore(found[1])
+    one.learn(EVENTS[300:320])
+    write(store, one)
+    assert len(store.names()) == 2
+    assert all(store.verify(name) for name in store.names())
+
+
+def test_numbers_grow_past_six_digits(tmp_path: Path) -> None:
+    store, one = begun(tmp_path), learner()
+    store.number = 999_998
+    for i in range(4):
+        one.learn(EVENTS[20 * i : 20 * i + 20])
+        last = write(store, one)
+    assert store.names()[0] == last.id and last.number == 1_000_001
+    assert len(store.names()) == 3
+    assert newest(tmp_path).id == last.id
 
 
 def test_nothing_whole_and_nothing_at_all(tmp_path: Path) -> None:
@@ -252,6 +285,8 @@ def test_so_many_are_kept_and_nothing_else(tmp_path: Path, keep: int) -> None:
         paths = [manifest.path, manifest.path.with_suffix(".parts")]
         paths += [manifest.path.parent / f"{pack}.memory" for pack in manifest.body["packs"]]
         needed |= {str(path.relative_to(tmp_path)) for path in paths}
+    if keep == 1:
+        needed |= {name for name in files(tmp_path) if name.endswith(".memory")}  # of the other copy
     assert set(files(tmp_path)) == needed
     assert {path.name for path in tmp_path.iterdir()} == {name[:6] for name in names}
 
@@ -284,6 +319,7 @@ def test_an_epoch_stands_alone(tmp_path: Path) -> None:
     one.restore(CheckpointStore(tmp_path).load(last))
     store = begun(tmp_path, after=last)
     one.learn(EVENTS[240:250])
+    manifest = write(store, one)
     manifest = write(store, one)
     shared = [pack for pack in manifest.body["packs"] if pack in last.body["packs"]]
     assert shared

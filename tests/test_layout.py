@@ -22,7 +22,7 @@ CORE = (
 
 EFFECTS = (
     "__init__ __main__ bench checkpoint cli demo durable exporter exposition flags inspect keeper logs "
-    "observe parts report run runtime settings worker"
+    "observe packs parts report run runtime settings worker"
 ).split()
 """Everything that touches the world."""
 
