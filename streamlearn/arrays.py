@@ -1,7 +1,8 @@
 """Numbers as numpy arrays: from nested lists, from arrays, from raw bytes with a dtype and a shape.
 
-Every result is C-contiguous, owns its memory, has 1 dimension or 3 (C x H x W), is float32 or uint8,
-and is finite.
+Every result is C-contiguous, owns its memory, has 1 dimension or 3 (C x H x W), is uint8, float32 or
+float64, is finite, and within the range of float32. What float32 can't hold exactly (a time in seconds since
+1970, say) stays float64 until the learner has taken an offset off it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from streamlearn.events import Array
 from streamlearn.reasons import Refusal, abbreviate
 
+LARGEST = float(np.finfo(np.float32).max)
+
 _PLAIN = frozenset((int, float))
 _RAW_KEYS = frozenset(("dtype", "shape", "data"))
 _RAW_DTYPES = {
@@ -29,19 +32,19 @@ _RAW_DTYPES = {
 }
 
 
-def vector(values: Sequence[float]) -> NDArray[np.float32]:
-    """Plain numbers as float32 [len(values)]. Refusal not_finite for NaN, infinity, too large for float32."""
-    x = np.empty(len(values), np.float32)
+def vector(values: Sequence[float]) -> NDArray[np.float64]:
+    """Plain numbers as float64 [len(values)]. Refusal not_finite for NaN, infinity, too large for float32."""
+    x = np.empty(len(values))
     try:
         # Several times faster than np.array, and an overflow is an exception instead of a warning.
-        struct.pack_into(f"{len(values)}f", x.data, 0, *values)
+        struct.pack_into(f"{len(values)}d", x.data, 0, *values)
     except (OverflowError, struct.error):  # the latter for integers beyond float64
         raise Refusal("not_finite", "a number is too large for float32") from None
     return _refuse_not_finite(x)
 
 
 def from_list(values: Sequence[Any], max_values: int) -> Array:
-    """A list of numbers, or of equally long lists of them, down to 3 levels, as float32."""
+    """A list of numbers, or of equally long lists of them, down to 3 levels, as float64."""
     shape = [len(values)]
     while True:
         if not values:
@@ -64,7 +67,7 @@ def from_list(values: Sequence[Any], max_values: int) -> Array:
 
 
 def from_array(array: Array, max_values: int) -> Array:
-    """A copy of `array` as an x: uint8 stays, integers and floats become float32, [H,W] becomes [1,H,W]."""
+    """A copy of `array` as an x: uint8 or a float that holds its values; [H,W] becomes [1,H,W]."""
     kind = array.dtype.kind
     if kind not in "iuf":
         raise Refusal("bad_features", f"the features are an array of {array.dtype}, numbers were expected")
@@ -76,13 +79,10 @@ def from_array(array: Array, max_values: int) -> Array:
         raise _too_many(array.size, max_values)
     if array.dtype == np.uint8:
         return _planes(np.array(array, np.uint8, order="C"))
-    if kind != "f":
-        return _planes(np.array(array, np.float32, order="C"))
-    if array.dtype.itemsize <= 4:
-        return _planes(np.array(_refuse_not_finite(array), np.float32, order="C"))
-    with np.errstate(all="ignore"):  # 1e300 overflows, which is refused below
-        cast = np.array(array, np.float32, order="C")
-    return _planes(_refuse_not_finite(cast))
+    exact = np.float32 if array.dtype.itemsize <= (4 if kind == "f" else 2) else np.float64
+    with np.errstate(over="ignore"):  # of wider floats than float64; refused below
+        x = np.array(array, exact, order="C")
+    return _planes(_refuse_not_finite(x))
 
 
 def is_raw(value: Mapping[str, Any]) -> bool:
@@ -129,7 +129,8 @@ def _planes(x: Array) -> Array:
 
 
 def _refuse_not_finite(x: Array) -> Array:
-    if np.count_nonzero(np.isfinite(x)) != x.size:
+    # NaN compares as false: one comparison finds all three.
+    if np.count_nonzero(np.abs(x) <= LARGEST) != x.size:
         raise Refusal("not_finite", "the features hold NaN, an infinity, or a number too large for float32")
     return x
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from streamlearn.events import NOWHERE, Event, Position, Record, Rejection
 from streamlearn.state import Part
 
 
 @dataclass
 class Counts:
-    """What became of the records so far. dead_in_row: rejections since the last event, poison only."""
+    """What became of the records so far."""
 
     records: int = 0
     labeled: int = 0
@@ -22,7 +24,6 @@ class Counts:
     skipped_steps: int = 0
     predicted: int = 0
     images: int = 0
-    dead_in_row: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
 
 
@@ -30,6 +31,29 @@ def plain_counts(counts: Counts) -> dict[str, object]:
     values: dict[str, object] = dict(vars(counts))
     values["rejected"] = dict(sorted(counts.rejected.items()))
     return values
+
+
+def reject_event(event: Event, reason: str, detail: str) -> Rejection:
+    record = event.record or Record(b"", event.position)
+    return Rejection(reason, detail, record)
+
+
+def plain_item(item: Event | Rejection) -> dict[str, Any]:
+    """An event or a rejection in types that msgpack holds."""
+    if isinstance(item, Rejection):
+        return {"reason": item.reason, "detail": item.detail, "value": item.record.value}
+    x = item.x
+    raw = {"dtype": x.dtype.str, "shape": list(x.shape), "data": x.tobytes()}
+    return {"id": item.id, "y": item.y, "ts": item.ts, "x": raw, "position": list(item.position)}
+
+
+def item_from(plain: Mapping[str, Any]) -> Event | Rejection:
+    """What `plain_item` was made of."""
+    if "reason" in plain:
+        return Rejection(plain["reason"], plain["detail"], Record(plain["value"], NOWHERE))
+    raw = plain["x"]
+    x = np.frombuffer(raw["data"], np.dtype(raw["dtype"])).reshape(raw["shape"])
+    return Event(plain["id"], x, plain["y"], plain["ts"], Position(*plain["position"]))
 
 
 def rng_state(rng: np.random.Generator) -> dict[str, object]:

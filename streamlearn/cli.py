@@ -5,10 +5,12 @@ Only what a command needs is imported: `--help` answers before torch is loaded.
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from streamlearn import __version__
 from streamlearn.settings import SettingsError, settings_help
@@ -74,6 +76,52 @@ STATUS = """Exit status:
   6  disk full, or checkpoint not writable for longer than checkpoint.patience"""
 
 
+class StopSignals:
+    """SIGINT and SIGTERM ask `run` to stop; a second one of them ends the process at once.
+
+    In place before torch is imported, which takes seconds, and until the process has ended.
+    """
+
+    def __init__(self) -> None:
+        self.asked: signal.Signals | None = None
+        """The first signal that came."""
+        self._told: Callable[[signal.Signals], None] | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def install(self) -> None:
+        self.asked = self._told = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._first)
+
+    def restore(self) -> None:
+        """Everything as it was before `install`."""
+        self.asked = self._told = None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def ignore(self) -> None:
+        """For the very end: Python puts the defaults back, which would make up another exit status."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
+
+    def tell(self, told: Callable[[signal.Signals], None] | None) -> None:
+        """From now on `told` is called with the first signal; at once if it has come already."""
+        self._told = told
+        if self.asked is not None and told is not None:
+            told(self.asked)
+
+    def _first(self, number: int, _: object) -> None:
+        for name in self._before:
+            signal.signal(name, signal.SIG_DFL)
+        self.asked = signal.Signals(number)
+        if self._told is not None:
+            self._told(self.asked)
+
+
+STOP = StopSignals()
+
+
 def overview() -> str:
     lines = [f"streamlearn {__version__}: a daemon that never stops learning", ""]
     lines += ["usage: streamlearn COMMAND [--config FILE] [--section.name VALUE ...]", ""]
@@ -99,6 +147,11 @@ def command_help(name: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    stoppable = words[:1] == ["run"]
+    if stoppable:
+        STOP.install()
+        if argv is None:
+            atexit.register(STOP.ignore)
     try:
         status = _main(words)
         sys.stdout.flush()
@@ -112,6 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our standard output is gone; nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 4
+    finally:
+        if stoppable and argv is not None:
+            STOP.restore()
 
 
 def _main(words: list[str]) -> int:

@@ -11,6 +11,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,12 @@ class Codec:
         paths = settings.features
         self._features = _Path(paths) if isinstance(paths, str) else [_Path(path) for path in paths]
         self._all_columns = paths == _DEFAULT_FEATURES
+        # A table that lacks one of these was most likely meant to have it: a name is mistyped.
+        self._named_columns = {
+            path.name: f"codec.{key}"
+            for key, path in (("id", self._id), ("label", self._label), ("time", self._time))
+            if path.name != CodecSettings.model_fields[key].default
+        }
         self._not_features = {settings.id, settings.label, settings.time}
         self._reader = FeatureReader(settings)
 
@@ -70,7 +77,13 @@ class Codec:
             )
         fields = record.fields
         table = fields is not None
-        values = parse(record.value, self._settings.max_depth) if fields is None else _checked_row(fields)
+        values: Mapping[str, Any]
+        if fields is None:
+            values = parse(record.value, self._settings.max_depth)
+        else:
+            values = _checked_row(fields)
+            if self._named_columns:
+                self._check_columns(values)
         return Event(
             id=self._read_id(self._id.find(values), table, record.position),
             x=self._read_features(values, table),
@@ -79,6 +92,11 @@ class Codec:
             position=record.position,
             record=record,
         )
+
+    def _check_columns(self, values: Mapping[str, Any]) -> None:
+        for name, setting in self._named_columns.items():
+            if name not in values and _Path(name).find(values) is _MISSING:
+                raise _no_column(name, setting, values)
 
     def _read_id(self, value: Any, table: bool, position: Position) -> str:
         value = _plain(value, table)
@@ -116,6 +134,8 @@ class Codec:
         if isinstance(self._features, list):
             named = {path.name: path.find(values) for path in self._features}
             absent = [name for name, value in named.items() if value is _MISSING]
+            if absent and table:
+                raise _no_column(absent[0], "codec.features", values)
             if absent:
                 raise Refusal("missing_features", f"the record has no {abbreviate(absent[0])}")
             return self._reader.read_named(named, table)
@@ -155,12 +175,19 @@ class _Path:
         return found
 
 
-def _checked_row(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+def _no_column(name: str, setting: str, values: Mapping[str, Any]) -> Refusal:
+    there = ", ".join(islice(values, 20))
+    return Refusal("bad_row", f"the row has no column {abbreviate(name)} ({setting}); it has {there}")
+
+
+def _checked_row(fields: Mapping[Any, Any]) -> Mapping[str, Any]:
     """`fields`, unless the row was broken: csv.DictReader gives surplus cells the key None, and missing
-    ones the value None."""
+    ones the value None. A sentence under None says why there are no cells at all."""
     for name, value in fields.items():
         if value is None:
             raise Refusal("bad_row", f"the row has no cell for the column {abbreviate(name)}")
+        if name is None and isinstance(value, str) and value:
+            raise Refusal("bad_row", value)
         if not isinstance(name, str):
             raise Refusal("bad_row", f"the row has cells without a column: {abbreviate(value)}")
     return fields

@@ -203,9 +203,7 @@ class EvaluationSettings(Section):
 class CoreSettings(Section):
     """All that a learner is made of. Two learners of equal settings and events are equal to the bit."""
 
-    seed: int = Field(
-        0, ge=0, le=2**63 - 1, description="of every random choice", json_schema_extra=SHAPES
-    )
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of every random choice", json_schema_extra=SHAPES)
     codec: CodecSettings = CodecSettings()
     model: ModelSettings = ModelSettings()
     method: MethodSettings = MethodSettings()

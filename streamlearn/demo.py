@@ -31,6 +31,7 @@ from streamlearn.run import guarded, make_codec, make_source
 from streamlearn.settings import Settings, SettingsError
 
 METHODS = ("finetune", "er")
+"""They always race; beside them, what `method` names, if that is something else."""
 POINTS = 60
 """Evaluations over the stream."""
 LIVE_SECONDS = 12.0
@@ -76,10 +77,11 @@ def _demo(settings: Settings) -> int:
     console = Console()
     events, tests = _events(settings), _events(_test_split(settings))
     order = list(dict.fromkeys(str(event.y) for event in events))
-    contenders = [Contender(name, Learner(_with_method(settings, name))) for name in METHODS]
+    contenders = _contenders(settings)
+    arranged = settings.source.order or "natural order"
     console.print(
         f"{settings.source.dataset}: {len(events)} events of {len(order)} classes, "
-        f"{settings.source.groups} new ones at a time ({settings.source.order}), each seen once; "
+        f"{settings.source.groups} new ones at a time ({arranged}), each seen once; "
         f"{len(tests)} test examples that are never learned"
     )
     curves = _race(console, contenders, events, tests, order)
@@ -87,7 +89,19 @@ def _demo(settings: Settings) -> int:
     if settings.report is not None:
         rows = {each.name: _summary(each) for each in contenders}
         console.print(f"report: {write_report(settings, rows, curves)}")
+    else:
+        console.print("(--report DIR keeps the figures)")
     return 0
+
+
+def _contenders(settings: Settings) -> list[Contender]:
+    """METHODS, and what `method` names with its modifiers. Raises SettingsError."""
+    racing = {name: _with_method(settings, name) for name in METHODS}
+    racing.setdefault(" + ".join([settings.method.name, *settings.method.modifiers]), settings)
+    try:
+        return [Contender(name, Learner(each)) for name, each in racing.items()]
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _race(

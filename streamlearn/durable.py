@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL
 import torch
 
+from streamlearn.bookkeeping import plain_item
 from streamlearn.checkpoint import CheckpointStore, Manifest, NothingWhole
 from streamlearn.config import CoreSettings
 from streamlearn.events import Resume
 from streamlearn.learner import OnlineLearner
 from streamlearn.settings import Settings, state_settings
-from streamlearn.state import Snapshot
+from streamlearn.state import Part, Snapshot
+
+log = logging.getLogger(__name__)
 
 
 class Disagreement(Exception):
@@ -33,15 +39,18 @@ class Learner(OnlineLearner):
         store.lock()
         try:
             store.begin(None)
-            return store.write(self.snapshot(full=True), describe(self)).id
+            parts = dict(self.snapshot(full=True))
+            if self.held:
+                # A worker reads again what is held until the shape is settled; here nobody would.
+                parts["held"] = Part(values={"items": [plain_item(item) for item in self.held]})
+            return store.write(parts, describe(self)).id
         finally:
             store.unlock()
 
     @classmethod
     def load(cls, folder: Path | str) -> Learner:
         """The learner of the newest whole checkpoint. Raises FileNotFoundError, NothingWhole."""
-        complaints: list[str] = []
-        found = CheckpointStore(folder).newest(complaints.append)
+        found = CheckpointStore(folder).newest(log.error)
         if found is None:
             raise FileNotFoundError(f"there is no checkpoint in {folder}")
         manifest, parts = found
@@ -54,6 +63,8 @@ def runtime(settings: CoreSettings) -> dict[str, Any]:
     """What the bits of a result depend on beside state and records."""
     return {
         "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
         "threads": settings.model.threads,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),

@@ -48,7 +48,7 @@ class Record:
 
 @dataclass(slots=True)
 class Event:
-    """A decoded record: features `x` (any shape, uint8 or float32), label `y` or None (predict only)."""
+    """A decoded record: features `x` (uint8, float32 or float64), label `y` or None (predict only)."""
 
     id: str
     x: Array
@@ -127,6 +127,10 @@ class StateMismatch(ConnectorError):
 
 class UsageError(ConnectorError):
     """The settings ask for something that can't be done (exit status 2)."""
+
+
+class Stalled(OSError):
+    """The reader of an output doesn't take more at the moment; what is unwritten stays, flush again."""
 
 
 class Source(Protocol):

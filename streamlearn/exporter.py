@@ -196,6 +196,10 @@ class Exporter:
         self._thread.start()
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self._port}"
 
+    def probe(self) -> None:
+        """Nothing, if host and port can be had now. Raises ExporterError as `start` would."""
+        self._listen(_Handler).server_close()
+
     def _listen(self, handler: Any) -> _Server:
         problem: OSError | None = None
         try:

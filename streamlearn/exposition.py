@@ -89,6 +89,14 @@ class WorkerCollector(Collector):
             {("cumulative",): seen.log_loss, ("fading",): seen.fading_log_loss},
             "kind",
         )
+        recall = {(printable(label),): value for label, value in seen.class_recall.items()}
+        yield _gauge(
+            "class_recall",
+            "Share of a class's labeled events predicted right before they were learned. The first "
+            "classes have their own label, later ones share other.",
+            recall,
+            "label",
+        )
         losses = {(part,): value for part, value in seen.losses.items()}
         yield _gauge("loss", "The last update's loss, by part.", losses, "part")
         yield _gauge(
@@ -177,6 +185,7 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "held": seen.held,
         "dead_letters": dict(seen.rejected),
         "known_classes": seen.known_classes,
+        "classes": [printable(label) for label in seen.classes],
         "parameters": seen.parameters,
         "images_per_event": seen.images_per_event,
         "offsets": {printable(topic): dict(offsets) for topic, offsets in seen.offsets.items()},
@@ -193,6 +202,7 @@ def status(vitals: Vitals) -> dict[str, Any]:
             for kind, figures in seen.prequential.items()
         },
         "kappa": seen.kappa,
+        "class_recall": {printable(label): value for label, value in seen.class_recall.items()},
         "log_loss": {"cumulative": seen.log_loss, "fading": seen.fading_log_loss},
         "losses": dict(seen.losses),
         "stage_seconds": {stage: _mean(histogram) for stage, histogram in seen.stages.items()},

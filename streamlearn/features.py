@@ -20,7 +20,7 @@ _DATA_URL = re.compile(r"data:image/[^,]{0,100};base64,")
 
 
 class FeatureReader:
-    """Turns the value found at `codec.features` into x: float32 or uint8, [n] or [C,H,W], finite.
+    """Turns the value found at `codec.features` into x: uint8, float32 or float64, [n] or [C,H,W], finite.
 
     The form is known from the value alone:
     a list, nested or not, or a numpy array; {"dtype", "shape", "data"}; an encoded image (bytes, or a
@@ -57,7 +57,7 @@ class FeatureReader:
         )
 
     def read_named(self, values: Mapping[str, Any], table: bool) -> Array:
-        """x of several named values: all numbers make float32 [len(values)] in order, others are hashed."""
+        """x of several named values: all numbers make float64 [len(values)] in order, others are hashed."""
         if self._named == "hashed":
             return self._hash(values, table)
         numbers = self._numbers(list(values.values()), table)

@@ -33,7 +33,7 @@ _WORD = re.compile(r"\w+")
 
 
 class ObjectHasher:
-    """Hashes objects to float32 [dim]. A function of its arguments: it keeps nothing of what it saw."""
+    """Hashes objects to float64 [dim]. A function of its arguments: it keeps nothing of what it saw."""
 
     def __init__(self, dim: int, max_depth: int) -> None:
         self.dim = dim
@@ -41,7 +41,7 @@ class ObjectHasher:
         self._numbers = dim // 4
         self._tokens = dim - self._numbers
 
-    def __call__(self, values: Mapping[str, object], table: bool = False) -> NDArray[np.float32]:
+    def __call__(self, values: Mapping[str, object], table: bool = False) -> NDArray[np.float64]:
         """`values` as a vector; null is skipped, nested objects get dotted names.
 
         table: the values are cells of a table, where numbers may be strings and "" is null.
@@ -78,7 +78,7 @@ class ObjectHasher:
                 raise Refusal("bad_features", f"the feature {name[:40]!r} is not valid Unicode") from None
         if not sums:
             raise Refusal("missing_features", "the object of features holds no number, category or word")
-        x = np.zeros(self.dim, np.float32)
+        x = np.zeros(self.dim)
         x[list(sums)] = vector(list(sums.values()))
         return x
 

@@ -23,9 +23,13 @@ def checkpoints(words: Sequence[str]) -> int:
         raise SettingsError(f"streamlearn checkpoints wants one of {', '.join(VERBS)}")
     verb, *rest = plain
     settings = load_settings(flags, os.environ)
-    name = rest.pop() if rest and not os.path.isdir(rest[-1]) and _is_id(rest[-1]) else None
+    # In either order: an id and a folder can't be mistaken for each other.
+    name = next((word for word in rest if _is_id(word) and not os.path.isdir(word)), None)
+    if name is not None:
+        rest.remove(name)
     if len(rest) > 1:
-        raise SettingsError(f"{rest[1]!r} is no checkpoint id (they look like 000001-000004-9f3a1c2b)")
+        odd = next((word for word in rest if not os.path.isdir(word)), rest[1])
+        raise SettingsError(f"{odd!r} is no checkpoint id (they look like 000001-000004-9f3a1c2b)")
     folder = rest[0] if rest else settings.checkpoint.folder
     if not os.path.isdir(folder):
         raise SettingsError(f"{folder} is no folder: give the state folder, or set checkpoint.folder")
@@ -35,6 +39,8 @@ def checkpoints(words: Sequence[str]) -> int:
     except (Damaged, NothingWhole, WrongFormat, Locked) as error:
         print(f"streamlearn: {error}", file=sys.stderr)
         return REFUSED
+    except BrokenPipeError:
+        raise  # whoever read our standard output is gone: `main` knows what to do
     except OSError as error:
         print(f"streamlearn: {error.filename}: {error.strerror}", file=sys.stderr)
         return NOT_WRITABLE
@@ -65,10 +71,28 @@ def _complain(text: str) -> None:
 
 
 def _newest(store: CheckpointStore) -> Manifest:
-    found = store.newest(_complain)
-    if found is None:
-        raise NothingWhole(f"there is no checkpoint in {store.folder}")
-    return found[0]
+    """The newest whole checkpoint, beside a worker that writes and prunes. Raises NothingWhole."""
+    damaged: dict[str, str] = {}
+    names = store.names()
+    while names:
+        for name in names:
+            try:
+                return store.verify(name)
+            except Damaged as error:
+                if _stands(store, name):
+                    damaged.setdefault(name, str(error))
+                    _complain(f"checkpoint {name} is damaged: {error}")
+        # All others were pruned while they were read: then there are newer ones.
+        names = [name for name in store.names() if name not in damaged]
+    if damaged:
+        last = list(damaged.values())[-1]
+        raise NothingWhole(f"none of the {len(damaged)} checkpoints in {store.folder} is whole; {last}")
+    raise NothingWhole(f"there is no checkpoint in {store.folder}")
+
+
+def _stands(store: CheckpointStore, name: str) -> bool:
+    """Is it still there? A worker at work prunes, manifests first: what has gone is not damaged."""
+    return name in store.names()
 
 
 def _row(manifest: Manifest, store: CheckpointStore) -> dict[str, Any]:
@@ -90,8 +114,9 @@ def _list(store: CheckpointStore, name: str | None, as_json: bool) -> int:
     for each in store.names() if name is None else [name]:
         try:
             rows.append(_row(store.read(each), store))
-        except (Damaged, WrongFormat) as error:
-            rows.append({"id": each, "damaged": str(error)})
+        except (Damaged, WrongFormat, FileNotFoundError) as error:
+            if each == name or _stands(store, each):
+                rows.append({"id": each, "damaged": str(error)})
     if as_json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -141,7 +166,8 @@ def _verify(store: CheckpointStore, name: str | None, as_json: bool) -> int:
             store.verify(each)
             results.append({"id": each, "whole": True, "problem": None})
         except (Damaged, WrongFormat) as error:
-            results.append({"id": each, "whole": False, "problem": str(error)})
+            if each == name or _stands(store, each):
+                results.append({"id": each, "whole": False, "problem": str(error)})
     if as_json:
         print(json.dumps(results, indent=1))
     elif not results:

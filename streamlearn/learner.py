@@ -21,18 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamlearn.bookkeeping import (
-    Counts,
-    merge_layers,
-    plain_counts,
-    rng_from,
-    rng_state,
-    split_layers,
-)
+from streamlearn import bookkeeping
+from streamlearn.bookkeeping import Counts, reject_event
 from streamlearn.buffers import Memory
 from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
-from streamlearn.events import Array, Event, Output, Prediction, Record, Rejection
+from streamlearn.events import Array, Event, Output, Prediction, Rejection
 from streamlearn.method import Rows, chain, make_method
 from streamlearn.model import Model, choose_device
 from streamlearn.normalise import Normaliser
@@ -97,8 +91,10 @@ class OnlineLearner:
         )
         kind = torch.uint8 if schema.dtype == "uint8" else torch.float32
         self.memory = Memory(settings.memory, shape, kind, self.device)
-        self.rows = np.zeros((self.batch, *shape), dtype=schema.dtype)
-        self.pending_x = np.zeros((self.batch, *shape), dtype=schema.dtype)
+        # Inputs wait as they came; they become float32 relative to the normaliser's origin.
+        wide = np.uint8 if schema.dtype == "uint8" else np.float64
+        self.rows = np.zeros((self.batch, *shape), dtype=wide)
+        self.pending_x = np.zeros((self.batch, *shape), dtype=wide)
         self.pending_y = np.zeros(self.batch, dtype=np.int64)
         self.pending_key = np.zeros(self.batch, dtype=np.int64)
         self.pending = 0
@@ -192,7 +188,6 @@ class OnlineLearner:
             row = self.counts.records % self.batch
             self.rows[row] = x
             self.counts.records += 1
-            self.counts.dead_in_row = 0
             waiting.append((len(outputs), row, item, number))
             outputs.append(None)
             if number != UNKNOWN:
@@ -213,21 +208,24 @@ class OnlineLearner:
 
     def _reject(self, rejection: Rejection) -> Rejection:
         self.counts.rejected[rejection.reason] += 1
-        if rejection.reason != "too_many_classes":
-            self.counts.dead_in_row += 1
         return rejection
 
     def _accept(self, event: Event) -> tuple[Array, int] | Rejection:
-        """The input as it is stored and the class number (UNKNOWN without a label), or why not."""
+        """The input as it came and the class number (UNKNOWN without a label), or why not."""
         fitted = self._fit(event)
         if isinstance(fitted, Rejection) or event.y is None:
             return fitted if isinstance(fitted, Rejection) else (fitted, UNKNOWN)
-        number = self.classes.number(event.y)
+        # A notebook may give what the codec would have turned into a string, or refused.
+        given: object = event.y
+        if not isinstance(given, str | int | np.integer) or isinstance(given, bool):
+            return reject_event(event, "bad_label", f"the label is {given!r}, not a string or an integer")
+        label = str(given)
+        number = self.classes.number(label)
         if number is None:
-            return _rejection(
+            return reject_event(
                 event,
                 "too_many_classes",
-                f"{event.y!r} would be class {self.classes.limit + 1}, past codec.max_classes",
+                f"{label!r} would be class {self.classes.limit + 1}, past codec.max_classes",
             )
         return fitted, number
 
@@ -240,12 +238,12 @@ class OnlineLearner:
         hashed = (self.settings.codec.hash_dim,)
         if reason == "wrong_shape" and hashed in (event.x.shape, self.schema.shape):
             detail += "; named features that aren't all numbers are hashed, see codec.named"
-        return _rejection(event, reason, detail)
+        return reject_event(event, reason, detail)
 
     def _forward(self, rows: Array) -> tuple[list[list[int]], list[list[float]], Tensor]:
         """Best classes [B][k], their probabilities, and all probabilities [B, classes]."""
         with torch.inference_mode():
-            x = self.normaliser(torch.from_numpy(rows).to(self.device))
+            x = self.normaliser(torch.from_numpy(self.normaliser.relative(rows)).to(self.device))
             probabilities = torch.softmax(self.model(x), dim=1)
             k = min(self.settings.learning.top_k, self.model.classes)
             best = torch.topk(probabilities, k, dim=1)
@@ -289,9 +287,11 @@ class OnlineLearner:
         n = self.pending
         self.pending = 0
         y = self.pending_y[:n].copy()
-        stream = torch.from_numpy(self.pending_x[:n].copy()).to(self.device)
+        self.normaliser.anchor(self.pending_x[:n])
+        stored = self.normaliser.relative(self.pending_x[:n])
+        stream = torch.from_numpy(stored.copy()).to(self.device)
         self._grow(int(y.max()) + 1)
-        self.normaliser.update(self.pending_x[:n])
+        self.normaliser.update(stored)
         raw, labels = stream, torch.from_numpy(y).to(self.device)
         slots = self.method.draw(self.memory, self.replay_batch, self.draws_rng)
         if len(slots):
@@ -336,17 +336,20 @@ class OnlineLearner:
             "classes": Part(values={"labels": list(self.classes.labels)}),
             "generators": Part(
                 {"views": self.views_rng.get_state()},
-                {"slots": rng_state(self.slots_rng), "draws": rng_state(self.draws_rng)},
+                {
+                    "slots": bookkeeping.rng_state(self.slots_rng),
+                    "draws": bookkeeping.rng_state(self.draws_rng),
+                },
             ),
             "metrics": self.prequential.part(),
-            "counts": Part(values=plain_counts(self.counts) | {"losses": dict(self.losses)}),
+            "counts": Part(values=bookkeeping.plain_counts(self.counts) | {"losses": dict(self.losses)}),
             "schema": Part(values=self.schema.plain() if self.schema else {}),
         }
         if self.settled:
             parts["model"] = self.model.part()
             parts["optimiser"] = self.optimiser.part()
             parts["normaliser"] = self.normaliser.part()
-            parts["method"] = merge_layers([layer.part() for layer in chain(self.method)])
+            parts["method"] = bookkeeping.merge_layers([layer.part() for layer in chain(self.method)])
             parts["memory"] = self.memory.snapshot(full)
             parts["pending"] = Part(
                 {
@@ -362,13 +365,15 @@ class OnlineLearner:
         plain = {name: part for name, part in parts.items() if isinstance(part, Part)}
         self.classes = ClassIndex(self.settings.codec.max_classes, plain["classes"].values["labels"])
         self.views_rng.set_state(plain["generators"].tensors["views"])
-        self.slots_rng.bit_generator.state = rng_from(plain["generators"].values["slots"])
-        self.draws_rng.bit_generator.state = rng_from(plain["generators"].values["draws"])
+        self.slots_rng.bit_generator.state = bookkeeping.rng_from(plain["generators"].values["slots"])
+        self.draws_rng.bit_generator.state = bookkeeping.rng_from(plain["generators"].values["draws"])
         self.prequential.load(plain["metrics"])
         counts = dict(plain["counts"].values)
         self.losses = dict(counts.pop("losses"))
         self.counts = Counts(**counts | {"rejected": Counter(counts["rejected"])})
         self.held, self._held_events, self._held_dead = [], 0, 0
+        if "held" in plain:
+            self.learn([bookkeeping.item_from(values) for values in plain["held"].values["items"]])
         schema = plain["schema"].values
         if not schema:
             return
@@ -376,7 +381,7 @@ class OnlineLearner:
         self.model.load(plain["model"])
         self.optimiser.load(plain["optimiser"], self.model)
         self.normaliser.load(plain["normaliser"])
-        for layer, part in zip(chain(self.method), split_layers(plain["method"]), strict=True):
+        for layer, part in zip(chain(self.method), bookkeeping.split_layers(plain["method"]), strict=True):
             layer.load(part, self.model)
         memory = parts["memory"]
         assert isinstance(memory, SegmentedPart)
@@ -386,8 +391,3 @@ class OnlineLearner:
         self.pending_x[: self.pending] = pending["x"].numpy()
         self.pending_y[: self.pending] = pending["y"].numpy()
         self.pending_key[: self.pending] = pending["key"].numpy()
-
-
-def _rejection(event: Event, reason: str, detail: str) -> Rejection:
-    record = event.record or Record(b"", event.position)
-    return Rejection(reason, detail, record)

@@ -14,6 +14,11 @@ from streamlearn.state import Part
 LIMIT = 10.0
 """Standardised values are clipped here: one absurd value must not blow up a step."""
 
+MAD = 1.4826
+"""A normal distribution's standard deviation over its median absolute deviation."""
+
+LARGEST = float(np.finfo(np.float32).max)
+
 LEAST_VARIANCE = 1e-70
 """Below, 1 / std would overflow float32: such a feature counts as constant and has no scale of its own."""
 
@@ -25,6 +30,10 @@ class Normaliser:
     is merged (Chan et al. 1983, parallel variance) with a past whose weight is capped at `horizon`. They
     are kept on the host (a step changes a few small vectors, which there costs least) and in float64
     (squares of large inputs must neither overflow nor swallow a small variance).
+
+    What is stored and computed with is float32, which knows a time in seconds since 1970 to two minutes
+    only. So the median of a vector stream's first batch is its `origin`, and is taken off every input while
+    it is still float64.
     """
 
     def __init__(self, shape: Sequence[int], horizon: int, device: torch.device, enabled: bool) -> None:
@@ -34,6 +43,8 @@ class Normaliser:
         self.enabled = enabled
         self.weight = 0.0
         size = shape[0] if len(shape) == 3 else int(np.prod(shape))
+        self.origin: Array = np.zeros(self.shape if len(shape) == 1 else ())
+        self.anchored = len(shape) != 1 or not enabled
         self.mean: Array = np.zeros(size)
         self.variance: Array = np.ones(size)
         self._derive()
@@ -43,13 +54,28 @@ class Normaliser:
         pair = np.stack([self.mean, 1 / np.sqrt(spread)]).astype(np.float32)
         self._shift, self._scale = torch.from_numpy(pair).to(self.device).view(2, *self.shape).unbind(0)
 
+    def relative(self, x: Array) -> Array:
+        """Raw inputs [n, *shape] as they are stored: uint8, or float32 relative to the origin."""
+        if x.dtype == np.uint8:
+            return x
+        away: Array = np.minimum(np.maximum(x - self.origin, -LARGEST), LARGEST)
+        return away.astype(np.float32)
+
+    def anchor(self, x: Array) -> None:
+        """Settle the origin by the first batch [n, *shape]: the median, which a single outlier can't move."""
+        if not self.anchored and x.dtype != np.uint8:
+            self.origin = np.median(x, axis=0)
+        self.anchored = True
+
     def update(self, x: Array) -> None:
-        """Take a batch of raw inputs [n, *shape] into the statistics."""
+        """Take a batch of stored inputs [n, *shape] into the statistics."""
         if not self.enabled:
             return
         n = len(x)
         # [n, features, values of each]: one value for a vector's feature, H * W for a channel
         values = x.reshape(n, len(self.mean), -1)
+        if x.dtype != np.uint8:
+            values = self._tamed(values)
         count = n * values.shape[2]
         mean = np.add.reduce(values, axis=(0, 2), dtype=np.float64) / count
         centred = np.subtract(values, mean[:, None], dtype=np.float64)
@@ -66,26 +92,39 @@ class Normaliser:
         self.weight = total
         self._derive()
 
+    def _tamed(self, values: Array) -> Array:
+        """Values [n, features, m] within LIMIT deviations, so that one absurd value leaves the scale usable.
+
+        A real change of scale still gets through: every batch may multiply the variance. In the first batch
+        the deviation is the median absolute one; a feature of which that is 0 is taken as it comes.
+        """
+        if self.weight:
+            centre, spread = self.mean[:, None], np.sqrt(self.variance)[:, None]
+        else:
+            centre = np.median(values, axis=(0, 2), keepdims=True)[0].astype(np.float64)
+            spread = MAD * np.median(np.abs(values - centre), axis=(0, 2), keepdims=True)[0]
+        reach = np.where(spread > 0, LIMIT * spread, np.inf)
+        tamed: Array = np.minimum(np.maximum(values, centre - reach), centre + reach)
+        return tamed
+
     def __call__(self, x: Tensor) -> Tensor:
-        """Raw inputs [rows, *shape] of any dtype -> standardised float32."""
+        """Stored inputs [rows, *shape] -> standardised float32."""
         if not self.enabled:
             return x.float()
         return (x - self._shift).mul_(self._scale).clamp_(-LIMIT, LIMIT)
 
     def part(self) -> Part:
-        tensors = {"mean": self.mean, "variance": self.variance}
-        return Part(
-            {name: torch.from_numpy(a.copy()) for name, a in tensors.items()}, {"weight": self.weight}
-        )
+        arrays = {"mean": self.mean, "variance": self.variance, "origin": self.origin}
+        values = {"weight": self.weight, "anchored": self.anchored}
+        return Part({name: torch.from_numpy(a.copy()) for name, a in arrays.items()}, values)
 
     def load(self, part: Part) -> None:
         """Take the state in `part`; ValueError if it is of another shape."""
-        for name in ("mean", "variance"):
-            found = part.tensors[name].numpy().copy()
-            if found.shape != self.mean.shape:
-                raise ValueError(
-                    f"{name}: the state holds {found.shape}, these inputs have {self.mean.shape}"
-                )
+        for name in ("mean", "variance", "origin"):
+            found, mine = part.tensors[name].numpy().copy(), getattr(self, name)
+            if found.shape != mine.shape:
+                raise ValueError(f"{name}: the state holds {found.shape}, these inputs have {mine.shape}")
             setattr(self, name, found)
         self.weight = float(part.values["weight"])
+        self.anchored = bool(part.values["anchored"])
         self._derive()

@@ -12,7 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from streamlearn.learner import OnlineLearner
-from streamlearn.prequential import KINDS, Figures
+from streamlearn.prequential import KINDS, Figures, Prequential
+
+MOST_CLASSES = 100
+"""Labels that an observation names."""
+MOST_RECALLS = 50
+"""Classes with a recall of their own; those that came later share one, under OTHER."""
+OTHER = "other"
 
 SECONDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Upper bounds of the duration histograms' buckets."""
@@ -85,6 +91,8 @@ class Observation:
     pending: int = 0
     held: int = 0
     known_classes: int = 0
+    classes: Sequence[str] = ()
+    class_recall: Mapping[str, float] = field(default_factory=dict)
     parameters: int = 0
     memory_examples: int = 0
     memory_capacity: int = 0
@@ -104,6 +112,7 @@ def observe(learner: OnlineLearner, **more: Any) -> Observation:
     """The learner's figures, and `more` of the worker's."""
     counts, settled = learner.counts, learner.settled
     scores = learner.prequential
+    known = learner.model.classes if settled else 0
     return Observation(
         step=counts.steps,
         records=counts.records,
@@ -113,7 +122,9 @@ def observe(learner: OnlineLearner, **more: Any) -> Observation:
         rejected=dict(counts.rejected),
         pending=learner.pending if settled else 0,
         held=len(learner.held),
-        known_classes=learner.model.classes if settled else 0,
+        known_classes=known,
+        classes=learner.classes.labels[: min(known, MOST_CLASSES)],
+        class_recall=_recall(scores, learner.classes.labels[:MOST_RECALLS]),
         parameters=learner.model.parameters if settled else 0,
         memory_examples=learner.memory.size if settled else 0,
         memory_capacity=learner.settings.memory.capacity,
@@ -125,6 +136,22 @@ def observe(learner: OnlineLearner, **more: Any) -> Observation:
         fading_log_loss=scores.fading_loss(),
         **more,
     )
+
+
+def _recall(scores: Prequential, labels: Sequence[str]) -> dict[str, float]:
+    """Share of right predictions by actual class: of `labels`, and of all later ones under OTHER.
+
+    O(len(labels)), however many classes there are. A class that is itself called OTHER is counted there.
+    """
+    first = list(zip(labels, scores.hits, scores.actual, strict=False))
+    hits: dict[str, int] = {}
+    actual: dict[str, int] = {}
+    rest = sum(of for _, of, _ in first), sum(of for _, _, of in first)
+    later = (OTHER, scores.correct[0] - rest[0], scores.events - rest[1])
+    for label, right, all_of_it in [*first, later]:
+        hits[label] = hits.get(label, 0) + right
+        actual[label] = actual.get(label, 0) + all_of_it
+    return {label: hits[label] / count for label, count in actual.items() if count}
 
 
 class Vitals:

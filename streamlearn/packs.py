@@ -55,8 +55,8 @@ class Chain:
                     chunk = Chunk.write(file, *(np.ascontiguousarray(array).data for array in arrays))
                     segments[number] = chunk.as_segment(len(packs) - 1)
                 for chain, numbers in ((latest, stale), (self, moved)):
-                    for number in numbers:
-                        raw = chain.read(folder, int(number))
+                    for number in numbers.tolist():
+                        raw = chain.read(folder, number)
                         segments[number] = Chunk.write(file, raw).as_segment(len(packs) - 1)
         used, segments["pack"] = np.unique(segments["pack"], return_inverse=True)
         return Chain(tuple(packs[i] for i in used), segments)

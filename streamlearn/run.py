@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import signal
+import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from streamlearn import __version__
 from streamlearn.checkpoint import CheckpointStore, Locked, NothingWhole, WrongFormat
+from streamlearn.cli import STOP
 from streamlearn.codec import Codec
 from streamlearn.durable import Disagreement, Learner, check_settings, restore, resume_of, untouched
 from streamlearn.events import (
@@ -24,6 +28,7 @@ from streamlearn.events import (
     Sink,
     Source,
     StateMismatch,
+    Unreachable,
     UsageError,
 )
 from streamlearn.exporter import Exporter, ExporterError
@@ -52,34 +57,17 @@ def make_source(settings: Settings) -> Source:
 def make_sink(settings: Settings) -> Sink:
     """The sink of the settings. Raises SettingsError, UsageError."""
     factory: Callable[[dict[str, Any]], Sink] = load_object(sink_connector(settings))
-    options = settings.sink.model_dump()
-    if options["dead_letters"] is None:
-        options["dead_letters"] = os.path.join(settings.checkpoint.folder, "dead_letters.jsonl")
-    return factory(options)
+    return factory(settings.sink.model_dump() | {"dead_letters": dead_letters(settings)})
+
+
+def dead_letters(settings: Settings) -> str:
+    """The file of the dead letters."""
+    return settings.sink.dead_letters or os.path.join(settings.checkpoint.folder, "dead_letters.jsonl")
 
 
 def make_codec(settings: Settings) -> Codec:
     """The codec of the settings."""
     return cast(Codec, load_object(settings.codec.connector)(settings.codec))
-
-
-@contextmanager
-def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `stop`; a second one of them ends the process at once."""
-
-    def first(number: int, _: object) -> None:
-        for name in before:
-            signal.signal(name, signal.SIG_DFL)
-        stop()
-        # Said last: a second signal that answers to this line must find the default in place.
-        log.info("%s: stopping after a checkpoint (again: stop at once)", signal.Signals(number).name)
-
-    before = {name: signal.signal(name, first) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 def run(words: Sequence[str]) -> int:
@@ -103,16 +91,42 @@ def guarded(work: Callable[[], int]) -> int:
         log.error("%s", error)
         return UNREACHABLE
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            return _no_memory(error)
         log.error("%s: %s", error.filename or "writing", error.strerror or error)
         return NOT_WRITABLE
-    except Exception:
+    except Exception as error:
+        if isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATION)
+        ):
+            return _no_memory(error)
         log.exception("unexpected error (please report it)")
         return UNEXPECTED
+
+
+ALLOCATION = (
+    "DefaultCPUAllocator",
+    "Storage size calculation overflowed",
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+)
+"""What torch says, with a RuntimeError, where there is no memory."""
+
+
+def _no_memory(error: Exception) -> int:
+    log.error(
+        "there is not enough memory (%s): set memory.capacity, codec.shape or model.width lower",
+        str(error).partition("\n")[0] or type(error).__name__,
+    )
+    return USAGE
 
 
 def _run(settings: Settings) -> int:
     if settings.model.device == "cpu" or not torch.cuda.is_available():
         torch.use_deterministic_algorithms(True)
+    _refuse_own_input(settings)
+    _report_writable(settings)
     store = CheckpointStore(settings.checkpoint.folder, settings.checkpoint.keep)
     source, codec = make_source(settings), make_codec(settings)
     vitals = Vitals(settings.exporter.stall_seconds)
@@ -121,17 +135,50 @@ def _run(settings: Settings) -> int:
     except ValueError as error:
         raise SettingsError(str(error)) from error
     exporter = Exporter(vitals, settings.exporter.host, settings.exporter.port)
+    if STOP.asked is not None:
+        log.info("%s: stopped before anything was begun", STOP.asked.name)
+        return 0
+
+    def stop(number: signal.Signals) -> None:
+        worker.stop()
+        # Said last: a second signal that answers to this line must find the default in place.
+        log.info("%s: stopping after a checkpoint (again: stop at once)", number.name)
+
     _lock(store)
+    STOP.tell(stop)
     try:
-        with stopped_by_signals(worker.stop):
-            url = exporter.start() if settings.exporter.enabled else None
-            status = worker.run(lambda: print(banner(settings, worker, url), file=sys.stderr, flush=True))
+        url = exporter.start() if settings.exporter.enabled else None
+        status = worker.run(lambda: print(banner(settings, worker, url), file=sys.stderr, flush=True))
     finally:
+        STOP.tell(None)
         exporter.close()
         store.unlock()
+    if status == 0 and STOP.asked is None:
+        _doubt(settings, worker)
     if settings.report is not None:
         write_report(settings, {settings.method.name: figures(vitals.observation)}, worker.curve)
     return status
+
+
+def _doubt(settings: Settings, worker: Worker) -> None:
+    """Say it, and loudly, where a finite source has ended and nothing came of it."""
+    counts = worker.learner.counts
+    dead = sum(counts.rejected.values())
+    if dead and not counts.records:
+        log.error(
+            "not one of %d records could be used: all are dead letters (%s). Do codec.features and the "
+            "other codec settings say where things are? %s holds the records and what was wrong with each",
+            dead,
+            ", ".join(f"{reason}: {count}" for reason, count in counts.rejected.most_common(3)),
+            _named(dead_letters(settings)),
+        )
+    elif counts.records and not counts.labeled:
+        log.warning(
+            "no event had a label: is codec.label right? (it is %r; all %d events were predicted, "
+            "nothing was learned)",
+            settings.codec.label,
+            counts.records,
+        )
 
 
 def _lock(store: CheckpointStore) -> None:
@@ -148,17 +195,20 @@ def _lock(store: CheckpointStore) -> None:
 def banner(settings: Settings, worker: Worker, url: str | None) -> str:
     """What a person wants to know when it starts."""
     learner, model = worker.learner, settings.model
-    dead = settings.sink.dead_letters or os.path.join(settings.checkpoint.folder, "dead_letters.jsonl")
+    dead = dead_letters(settings)
     place = ", ".join(f"record {offset}" for offset in worker.offsets.values()) or "the start"
     resumed = worker.resumed
     came = f"goes on from {resumed.id}, step {resumed.body['step']}" if resumed else "a first start"
     modifiers = "".join(f" + {name}" for name in settings.method.modifiers)
     shape = list(learner.schema.shape) if learner.schema else "to be found in the first events"
+    net = model.net
+    if net == "auto":
+        net = ("conv" if len(shape) == 3 else "mlp") if learner.schema else "by the shape of x"
     rows = {
         "reads": f"{worker.source.topic} from {place}",
         "writes": f"predictions to {_named(settings.sink.predictions)}, dead letters to {_named(dead)}",
         "state": f"{settings.checkpoint.folder}: {came}, epoch {worker.epoch}",
-        "learns": f"{settings.method.name}{modifiers}, net {model.net}, shape of x {shape}, "
+        "learns": f"{settings.method.name}{modifiers}, net {net}, shape of x {shape}, "
         f"memory {settings.memory.capacity} ({settings.memory.policy})",
         "on": f"{learner.device}, {model.threads} thread(s), torch {torch.__version__}",
         "metrics": f"{url}/metrics" if url else "off",
@@ -187,10 +237,12 @@ def _check(settings: Settings) -> int:
     except ValueError as error:
         raise SettingsError(str(error)) from error
     make_sink(settings)
+    _refuse_own_input(settings)
     store = CheckpointStore(settings.checkpoint.folder, settings.checkpoint.keep)
+    _refuse_locked(store.folder)
     found = store.newest(lambda text: print(f"warning: {text}"))
     source = make_source(settings)
-    resume = Resume()
+    resume, marks = Resume(), None
     if found is None:
         print(f"state: none in {settings.checkpoint.folder}; a first start")
     else:
@@ -199,33 +251,125 @@ def _check(settings: Settings) -> int:
             for change in check_settings(settings, manifest):
                 print(f"setting adopted: {change}")
             restore(learner, manifest, parts)
-        resume = resume_of(manifest)
+        resume, marks = resume_of(manifest), manifest.body["outputs"]
         print(
             f"state: goes on from {manifest.id}, step {manifest.body['step']}, offsets {dict(resume.offsets)}"
         )
-    _check_writable(settings)
-    if settings.source.path == "-":
-        print("source: standard input (not read by check)")
-    else:
+    _check_outputs(settings, marks)
+    _report_writable(settings)
+    if settings.exporter.enabled:
+        Exporter(
+            Vitals(settings.exporter.stall_seconds), settings.exporter.host, settings.exporter.port
+        ).probe()
+    kind = _read_once(settings)
+    if kind is None:
         _sample(settings, source, resume, learner)
+    else:
+        print(f"source: {kind} (not read by check)")
     print("settings are fine")
     return 0
 
 
-def _check_writable(settings: Settings) -> None:
-    """The folders that `run` writes to. Raises OSError."""
-    folder = os.path.abspath(settings.checkpoint.folder)
-    while not os.path.exists(folder):
+def _refuse_own_input(settings: Settings) -> None:
+    """Outputs must not be appended to the very file that is read. Raises UsageError."""
+    read = _stat(settings.source.path, int(settings.source.options.get("fd") or 0))
+    if read is None or not stat.S_ISREG(read.st_mode) or settings.sink.connector is not None:
+        return
+    for name, path in (("predictions", settings.sink.predictions), ("dead_letters", dead_letters(settings))):
+        written = _stat(path, 1)
+        if written is not None and os.path.samestat(read, written):
+            raise UsageError(
+                f"sink.{name} ({_named(path)}) is the file that is read: it would be appended to your input; "
+                "name another file"
+            )
+
+
+def _stat(path: str | None, descriptor: int) -> os.stat_result | None:
+    """Of a file, or of `descriptor` where the path is "-"; None if there is no such file."""
+    try:
+        return None if path is None else os.fstat(descriptor) if path == "-" else os.stat(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _refuse_locked(folder: Path) -> None:
+    """Raises Locked if a worker runs there. Makes nothing, and lets go at once."""
+    if not (folder / "lock").is_file():
+        return
+    with open(folder / "lock") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = handle.read().strip() or "unknown"
+            raise Locked(f"process {owner} already works in {folder}: `run` would be refused") from None
+
+
+def _report_writable(settings: Settings) -> None:
+    if settings.report is not None:
+        _writable(settings.report)
+
+
+def _writable(folder: str) -> None:
+    """Is it there and writable, or can it be made? Raises OSError."""
+    folder = os.path.abspath(folder)
+    while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
-    folders = {folder}
-    for path in (settings.sink.predictions, settings.sink.dead_letters):
-        if path not in (None, "-"):
-            folders.add(os.path.dirname(os.path.abspath(path)))
-    for folder in sorted(folders):
-        if not os.path.isdir(folder):
-            raise UsageError(f"the folder {folder} does not exist: make it, or write elsewhere")
-        if not os.access(folder, os.W_OK):
-            raise OSError(13, "not writable", folder)
+    if not os.path.isdir(folder):
+        raise OSError(errno.ENOTDIR, "not a folder", folder)
+    if not os.access(folder, os.W_OK):
+        raise OSError(errno.EACCES, "not writable", folder)
+
+
+def _check_outputs(settings: Settings, marks: Mapping[str, int] | None) -> None:
+    """What `run` writes to, looked at without writing. Raises OSError, Unreachable, StateMismatch."""
+    state = os.path.abspath(settings.checkpoint.folder)
+    _writable(state)
+    if settings.sink.connector is not None:
+        return
+    for name, path in (("predictions", settings.sink.predictions), ("dead_letters", dead_letters(settings))):
+        if path == "-":
+            continue
+        folder = os.path.dirname(os.path.abspath(path))
+        # The state's own folder (and those above it) will have been made by then.
+        if not os.path.isdir(folder) and not f"{state}/".startswith(f"{folder}/"):
+            raise Unreachable(f"{path} can't be written: the folder {folder} does not exist; make it")
+        if os.path.isdir(path):
+            raise Unreachable(f"{path} can't be written: it is a folder; sink.{name} names a file")
+        target = path if os.path.exists(path) else folder
+        if os.path.exists(target) and not os.access(target, os.W_OK):
+            raise Unreachable(f"{path} can't be written: {target} is not writable")
+        _check_mark(path, None if marks is None else marks.get(name))
+
+
+def _check_mark(path: str, mark: int | None) -> None:
+    """Does the file hold what the state has written, in whole lines? Raises StateMismatch."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        return
+    length = os.path.getsize(path) if os.path.exists(path) else 0
+    mark = length if mark is None else mark
+    again = "give the file that the state has written, or start with another --checkpoint.folder"
+    if length < mark:
+        raise StateMismatch(
+            f"{path} has {length} bytes, but the checkpoint was taken when it had {mark}: {again}"
+        )
+    if mark:
+        with open(path, "rb") as file:
+            file.seek(mark - 1)
+            if file.read(1) != b"\n":
+                raise StateMismatch(
+                    f"{path} has no line that ends at byte {mark}: {again}, or name a new file"
+                )
+
+
+def _read_once(settings: Settings) -> str | None:
+    """What the source is, if reading it would take its records from the worker."""
+    path = settings.source.path
+    if path == "-":
+        return "standard input"
+    found = _stat(path, 0)
+    if found is None or stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
+        return None
+    return f"{path}, which is no regular file"
 
 
 def _sample(settings: Settings, source: Source, resume: Resume, learner: Learner) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from streamlearn.events import Array, Event
+
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,14 @@ class Schema:
         """(reason, detail) if x doesn't fit. Whole numbers in 0..255 fit uint8, uint8 fits float32."""
         if x.shape != self.shape:
             return "wrong_shape", f"x has shape {list(x.shape)}, this stream has {list(self.shape)}"
-        if self.dtype == "uint8" and x.dtype != np.uint8:
-            if not bool(((x >= 0) & (x <= 255) & (x == np.floor(x))).all()):
-                return "wrong_dtype", "x holds other numbers than 0..255, this stream has bytes (uint8)"
-        elif x.dtype.kind not in "uf":
-            return "wrong_dtype", f"x has dtype {x.dtype}, wanted uint8 or float32"
+        if x.dtype == np.uint8:
+            return None
+        if x.dtype.kind not in "iuf":
+            return "wrong_dtype", f"x has dtype {x.dtype}, numbers were expected"
+        if not _within_float32(x):
+            return "not_finite", "x holds NaN, an infinity, or a number too large for float32"
+        if self.dtype == "uint8" and not bool(((x >= 0) & (x <= 255) & (x == np.floor(x))).all()):
+            return "wrong_dtype", "x holds other numbers than 0..255, this stream has bytes (uint8)"
         return None
 
     def plain(self) -> dict[str, Any]:
@@ -36,6 +42,13 @@ class Schema:
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Schema:
         return cls(tuple(values["shape"]), values["dtype"])
+
+
+def _within_float32(x: Array) -> bool:
+    # A sum costs a third of looking at each value; that of float32 values is finite only if they all are.
+    if x.dtype == np.float32 and math.isfinite(np.add.reduce(x, axis=None, dtype=np.float64)):
+        return True
+    return bool((np.abs(x) <= LARGEST).all())
 
 
 def settle(voters: Sequence[Event], dtype: str | None) -> Schema:

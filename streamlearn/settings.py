@@ -43,8 +43,10 @@ class SourceSettings(Section):
         None, description="of the file; unset: from its suffix"
     )
     dataset: str | None = Field(None, description="built-in data set to read in place of a file")
-    order: Literal["as_is", "independent", "class_incremental", "blurry", "recurring"] = Field(
-        "as_is", description="order in which a data set's examples come"
+    order: Literal["as_is", "independent", "class_incremental", "blurry", "recurring"] | None = Field(
+        None,
+        description="order of a data set's examples; unset: its natural one, as_is for electricity, "
+        "class_incremental for the others",
     )
     split: str = Field("train", description="part of the data set")
     groups: int = Field(2, ge=1, description="classes of a data set that arrive together, as one group")

@@ -16,7 +16,18 @@ from typing import Any
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.codec import Codec
 from streamlearn.durable import Learner, check_settings, describe, restore, resume_of, untouched, warn_runtime
-from streamlearn.events import ConnectorError, Output, Position, Record, Rejection, Resume, Sink, Source
+from streamlearn.events import (
+    ConnectorError,
+    Output,
+    Position,
+    Record,
+    Rejection,
+    Resume,
+    Sink,
+    Source,
+    Stalled,
+    Unreachable,
+)
 from streamlearn.keeper import Keeper
 from streamlearn.observe import Histogram, Stopwatch, Vitals, observe
 from streamlearn.settings import Settings
@@ -60,7 +71,7 @@ class Worker:
         self._stop = threading.Event()
         self._dead_in_row = 0
         self._poison: Rejection | None = None
-        self._unanswered: dict[int, Record] = {}
+        self._unanswered: list[Record] = []
         self._marks: dict[str, int] = {}
         self._observed_at = 0.0
         self.curve: list[dict[str, Any]] = []
@@ -80,8 +91,10 @@ class Worker:
         if found is not None:
             manifest, parts = found
             resume, marks = resume_of(manifest), manifest.body["outputs"]
-            # With nothing read there is nothing to disagree with: a first start again.
-            if not untouched(manifest):
+            if untouched(manifest):
+                # With nothing read there is nothing to disagree with: a first start again.
+                resume = Resume()
+            else:
                 self._restore(manifest, parts)
                 self.resumed = manifest
             self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
@@ -152,7 +165,6 @@ class Worker:
             if records:
                 self.vitals.busy()
                 self._apply(records)
-                self.latency.observe(time.perf_counter() - turn, len(records))
                 waiting_since = None
             elif self.source.ended:
                 return self._end()
@@ -162,6 +174,8 @@ class Worker:
                 waiting_since = None
             if not self._flush():
                 return NOT_WRITABLE
+            if records:
+                self.latency.observe(time.perf_counter() - turn, len(records))
             if self._poison is not None:
                 return self._poisoned(self._poison)
             self.keeper.settle(wait=False)
@@ -209,11 +223,11 @@ class Worker:
         outputs = self.learner.learn(items)
         if self.learner.settled and not settled:
             log.info("%s", self._shape())
+        self._unanswered += records
         self._answer(outputs)
-        self._unanswered |= {record.position.partition: record for record in records}
-        self._advance()
 
     def _answer(self, outputs: Sequence[Output]) -> None:
+        """Hand over outputs, which come in the order of the records, and move C past those."""
         self.sink.write(outputs)
         limit = self.settings.delivery.max_dead_letters_in_row
         for output in outputs:
@@ -221,11 +235,14 @@ class Worker:
                 self._dead_in_row = 0
             elif output.reason != "too_many_classes":
                 self._dead_in_row += 1
-                log.warning(
-                    "dead letter: %s at %s: %s", output.reason, _where(output.position), output.detail
-                )
+                # The reason is part of the text that repetitions are told by: each is seen at least once.
+                log.warning(f"dead letter, {output.reason}: %s: %s", _where(output.position), output.detail)
                 if self._dead_in_row >= limit:
                     self._poison = output
+        answered, self._unanswered = self._unanswered[: len(outputs)], self._unanswered[len(outputs) :]
+        for partition, record in {record.position.partition: record for record in answered}.items():
+            self.offsets[partition] = record.position.offset + 1
+            self.cursors[partition] = record.cursor
         self.stopwatch.mark("publish")
 
     def _shape(self) -> str:
@@ -235,22 +252,12 @@ class Worker:
         net = type(model.encoder).__name__
         return f"x has shape {list(schema.shape)}, {schema.dtype}: {net} with {model.flat.numel()} parameters"
 
-    def _advance(self) -> None:
-        """Move C, unless events are held until the shape of x is settled."""
-        if self.learner.held:
-            return
-        for partition, record in self._unanswered.items():
-            self.offsets[partition] = record.position.offset + 1
-            self.cursors[partition] = record.cursor
-        self._unanswered.clear()
-
     # -- ends
 
     def _end(self) -> int:
         """A finite source has ended: learn what waits, and leave a checkpoint of it all."""
         self.vitals.busy()
         self._answer(self.learner.flush())
-        self._advance()
         counts = self.learner.counts
         log.info(
             "the source has ended: %d records, %d learned, %d dead letters",
@@ -295,6 +302,13 @@ class Worker:
         while True:
             try:
                 self._marks = self.sink.flush()
+            except Stalled as error:
+                # Its own affair how long a reader takes; but a signal must not wait for it.
+                self.vitals.output_problem = str(error)
+                if self._stop.is_set():
+                    raise Unreachable(
+                        f"stopped while {error}: the last checkpoint stands, a new start goes on from it"
+                    ) from error
             except OSError as error:
                 if not said:
                     log.error("outputs can't be written (%s): nothing is read until they can", error)

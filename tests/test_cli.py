@@ -1,4 +1,4 @@
-"""The command line: help, what is there, what `check` says and `checkpoints` shows, the demo."""
+"""The command line: help, what is there, what `checkpoints` shows, the demo."""
 
 from __future__ import annotations
 
@@ -95,64 +95,6 @@ def test_as_a_module_whose_reader_leaves() -> None:
         assert run.wait(60) == 4
 
 
-# ---- check
-
-
-def checked(capfd: pytest.CaptureFixture[str], folder: Path, path: Path, *more: str, status: int = 0) -> str:
-    before = tree(folder)
-    text = said(capfd, "check", *flags(folder, path, *more)[1:], status=status)
-    assert tree(folder) == before, "check changes nothing"
-    return text
-
-
-def test_check_before_the_first_start(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = write_events(tmp_path / "events.jsonl", EVENTS)
-    with open(path, "ab") as file:
-        file.write(b'garbage\n{"x": [1, 2]}\n')
-    text = checked(capfd, tmp_path, path)
-    assert f"state: none in {tmp_path / 'state'}; a first start\n" in text
-    assert "62 records read, 2 of them dead letters\n  record 60: undecodable: " in text
-    assert "\n  record 61: wrong_shape: x has shape [2], this stream has [5]\n" in text
-    assert "x: shape [5], float32; labels so far: 6" in text
-    assert text.endswith("settings are fine\n")
-    assert "(not read by check)" in said(capfd, "check", *flags(tmp_path, "-")[1:])
-
-
-def test_check_where_there_is_a_state(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = write_events(tmp_path / "events.jsonl", EVENTS)
-    assert here(*flags(tmp_path, path)) == 0
-    with open(path, "ab") as file:
-        file.write(b'{"x": [1, 2]}\n' * 12)
-    text = checked(capfd, tmp_path, path, "--learning.top_k", "3")
-    assert "setting adopted: learning.top_k: 5 -> 3" in text
-    assert f"state: goes on from {newest(tmp_path).id}, step " in text
-    assert "offsets {0: 60}" in text
-    assert "12 records read, 12 of them dead letters" in text, "the state knows the shape"
-    text = checked(capfd, tmp_path, path, "--seed", "9", status=3)
-    assert "seed was 0, now 9" in text
-    write_events(path, vectors(100, seed=4))
-    text = checked(capfd, tmp_path, path, status=3)
-    assert "is not the input this state has learned from" in text
-
-
-@pytest.mark.parametrize(
-    ("more", "status", "words"),
-    [
-        (["--source.path", "/nowhere/e.jsonl"], 4, "/nowhere/e.jsonl can't be opened"),
-        (["--sink.predictions", "/nowhere/p"], 2, "the folder /nowhere does not exist"),
-        (["--nothing", "1"], 2, "unknown setting nothing"),
-        (["--source.path", "null"], 2, "no source of events"),
-        (["--source.connector", "here.not:Source"], 2, "there is no module here"),
-        (["--model.device", "gpu"], 2, "model.device"),
-    ],
-)
-def test_check_finds(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str], status: int, words: str
-) -> None:
-    path = write_events(tmp_path / "events.jsonl", EVENTS)
-    assert words in checked(capfd, tmp_path, path, *more, status=status)
-
-
 # ---- checkpoints
 
 
@@ -198,6 +140,8 @@ def test_show(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert shown["outputs"]["predictions"] == (folder / "predictions.jsonl").stat().st_size
     older = CheckpointStore(state).names()[1]
     assert as_json(capfd, "show", state, older)["id"] == older
+    assert as_json(capfd, "show", older, state)["id"] == older, "in either order"
+    assert as_json(capfd, "show", older, "--checkpoint.folder", state)["id"] == older
     text = said(capfd, "checkpoints", "show", state)
     assert f"\n  model         {shown['parts']['model']}\n" in text
     CheckpointStore(state)._path(shown["id"]).write_text("{")
@@ -247,6 +191,8 @@ def test_use(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
         (["shw"], 2, "wants one of list, show, verify, use"),
         (["list", "/nowhere"], 2, "/nowhere is no folder"),
         (["show", "/", "xyz"], 2, "'xyz' is no checkpoint id"),
+        (["show", "xyz", "/"], 2, "'xyz' is no checkpoint id"),
+        (["show", "000001-000001-00000000", "000001-000002-00000000"], 2, "000002-00000000 is no folder"),
         (["list", "--json", "--seedd", "1"], 2, "unknown setting seedd"),
         (["show", "/proc/self/fdinfo"], 3, "there is no checkpoint in"),
     ],
@@ -257,7 +203,93 @@ def test_checkpoints_says_what_is_wrong(
     assert text in said(capfd, "checkpoints", *words, status=status)
 
 
+@pytest.fixture
+def pruned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A worker at work prunes the newest checkpoint between its listing and its reading."""
+    state = folder / "state"
+    listed = CheckpointStore.names
+
+    def names(store: CheckpointStore) -> list[str]:
+        found = listed(store)
+        monkeypatch.setattr(CheckpointStore, "names", listed)
+        store._path(found[0]).unlink()
+        return found
+
+    monkeypatch.setattr(CheckpointStore, "names", names)
+    return state
+
+
+def test_list_beside_a_worker(pruned: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = as_json(capfd, "list", str(pruned))
+    assert [row["id"] for row in rows] == CheckpointStore(pruned).names()
+    assert len(rows) == 2 and not any("damaged" in row for row in rows)
+
+
+def test_verify_beside_a_worker(pruned: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = as_json(capfd, "verify", str(pruned))
+    assert [(row["id"], row["whole"]) for row in rows] == [(n, True) for n in CheckpointStore(pruned).names()]
+
+
+def test_show_beside_a_worker(pruned: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    capfd.readouterr()
+    assert here("checkpoints", "show", str(pruned), "--json") == 0
+    captured = capfd.readouterr()
+    assert json.loads(captured.out)["id"] == CheckpointStore(pruned).names()[0]
+    assert captured.err == "", "nothing is damaged"
+
+
+def test_show_where_all_that_was_listed_has_gone(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = folder / "state"
+    there, listed = CheckpointStore(state).names()[0], CheckpointStore.names
+
+    def names(store: CheckpointStore) -> list[str]:
+        monkeypatch.setattr(CheckpointStore, "names", listed)
+        return ["000001-000007-00000000"]
+
+    monkeypatch.setattr(CheckpointStore, "names", names)
+    assert as_json(capfd, "show", str(state))["id"] == there
+
+
+def test_show_where_nothing_is_whole(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for path in (folder / "state").rglob("*.parts"):
+        path.write_bytes(b"")
+    text = said(capfd, "checkpoints", "show", str(folder / "state"), status=3)
+    assert "none of the 3 checkpoints in" in text and text.count(" is damaged: ") == 3
+
+
+@pytest.mark.slow
+def test_the_reader_of_a_list_leaves(folder: Path) -> None:
+    """`checkpoints list | head -1`; unbuffered, so that it is `print` that finds out."""
+    run = subprocess.Popen(
+        [sys.executable, "-u", "-m", "streamlearn", "checkpoints", "list", str(folder / "state")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert run.stdout is not None and run.stderr is not None
+    run.stdout.close()
+    assert run.stderr.read() == b""
+    run.stderr.close()
+    assert run.wait(60) == 4
+
+
 # ---- the demo
+
+
+@pytest.mark.slow  # scikit-learn is long in coming
+def test_the_demo_races_what_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    few = ["demo", "--source.options.limit", "60", "--model.width", "4"]
+    named = ["--method.name", "er_ace", "--method.modifiers", "momentum_teacher"]
+    text = said(capfd, *few, *named, "--report", str(tmp_path))
+    assert "er_ace + momentum_teacher " in text
+    learners = json.loads((tmp_path / "summary.json").read_bytes())["learners"]
+    assert [*learners] == ["finetune", "er", "er_ace + momentum_teacher"]
+    assert len({json.dumps(each["loss"]) for each in learners.values()}) == 3
+    text = said(capfd, *few, "--method.name", "er")
+    assert "er_ace" not in text and text.endswith("(--report DIR keeps the figures)\n")
+    assert "oracle" in said(capfd, *few, "--method.name", "oracle", status=2)
 
 
 @pytest.mark.slow

@@ -148,7 +148,7 @@ def test_one_result_per_record_in_order() -> None:
 def test_everything_in_its_default_place() -> None:
     e = event(decode(b' {"id": "a1", "x": [0.5, 2], "y": "cat", "ts": 1790000000.5, "task": [{}]}'))
     assert (e.id, e.y, e.ts, e.position) == ("a1", "cat", 1790000000.5, HERE)
-    assert e.x.dtype == np.float32
+    assert e.x.dtype == np.float64
     assert e.x.tolist() == [0.5, 2.0]
     assert e.record is not None
 
@@ -336,3 +336,40 @@ def test_details_are_the_same_in_every_run() -> None:
     header = decode(msgpack.packb({"x": png()[:9] + b"\1" * 80}))
     assert isinstance(header, Rejection)
     assert "0x" not in header.detail
+
+
+ROW = {"id": "a", "amount": "1", "label": "cat", "when": "3"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"label": "lable"}, "no column 'lable' (codec.label); it has id, amount, label, when"),
+        ({"id": "key"}, "no column 'key' (codec.id); it has id"),
+        ({"time": "now"}, "no column 'now' (codec.time); it has id"),
+        ({"features": ["amount", "price"]}, "no column 'price' (codec.features); it has id"),
+        ({"label": "a.b"}, "no column 'a.b' (codec.label)"),
+    ],
+)
+def test_a_column_that_is_named_must_be_there(settings: dict[str, Any], words: str) -> None:
+    """A mistyped label would make every row one to predict only, and the label a feature."""
+    result = decode_row(ROW, b"a,1,cat,3", **settings)
+    assert reason(result) == "bad_row"
+    assert isinstance(result, Rejection) and words in result.detail
+    wide = decode_row({f"column {i}": "1" for i in range(10_000)}, **settings)
+    assert reason(wide) == "bad_row"
+
+
+def test_named_columns_that_are_there_and_default_ones_that_are_not() -> None:
+    named = event(decode_row(ROW, label="label", time="when", features=["amount"]))
+    assert (named.id, named.y, named.ts, named.x.tolist()) == ("a", "cat", 3.0, [1.0])
+    assert event(decode_row({"amount": "1"})).y is None
+    assert event(decode_row({**ROW, "label": ""}, label="label", features=["amount"])).y is None
+    assert event(decode_row({"a": {"b": "cat"}, "x": [1.0]}, label="a.b")).y == "cat"
+    assert event(decode({"x": [1]}, label="lable", time="now", id="key")).y is None
+
+
+def test_a_row_without_cells_says_why() -> None:
+    result = decode_row({None: "the row is not UTF-8"}, msgpack.packb({"x": [1]}))
+    assert reason(result) == "bad_row"
+    assert isinstance(result, Rejection) and result.detail == "the row is not UTF-8"

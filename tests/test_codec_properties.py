@@ -47,7 +47,7 @@ def sound(result: Event | Rejection) -> None:
     assert result.id
     assert result.y is None or isinstance(result.y, str)
     assert result.ts is None or math.isfinite(result.ts)
-    assert result.x.dtype in (np.float32, np.uint8)
+    assert result.x.dtype in (np.float64, np.float32, np.uint8)
     assert result.x.ndim in (1, 3)
     assert result.x.size
     assert result.x.flags.c_contiguous

@@ -75,6 +75,17 @@ def test_a_stalled_worker_is_seen(site: Site, monkeypatch: pytest.MonkeyPatch) -
     assert site.ask("/healthz").status == 200
 
 
+def test_a_port_can_be_tried() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        exporter = Exporter(Vitals(60), "127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(ExporterError, match=r"--exporter.port 0: any free one"):
+            exporter.probe()
+    exporter.probe()
+    exporter.probe()
+    exporter.start()
+    exporter.close()
+
+
 def test_a_dead_worker_is_seen(site: Site) -> None:
     site.vitals.failure = "the worker ended: \udc80 broke"
     assert site.ask("/healthz")[::2] == (503, b"the worker ended: \\udc80 broke\n")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from streamlearn.events import (
     Prediction,
     Record,
     Rejection,
+    Stalled,
     StateMismatch,
     Unreachable,
     UsageError,
@@ -115,14 +119,41 @@ def test_a_first_start_never_continues_a_half_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"garbage", b"{}", b"[1]", b'{"source": "t"}', b'{"source": ["t", 0]}', b""]
+    "line", [b"garbage", b"{}", b"[1]", b'{"source": "t"}', b'{"source": ["t", 0]}', b"", bytes(9000)]
 )
-def test_a_foreign_line_above_the_mark_is_refused(tmp_path: Path, line: bytes) -> None:
+@pytest.mark.parametrize("end", [b"", b"\n", b'\n{"source": ["t", 0, 9]}\n'])
+def test_what_a_power_loss_leaves_above_the_mark_is_cut(
+    tmp_path: Path, line: bytes, end: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    marks = write(sink_in(tmp_path), OUTPUTS[:10])
+    write(sink_in(tmp_path), OUTPUTS[10:14], marks)
+    good = (tmp_path / "d").read_bytes()
+    (tmp_path / "d").write_bytes(good + line + end)
+    sink = sink_in(tmp_path)
+    sink.open(marks, 3)
+    assert (tmp_path / "d").read_bytes() == good
+    torn = not end and line in (b"", b"{}", b'{"source": "t"}', b'{"source": ["t", 0]}')
+    words = [f"{tmp_path / 'd'}: what stands at byte {len(good)},", f" {len(line + end)} bytes were cut"]
+    assert [all(word in message for word in words) for message in caplog.messages] == [True] * (not torn)
+    sink.close()
+    write(sink, OUTPUTS[10:], marks)
+    written = (tmp_path / "d").read_bytes(), (tmp_path / "p").read_bytes()
+    write(sink_in(tmp_path), OUTPUTS)
+    assert all(
+        (tmp_path / name).read_bytes() == 2 * content for name, content in zip("dp", written, strict=True)
+    )
+
+
+def test_a_zero_filled_tail_is_found_at_once(tmp_path: Path) -> None:
     marks = write(sink_in(tmp_path), OUTPUTS)
-    with open(tmp_path / "d", "ab") as file:
-        file.write(line + b"\n")
-    with pytest.raises(StateMismatch, match=f"line at byte {marks['dead_letters']} "):
-        sink_in(tmp_path).open(marks, 0)
+    good = (tmp_path / "p").stat().st_size
+    os.truncate(tmp_path / "p", good + (4 << 30))
+    assert write(sink_in(tmp_path), [], marks) == marks
+    assert (tmp_path / "p").stat().st_size == good
+
+
+def test_what_stands_below_the_mark_must_be_there(tmp_path: Path) -> None:
+    marks = write(sink_in(tmp_path), OUTPUTS)
     with pytest.raises(StateMismatch, match="ends at byte"):
         sink_in(tmp_path).open({**marks, "predictions": marks["predictions"] - 1}, 0)
 
@@ -190,6 +221,78 @@ def test_a_reader_that_has_gone(tmp_path: Path) -> None:
         os.close(saved)
         os.close(write_end)
     sink.close()
+
+
+@contextmanager
+def stalled(tmp_path: Path) -> Iterator[tuple[FileSink, int]]:
+    """A sink whose standard output is a pipe with a reader that has taken nothing yet."""
+    read_end, write_end = os.pipe()
+    saved = os.dup(1)
+    os.dup2(write_end, 1)
+    os.close(write_end)
+    sink = sink_in(tmp_path, predictions="-")
+    sink.open(None, 0)
+    try:
+        yield sink, read_end
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(read_end)
+        sink.close()
+
+
+def test_a_reader_that_takes_nothing_stalls_and_loses_nothing(tmp_path: Path) -> None:
+    outputs: list[Output] = [rejection(0), *(prediction(i) for i in range(1, 3000))]
+    taken, stalls = bytearray(), 0
+    with stalled(tmp_path) as (sink, reader):
+        sink.write(outputs)
+        while True:
+            try:
+                marks = sink.flush()
+                break
+            except Stalled as error:
+                stalls += 1
+                assert error.filename == "standard output"
+                assert (tmp_path / "d").stat().st_size > 0  # the other one has what is for it
+                taken += os.read(reader, 1 << 20)
+        assert os.get_blocking(1)
+        while taken.count(b"\n") < 2999:
+            taken += os.read(reader, 1 << 20)
+    assert stalls > 1
+    assert marks["predictions"] == 0 and marks["dead_letters"] > 0
+    assert [json.loads(line)["source"][2] for line in taken.splitlines()] == list(range(1, 3000))
+
+
+def test_a_flush_waits_only_so_long_in_all() -> None:
+    """However often its reader takes a little: the worker must come back to see a signal."""
+    reader, writer = os.pipe()
+    waits = file_sink._Waits(writer)
+    while waits.until_ready():
+        os.write(writer, bytes(file_sink.ATOM))
+    started = time.monotonic()
+    assert not any(waits.until_ready() for _ in range(100))
+    assert time.monotonic() - started < 10
+    os.read(reader, 1 << 20)
+    assert waits.until_ready()
+    os.close(reader)
+    assert waits.until_ready()  # to find out that it is gone
+    os.close(writer)
+
+
+def test_a_terminal_whose_reader_takes_nothing(tmp_path: Path) -> None:
+    """One that is ready may take a byte: it must not block, and its other users mustn't notice."""
+    ours, theirs = os.openpty()
+    try:
+        sink = FileSink({"predictions": os.ttyname(theirs), "dead_letters": str(tmp_path / "d")})
+        sink.open(None, 0)
+        sink.write([prediction(i) for i in range(3000)])
+        with pytest.raises(Stalled):
+            sink.flush()
+        assert os.get_blocking(theirs)
+        sink.close()
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_the_null_device_takes_both(tmp_path: Path) -> None:

@@ -333,3 +333,16 @@ def test_without_a_limit_it_waits_for_the_rest(tmp_path: Path) -> None:
         assert worker.status == 0
     assert newest(tmp_path).body["events_learned"] == labeled // 10 * 10
     assert newest(tmp_path).body["records"] == labeled
+
+
+def test_garbage_before_any_shape_is_answered_once(tmp_path: Path) -> None:
+    """Dead letters that left count, and C is behind them, whatever was read together with them."""
+    events = vectors(30, unlabeled=0)
+    source = tmp_path / "e.jsonl"
+    source.write_bytes(b"garbage\n" * 1500 + b"".join(map(line, events)))
+    statuses = [here(*flags(tmp_path, source)) for _ in range(2)]
+    assert statuses == [5, 0]
+    assert len(outputs(tmp_path / "state" / "dead_letters.jsonl")) == 1500
+    assert len(outputs(tmp_path / "predictions.jsonl")) == 30
+    assert newest(tmp_path).body["events_learned"] == 30
+    assert next_offset(tmp_path) == 1530

@@ -60,6 +60,35 @@ def test_a_signal_in_the_middle(tmp_path: Path, number: signal.Signals) -> None:
     assert outputs(folder / "predictions.jsonl") == outputs(never / "predictions.jsonl")
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Has the process a handler for the signal?"""
+    found = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return found is not None and bool(int(found[1], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_start(tmp_path: Path, number: signal.Signals) -> None:
+    """Imports take seconds; a service manager may not wait for them."""
+    path = write_events(tmp_path / "events.jsonl", EVENTS[:10])
+    with Process(*flags(tmp_path, path)) as run:
+        # Python itself catches SIGINT: our handlers are there once SIGTERM is caught, too.
+        run.until(lambda: catches(run.process.pid, signal.SIGTERM), "handlers")
+        run.process.send_signal(number)
+        assert run.ends() == 0
+    assert f"{number.name}: stopped before anything was begun" in run.errors
+    assert [path.name for path in tmp_path.iterdir()] == ["events.jsonl"]
+
+
+def test_a_signal_at_the_end(tmp_path: Path) -> None:
+    """Whenever it comes: the work is done, and the status says so."""
+    path = write_events(tmp_path / "events.jsonl", EVENTS[:10])
+    with Process(*flags(tmp_path, path)) as run:
+        run.says("the source has ended")
+        run.process.send_signal(signal.SIGTERM)
+        assert run.ends() == 0
+    assert next_offset(tmp_path) == 10
+
+
 def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
     """Here the first one can't: the output's reader takes nothing, and the worker waits for it."""
     path = write_events(tmp_path / "events.jsonl", EVENTS)

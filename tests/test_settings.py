@@ -76,6 +76,9 @@ def test_the_environment_names_the_file_and_the_flag_another(tmp_path: Path) -> 
         (["--codec.shape", "3,32,32"], "codec.shape", [3, 32, 32]),
         (["--codec.shape", "[64]"], "codec.shape", [64]),
         (["--codec.shape", "64"], "codec.shape", [64]),
+        (["--codec.shape", "8,9"], "codec.shape", [1, 8, 9]),
+        (["--seed", str(2**63 - 1)], "seed", 2**63 - 1),
+        (["--source.order", "null"], "source.order", None),
         (["--codec.features", "data.x"], "codec.features", "data.x"),
         (["--codec.features", "a, b"], "codec.features", ["a", "b"]),
         (["--codec.features", '["a"]'], "codec.features", ["a"]),
@@ -178,6 +181,16 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
         (["--delivery.max_dead_letters_in_row", "0"], "'0' must be at least 1"),
         (["--source.order", "random"], "'random' is not one of 'as_is', 'independent'"),
         (["--codec.shape", "3,x"], "codec.shape (flag --codec.shape): 'x' is not a valid integer"),
+        (["--codec.shape", "[]"], "codec.shape (flag --codec.shape): must be 1 or 3 positive sides"),
+        (["--codec.shape", "0"], "(flag --codec.shape): must be 1 or 3 positive sides, like [64] or [3,32,3"),
+        (["--codec.shape", "3,-2,-3"], "must be 1 or 3 positive sides"),
+        (["--codec.shape", "1,2,3,4"], "must be 1 or 3 positive sides"),
+        (
+            ["--codec.shape=3,10,10", "--codec.max_values=299"],
+            "codec: codec.shape [3, 10, 10] has 300 numbers, codec.max_values allows 299",
+        ),
+        (["--codec.shape", "99999999999"], "codec.max_values allows 4194304"),
+        (["--seed", str(2**63)], f"seed (flag --seed): '{2**63}' must be at most {2**63 - 1}"),
         (["--codec.shape", "[3"], "codec.shape (flag --codec.shape): '[3' is not a JSON list"),
         (
             ["--evaluation.held_out", "0.1"],
@@ -318,6 +331,7 @@ def test_every_setting_is_state_or_other_and_is_described() -> None:
         state["memory.capacity"] == 2000 and state["method.name"] == "er" and state["method.modifiers"] == []
     )
     assert {"evaluation.window", "evaluation.fading"} <= state.keys()
+    assert {"codec.id", "codec.label", "codec.time"} <= state.keys(), "they say what a record means"
     assert {"log.level", "checkpoint.folder", "model.threads"} <= other.keys()
     assert [leaf.key for leaf in LEAVES.values() if not leaf.field.description] == []
 
