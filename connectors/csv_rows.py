@@ -7,13 +7,17 @@ from typing import Any
 from connectors.formats import LIMIT, Lines, Queue
 from streamlearn.events import UsageError
 
+NO_UTF8 = "the row is not UTF-8"
+TOO_LONG = f"the row has more than {LIMIT >> 20} MiB; a quote in it may never be closed"
+
 
 class Rows(Queue):
     """A record is a CSV row (commas, double quotes, newlines within quotes), with its fields by column name.
 
     Fields follow `csv.DictReader`: what goes beyond the header is a list under None, what is missing is
     None, blank rows are no records. `value` holds the row's bytes. A row that isn't UTF-8, or longer
-    than LIMIT (a quote that is never closed), comes without fields. The header is the first row.
+    than LIMIT (a quote that is never closed), has one field under None, a sentence that says so. The
+    header is the first row.
     """
 
     def __init__(self, name: str) -> None:
@@ -30,7 +34,7 @@ class Rows(Queue):
         return self._header is None
 
     def jump(self, cursor: int, last: bytes, corrupt_from: int | None) -> None:
-        self._clear()
+        self._clear(cursor)
         self._lines.jump(cursor, last, None)
         self._open, self._open_bytes = [], 0
 
@@ -38,7 +42,7 @@ class Rows(Queue):
         self._lines.feed(data)
         self._rows()
 
-    def finish(self) -> None:
+    def finish(self, may_grow: bool = False) -> None:
         self._lines.finish()
         self._rows()
         if self._open:
@@ -74,8 +78,10 @@ class Rows(Queue):
         if header is None:
             self._header = self._checked(cells)
             return
-        fields: dict[Any, Any] | None = None
-        if cells is not None:
+        fields: dict[Any, Any]
+        if cells is None:
+            fields = {None: NO_UTF8 if good else TOO_LONG}
+        else:
             fields = dict(zip(header, cells))  # noqa: B905 (an argument here costs a tenth of the speed)
             if len(cells) > len(header):
                 fields[None] = cells[len(header) :]

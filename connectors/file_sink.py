@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import select
 import stat
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from streamlearn.codec import encode_dead_letter, encode_prediction
-from streamlearn.events import Output, Position, Prediction, StateMismatch, Unreachable, UsageError
+from streamlearn.events import Output, Position, Prediction, Stalled, StateMismatch, Unreachable, UsageError
 
 CHUNK = 1024 * 1024
+ATOM = select.PIPE_BUF
+"""A pipe that is ready to be written takes so many bytes without blocking."""
+PATIENCE = 0.2
+"""Seconds that one flush waits, in all, for the reader of a stream."""
+LONGEST = 128 * 1024 * 1024
+"""No line of ours is longer: a dead letter holds 64 MiB in base64."""
 AGAIN = "give the file that the state has written, or start with another --checkpoint.folder"
 
 
 class FileSink:
     """Appends predictions to one file and dead letters to another, or one of them to standard output.
 
-    A file can be resumed exactly: what lies above its mark is read, a torn last line is cut, and outputs
-    that are there already are not written again; the mark moves past them as they come again. Each file
-    is judged by itself, as a crash may have left one behind the other. Standard output (and anything else
-    that is no regular file) can't be read back: its mark is 0, and what was written after the last
-    checkpoint may come again.
+    A file can be resumed exactly: what lies above its mark is read, and outputs that are there already are
+    not written again; the mark moves past them as they come again. A torn last line is cut, and so is, with
+    a warning, everything from the first line above the mark that is no output (what a power loss leaves):
+    it is all made again. Each file is judged by itself, as a crash may have left one behind the other.
+    Standard output (and anything else that is no regular file) can't be read back: its mark is 0, and what
+    was written after the last checkpoint may come again.
 
     `write` only takes outputs into memory and never fails. `flush` raises OSError where the system does
     (a full disk): what wasn't written stays here, and the next `flush` goes on behind the last byte that
-    was. It raises Unreachable once the reader of standard output has gone. `close` drops what wasn't flushed.
+    was. It raises Stalled, which is an OSError, once it has waited 0.2 s in all for the reader of a pipe or
+    terminal, and Unreachable once that reader has gone. `close` drops what wasn't flushed.
 
     Options: `predictions` (default "-": standard output), `dead_letters` (default dead_letters.jsonl).
     Raises UsageError for names that can't be resumed or are the same.
@@ -80,7 +90,15 @@ class FileSink:
                 dead_letters.passed(output.position)
 
     def flush(self) -> dict[str, int]:
-        return {name: file.flush() for name, file in self._files.items()}
+        marks, stalled = {}, None
+        for name, file in self._files.items():
+            try:
+                marks[name] = file.flush()
+            except Stalled as error:  # the other output needn't wait for this one's reader
+                stalled = error
+        if stalled is not None:
+            raise stalled
+        return marks
 
     def sync(self) -> None:
         """Make what was flushed durable. After a failure every call fails until the sink is opened anew:
@@ -128,6 +146,7 @@ class _Lines:
             if not os.path.isdir(folder):
                 raise Unreachable(f"{path} can't be written: there is no folder {folder}; make it") from None
             raise Unreachable(f"{path} can't be written: {error.strerror}") from None
+        self._terminal = -1 if self.regular else _own_terminal(self._fd)
 
     @staticmethod
     def _open(path: str) -> int:
@@ -160,30 +179,51 @@ class _Lines:
         for found in self._lines(mark, length):
             self._seen[found.key] = max(found.offset, self._seen.get(found.key, -1))
             self._length = found.end
-        if self._length < length:
-            os.ftruncate(self._fd, self._length)
+        self._cut(length)
         os.lseek(self._fd, self._length, os.SEEK_SET)
         self._found = self._lines(mark, self._length)
         self._ahead = next(self._found, None)
 
+    def _cut(self, length: int) -> None:
+        """Cut what is behind the last good line; a line that a crash has torn is nothing to speak of."""
+        surplus = length - self._length
+        if not surplus:
+            return
+        torn = os.pread(self._fd, 1, self._length) == b"{" and not self._has_newline(self._length, length)
+        if not torn or surplus > LONGEST:
+            logging.getLogger(__name__).warning(
+                "%s: what stands at byte %d, above the mark of the checkpoint, is no output of streamlearn "
+                "(a power loss leaves such things): %d bytes were cut from there on, and are made again",
+                *(self.name, self._length, surplus),
+            )
+        os.ftruncate(self._fd, self._length)
+
+    def _has_newline(self, start: int, stop: int) -> bool:
+        places = range(start, min(stop, start + LONGEST), CHUNK)
+        return any(b"\n" in os.pread(self._fd, min(CHUNK, stop - place), place) for place in places)
+
     def _lines(self, start: int, stop: int) -> Iterator[_Found]:
-        """The whole lines between two places of the file, read as they are asked for."""
+        """The whole lines between two places of the file, read as they are asked for, while they are ours."""
         rest = b""
         while data := os.pread(self._fd, min(CHUNK, stop - start - len(rest)), start + len(rest)):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 end = start + len(line) + 1
-                yield self._parsed(line, start, end)
+                found = self._parsed(line, start, end)
+                if found is None:
+                    return
+                yield found
                 start = end
+            if rest and (not rest.startswith(b"{") or len(rest) > LONGEST):
+                return
 
-    def _parsed(self, line: bytes, at: int, end: int) -> _Found:
+    @staticmethod
+    def _parsed(line: bytes, at: int, end: int) -> _Found | None:
         try:
             topic, partition, offset = json.loads(line)["source"]
             return _Found((str(topic), int(partition)), int(offset), at, end)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise StateMismatch(
-                f"{self.name}: the line at byte {at} is no output of streamlearn: {AGAIN}"
-            ) from None
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            return None
 
     def lacks(self, position: Position) -> bool:
         return not self._seen or position.offset > self._seen.get(position[:2], -1)
@@ -201,17 +241,25 @@ class _Lines:
         self._waiting += b"\n"
 
     def flush(self) -> int:
+        # Standard output may be a file, or the null device.
+        is_stream = not stat.S_ISREG(os.fstat(self._fd).st_mode)
+        waits = _Waits(self._fd if self._terminal < 0 else self._terminal) if is_stream else None
         while self._waiting:
             try:
-                written = os.write(self._fd, self._waiting[:CHUNK])
-            except BlockingIOError:
-                # A terminal or pipe that its other user has made non-blocking.
-                poller = select.poll()
-                poller.register(self._fd, select.POLLOUT)
-                poller.poll()
+                if waits is None:
+                    written = os.write(self._fd, self._waiting[:CHUNK])
+                elif waits.until_ready():
+                    written = os.write(waits.fd, self._waiting[:ATOM])
+                else:
+                    raise Stalled(errno.EAGAIN, "its reader takes no more at the moment", self.name)
+            except BlockingIOError:  # a terminal may have less room than it says
+                if waits is None or not waits.pause():
+                    raise Stalled(errno.EAGAIN, "it takes no more at the moment", self.name) from None
                 continue
             except BrokenPipeError:
                 raise Unreachable(f"the reader of {self.name} is gone") from None
+            except Stalled:
+                raise
             except OSError as error:
                 raise OSError(error.errno or errno.EIO, error.strerror, self.name) from error
             del self._waiting[:written]
@@ -246,4 +294,42 @@ class _Lines:
         with self._lock:
             if self._path != "-" and self._fd >= 0:
                 os.close(self._fd)
-            self._fd = -1
+            if self._terminal >= 0:
+                os.close(self._terminal)
+            self._fd = self._terminal = -1
+
+
+class _Waits:
+    """Waits for room in a stream, PATIENCE seconds in all."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._left = PATIENCE
+        self._poller = select.poll()
+        self._poller.register(fd, select.POLLOUT)
+
+    def until_ready(self) -> bool:
+        if self._poller.poll(0):
+            return True
+        started = time.monotonic()
+        ready = bool(self._poller.poll(max(0.0, self._left) * 1000))
+        self._left -= time.monotonic() - started
+        return ready
+
+    def pause(self) -> bool:
+        """Wait a little where there is no room in what is ready; False if the time is up."""
+        time.sleep(PATIENCE / 10)
+        self._left -= PATIENCE / 10
+        return self._left > 0
+
+
+def _own_terminal(fd: int) -> int:
+    """A descriptor of our own for the terminal that is `fd`, or -1.
+
+    One that is ready may take a single byte. So it must not block, which can't be asked of a descriptor
+    that the shell and others share.
+    """
+    try:
+        return os.open(os.ttyname(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from itertools import repeat
@@ -13,6 +14,12 @@ from connectors.formats import Cutter, Frames, Lines, Objects
 from connectors.inputs import Input, remaining
 from connectors.npz import NpzReader
 from streamlearn.events import Position, Record, Resume, StateMismatch, Unreachable, UsageError
+
+AT_ONCE = 16 * 1024 * 1024
+"""A poll gives about so many bytes of content at most (one record at least), and reads no further ahead."""
+
+SLACK = 0.2
+"""Seconds beyond its time that a poll may read on for a first record that is large."""
 
 SUFFIXES = {
     ".jsonl": "jsonl",
@@ -56,14 +63,19 @@ class FileSource:
     The topic is the path as first given, the partition 0, the offset the record's number from 0, the cursor
     the byte behind the record in the uncompressed content (NPZ: the row). A regular file ends where it ends
     now, a stream when its writer closes it; a stream's records are delivered as soon as they are whole.
-    What a format makes of odd content is said in `formats`, `csv_rows` and `npz`.
+    A last line of JSON that isn't whole yet is left for the next start, with a warning, in a regular file
+    that isn't compressed: its writer may still be at it. Elsewhere it is a record like others. What a
+    format makes of odd content is said in `formats`, `csv_rows` and `npz`.
 
     Resuming seeks where it can; a gzip file or a stream is read again from its start, which must be given
     again, and whose fingerprint is compared.
 
     Options: `path` ("-", the default: standard input), `format` (jsonl / msgpack / csv / npz; default: by
     the suffix, for "-" jsonl), `fd` (the descriptor that "-" reads, default 0), `patience` (seconds that
-    a stream may keep still while it is read again, default 60).
+    a stream may keep still while it is read again, default 60), `max_npz_bytes` (what an NPZ file may hold,
+    uncompressed; default 8 GiB).
+
+    A poll gives about 16 MiB at most (one record at least), however many records it may give.
 
     `poll` raises Unreachable where the file can't be read on, after it has delivered every record before
     that; nothing of a torn record is delivered.
@@ -75,6 +87,7 @@ class FileSource:
         self._format = format_of(self._path, options.get("format"))
         self._fd = int(options.get("fd") or 0)
         self._patience = float(options.get("patience") or 60)
+        self._max_npz_bytes = int(options.get("max_npz_bytes") or 8 << 30)
         self._input: Input | None = None
         self._reader: Reader | None = None
         self._offset = 0
@@ -92,7 +105,7 @@ class FileSource:
             )
         self._input = Input(self._path, self._fd)
         if self._format == "npz":
-            self._reader = NpzReader(self._input)
+            self._reader = NpzReader(self._input, self._max_npz_bytes)
         else:
             self._reader = ByteReader(self._input, CUTTERS[self._format](self._input.name))
         try:
@@ -184,13 +197,15 @@ class ByteReader:
 
     def fill(self, count: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        while self._cutter.ready < count and not self._done:
+        while self._cutter.ready < count and self._cutter.ready_bytes < AT_ONCE and not self._done:
             if not self._input.wait(0 if self._cutter.ready else remaining(deadline)):
                 return
             self._pull()
+            if not self._cutter.ready and time.monotonic() > deadline + SLACK:
+                return
 
     def take(self, count: int) -> Frames:
-        return self._cutter.take(count)
+        return self._cutter.take(self._cutter.within(count, AT_ONCE))
 
     def fingerprint(self, cursor: int) -> dict[str, Any]:
         known = fingerprint_of(*self._input.prefix(cursor))
@@ -214,8 +229,17 @@ class ByteReader:
         if self.broken:
             self._done = True
         elif self._input.ended:
-            self._cutter.finish()
-            self._done = True
+            self._finish()
+
+    def _finish(self) -> None:
+        self._done = True
+        left = self._cutter.finish(may_grow=self._input.seekable)
+        if left is not None:
+            logging.getLogger(__name__).warning(
+                "%s: the file ends in a half-written line of %d bytes at byte %d, left for the next start: "
+                "it is read when it is whole",
+                *(self._input.name, left[1], left[0]),
+            )
 
 
 def format_of(path: str, given: str | None) -> str:

@@ -6,11 +6,15 @@ columns (`take`). Where the pieces were cut changes nothing about the records.
 
 from __future__ import annotations
 
+import json
+from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 import msgpack
+
+from connectors.skipper import Skipper
 
 LIMIT = 64 * 1024 * 1024
 """The largest record, bytes."""
@@ -37,6 +41,13 @@ class Cutter(Protocol):
         """How many records `take` has."""
 
     @property
+    def ready_bytes(self) -> int:
+        """How many bytes of the content these records are, at least."""
+
+    def within(self, count: int, size: int) -> int:
+        """How many of the next `count` records are `size` bytes at most together; one at least."""
+
+    @property
     def wants_start(self) -> bool:
         """Whether it must be fed from the start of the content, wherever reading goes on (CSV's header)."""
 
@@ -49,8 +60,11 @@ class Cutter(Protocol):
 
     def feed(self, data: bytes) -> None: ...
 
-    def finish(self) -> None:
-        """The content has ended."""
+    def finish(self, may_grow: bool = False) -> tuple[int, int] | None:
+        """The content has ended; one that `may_grow` until it is read again needn't end with a whole record.
+
+        Returns where a half-written record was left, and how many bytes there are of it.
+        """
 
     def take(self, count: int) -> Frames:
         """Up to `count` records, in order, each once."""
@@ -67,18 +81,30 @@ class Queue:
         self._ends: list[int] = []
         self._fields: list[Fields] | None = None
         self._taken = 0
+        self._taken_to = 0
 
     @property
     def ready(self) -> int:
         return len(self._values) - self._taken
+
+    @property
+    def ready_bytes(self) -> int:
+        return self._ends[-1] - self._taken_to if self._ends else 0
+
+    def within(self, count: int, size: int) -> int:
+        first = self._taken
+        last = min(first + count, len(self._ends))
+        return max(min(1, last - first), bisect_right(self._ends, self._taken_to + size, first, last) - first)
 
     def take(self, count: int) -> Frames:
         window = slice(self._taken, self._taken + count)
         fields = None if self._fields is None else self._fields[window]
         frames = Frames(self._values[window], self._ends[window], fields)
         self._taken += len(frames.values)
+        if frames.ends:
+            self._taken_to = frames.ends[-1]
         if self._taken == len(self._values):
-            self._clear()
+            self._clear(self._taken_to)
         elif 2 * self._taken >= len(self._values):
             # Reading ahead, the two hardly ever meet: without this, what was taken would stay for long.
             self._drop_taken()
@@ -90,8 +116,8 @@ class Queue:
             del self._fields[: self._taken]
         self._taken = 0
 
-    def _clear(self) -> None:
-        self._values, self._ends, self._taken = [], [], 0
+    def _clear(self, position: int) -> None:
+        self._values, self._ends, self._taken, self._taken_to = [], [], 0, position
         if self._fields is not None:
             self._fields = []
 
@@ -99,7 +125,8 @@ class Queue:
 class Lines(Queue):
     """A record is a line without its newline and the carriage return before that; a last one may lack both.
 
-    A blank line is a record. Of a line beyond LIMIT the first LIMIT bytes are the record. A byte order
+    In a content that may grow, a last line without newline is a record only if it `is_whole`. A blank line
+    is a record. Of a line beyond LIMIT the first LIMIT bytes are the record. A byte order
     mark at the start of the content belongs to no record.
     """
 
@@ -112,7 +139,7 @@ class Lines(Queue):
         self._drop_blank = False
 
     def jump(self, cursor: int, last: bytes, corrupt_from: int | None) -> None:
-        self._clear()
+        self._clear(cursor)
         self._position, self._held, self._held_bytes = cursor, [], 0
         # A last line without newline was a record; if the file has grown since, its newline comes now.
         self._drop_blank = cursor > 0 and last != b"\n"
@@ -134,9 +161,12 @@ class Lines(Queue):
         if last:
             self._hold(last)
 
-    def finish(self) -> None:
+    def finish(self, may_grow: bool = False) -> tuple[int, int] | None:
+        if self._held and may_grow and not is_whole(b"".join(self._held)):
+            return self._position, self._held_bytes
         if self._held:
             self._release(0)
+        return None
 
     def _hold(self, piece: bytes) -> None:
         room = LIMIT - self._held_bytes
@@ -163,12 +193,22 @@ class Lines(Queue):
         self._ends += ends
 
 
-class Objects(Queue):
-    """A record is one msgpack object, as its bytes.
+def is_whole(line: bytes) -> bool:
+    """Whether a line can't be the start of a longer one: it holds whole JSON that ends with a bracket."""
+    try:
+        # What is refused for its content only (bytes that are no UTF-8, say) is whole all the same.
+        text = line.removeprefix(BOM).decode(errors="replace")
+        json.loads(text, strict=False, parse_int=float)
+    except (ValueError, RecursionError):
+        return False
+    return line.rstrip().endswith((b"}", b"]"))
 
-    Behind bytes that are no msgpack, or an object beyond LIMIT or nested deeper than msgpack allows, the
-    next object can't be found: everything from there on comes as records of CHUNK bytes. An object that
-    the end of the content cuts is a record too.
+
+class Objects(Queue):
+    """A record is one msgpack object, as its bytes, however deep; of one beyond LIMIT the first LIMIT bytes.
+
+    Behind a byte that msgpack never uses the next object can't be found: from that byte's object on
+    everything comes as records of CHUNK bytes. An object that the end of the content cuts is a record too.
     """
 
     def __init__(self) -> None:
@@ -176,29 +216,39 @@ class Objects(Queue):
         self.jump(0, b"", None)
 
     def jump(self, cursor: int, last: bytes, corrupt_from: int | None) -> None:
-        self._clear()
+        self._clear(cursor)
         self.corrupt_from = corrupt_from
-        self._position = self._base = cursor
+        self._position = cursor
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._unpacker: Any = msgpack.Unpacker(max_buffer_size=0)
+        self._start()
 
     def feed(self, data: bytes) -> None:
-        self._held.append(data)
-        self._held_bytes += len(data)
-        if self.corrupt_from is None:
-            self._objects(data)
-        if self.corrupt_from is not None and self._held_bytes >= CHUNK:
-            whole = self._held_bytes // CHUNK * CHUNK
-            self._cut([*range(self._position + CHUNK, self._position + whole + 1, CHUNK)])
+        while data:
+            if self.corrupt_from is not None:
+                data = self._chunks(data)
+            elif self._skipper is not None:
+                data = self._skip(self._skipper, data)
+            else:
+                data = self._objects(data)
 
-    def finish(self) -> None:
+    def finish(self, may_grow: bool = False) -> None:
         if self._held_bytes:
             self._cut([self._position + self._held_bytes])
 
-    def _objects(self, data: bytes) -> None:
+    def _start(self) -> None:
+        """An object begins at the position, and nothing is held."""
+        self._base = self._position
+        self._unpacker: Any = msgpack.Unpacker(max_buffer_size=0)
+        self._skipper: Skipper | None = None
+
+    # The three take bytes and return those that another one has to take.
+
+    def _objects(self, data: bytes) -> bytes:
+        self._held.append(data)
+        self._held_bytes += len(data)
         ends: list[int] = []
-        corrupt = False
+        odd = False
         skip, tell, base = self._unpacker.skip, self._unpacker.tell, self._base
         try:
             self._unpacker.feed(data)
@@ -207,26 +257,52 @@ class Objects(Queue):
                 ends.append(base + tell())
         except msgpack.OutOfData:
             pass
-        except (ValueError, msgpack.UnpackException):
-            corrupt = True
-        if self._held_bytes > LIMIT:
-            starts = [self._position, *ends]
-            sizes = [end - start for start, end in zip(starts, ends, strict=False)]
-            large = next((i for i, size in enumerate(sizes) if size > LIMIT), len(ends))
-            corrupt = corrupt or large < len(ends) or self._position + self._held_bytes - starts[-1] > LIMIT
-            ends = ends[:large]
+        except (ValueError, msgpack.UnpackException):  # too deep for msgpack, or corrupt
+            odd = True
         if ends:
             self._cut(ends)
-        if corrupt:
+        if not odd and self._held_bytes <= LIMIT:
+            return b""
+        self._unpacker, self._skipper = None, Skipper()
+        return self._let_go()
+
+    def _skip(self, skipper: Skipper, data: bytes) -> bytes:
+        used = skipper.feed(data)
+        room = LIMIT - self._held_bytes
+        if room > 0:
+            self._held.append(data[: min(room, used)])
+        self._held_bytes += used
+        rest = data[used:]
+        if skipper.corrupt:
+            if self._held_bytes > LIMIT:
+                self._cut([self._position + self._held_bytes])
             self.corrupt_from = self._position
-            self._unpacker = None
+            return self._let_go() + rest
+        if skipper.done:
+            self._cut([self._position + self._held_bytes])
+            self._start()
+        return rest
+
+    def _chunks(self, data: bytes) -> bytes:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes >= CHUNK:
+            whole = self._held_bytes // CHUNK * CHUNK
+            self._cut([*range(self._position + CHUNK, self._position + whole + 1, CHUNK)])
+        return b""
+
+    def _let_go(self) -> bytes:
+        data, self._held, self._held_bytes = b"".join(self._held), [], 0
+        return data
 
     def _cut(self, ends: list[int]) -> None:
         data, start = b"".join(self._held), self._position
+        stop = start + self._held_bytes
         first = start
         for end in ends:
-            self._values.append(data[first - start : end - start])
+            self._values.append(data[first - start : min(end, first + LIMIT) - start])
             first = end
         self._ends += ends
-        self._held, self._held_bytes = [data[first - start :]], start + len(data) - first
+        rest = data[first - start :]
+        self._held, self._held_bytes = [rest] if rest else [], stop - first
         self._position = first

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import time
 import zipfile
-import zlib
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
 from connectors.formats import Frames
 from connectors.inputs import Input, remaining
-from streamlearn.events import Array, StateMismatch, Unreachable, UsageError
+from streamlearn.events import Array, ConnectorError, StateMismatch, Unreachable, UsageError
 
 HASHED_ROWS = 1000
+MAGIC = b"\x93NUMPY"
+AT_ONCE = 16 * 1024 * 1024
+"""Bytes of rows that are handed out together, at most (one row at least)."""
 
 
 class NpzReader:
@@ -26,12 +29,15 @@ class NpzReader:
     first record comes when it has ended). Fields hold `x` as an array (read-only views, [1] where a row is
     a single number), one-dimensional columns as Python values; `value` holds the bytes of x's row.
 
-    Raises Unreachable for what isn't a whole NPZ file, UsageError for arrays that make no rows.
+    Raises Unreachable for what isn't a whole NPZ file, or holds more than `most` bytes uncompressed, and
+    UsageError for arrays that make no rows.
     """
 
-    def __init__(self, input: Input) -> None:
+    def __init__(self, input: Input, most: int = 8 << 30) -> None:
         self._input = input
+        self._most = most
         self._read: list[bytes] = []
+        self._read_bytes = 0
         self._arrays: dict[str, Array] | None = None
         self._row = 0
         self.broken: str | None = None
@@ -68,6 +74,8 @@ class NpzReader:
     def take(self, count: int) -> Frames:
         if self._arrays is None or count <= 0:
             return Frames([], [], [])
+        row_bytes = sum(array.nbytes // len(array) for array in self._arrays.values() if len(array))
+        count = min(count, max(1, AT_ONCE // max(1, row_bytes)))
         first, end = self._row, min(self._row + count, len(self._arrays["x"]))
         self._row = end
         columns = {
@@ -100,6 +108,9 @@ class NpzReader:
         if not self._input.wait(timeout):
             return False
         self._read.append(self._input.read())
+        self._read_bytes += len(self._read[-1])
+        if self._read_bytes > self._most:
+            raise self._too_large(f"at least {self._read_bytes}")
         self.broken = self._input.broken
         if self._input.ended and not self.broken:
             content, self._read = io.BytesIO(b"".join(self._read)), []
@@ -113,19 +124,46 @@ class NpzReader:
             if not zipfile.is_zipfile(file):
                 raise Unreachable(f"{name} is not a whole NPZ file")
             file.seek(0)
+            self._check_sizes(file)
+            file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 for key in archive.files:
                     arrays[key] = archive[key]
-        except ValueError as error:
+        except ConnectorError:
+            raise
+        except MemoryError as error:
+            raise Unreachable(f"{name} can't be read as NPZ: the memory doesn't hold it: {error}") from None
+        except Exception as error:
+            # Whatever zipfile, zlib, lzma and numpy raise for bytes that they don't understand.
             if "Object arrays" in str(error):
                 raise UsageError(
                     f"{name} holds an array of Python objects, which only pickle could read: "
                     "save numbers or strings with a plain dtype"
                 ) from None
-            raise Unreachable(f"{name} can't be read as NPZ: {error}") from None
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            raise Unreachable(f"{name} can't be read as NPZ: {error}") from None
+            raise Unreachable(f"{name} can't be read as NPZ: {type(error).__name__}: {error}") from None
         self._arrays = self._checked(arrays)
+
+    def _check_sizes(self, file: BinaryIO) -> None:
+        """Refuse what claims to be larger than it is, or than it may be, before memory is asked for it."""
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > self._most:
+                raise self._too_large(str(sum(member.file_size for member in members)))
+            for member in members:
+                with archive.open(member) as content:
+                    claimed = claimed_bytes(content)
+                    there = member.file_size - content.tell()
+                if claimed > there:
+                    raise Unreachable(
+                        f"{self._input.name} can't be read as NPZ: the header of {member.filename} claims "
+                        f"{claimed} bytes, but there are {there}"
+                    )
+
+    def _too_large(self, size: str) -> Unreachable:
+        return Unreachable(
+            f"{self._input.name} holds {size} bytes, source.options.max_npz_bytes is {self._most}: "
+            "split the file, or set that higher if the memory holds it"
+        )
 
     def _checked(self, arrays: dict[str, Array]) -> dict[str, Array]:
         name = self._input.name
@@ -150,3 +188,19 @@ class NpzReader:
             f"{self._input.name} is not the input this state has learned from ({why}): "
             "give the same input, or start with another --checkpoint.folder"
         )
+
+
+def claimed_bytes(content: IO[bytes]) -> int:
+    """How large the array of an NPY file must be by its header (0: no NPY, or its objects are pickled).
+
+    Reads the header, no more.
+    """
+    if content.read(len(MAGIC)) != MAGIC:
+        return 0
+    content.seek(0)
+    version = np.lib.format.read_magic(content)
+    # Version 3 differs from 2 in how the names of columns are written, and in no size.
+    wide = version != (1, 0)
+    read = np.lib.format.read_array_header_2_0 if wide else np.lib.format.read_array_header_1_0
+    shape, _, dtype = read(content)
+    return 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
