@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from connectors.csv_rows import Rows
 from connectors.formats import Cutter, Frames, Lines, Objects
-from connectors.inputs import Input, remaining
+from connectors.inputs import SAME, Input, remaining
 from connectors.npz import NpzReader
 from streamlearn.events import Position, Record, Resume, StateMismatch, Unreachable, UsageError
 
@@ -276,7 +276,4 @@ def compare(name: str, stored: Mapping[str, Any], found: Mapping[str, Any], curs
     elif len({stored["tail_sha256"], found["tail_sha256"]} - {None}) == 2:
         what = f"the bytes before byte {cursor} differ"
     if what:
-        raise StateMismatch(
-            f"{name} is not the input this state has learned from ({what}): "
-            "give the same input, or start with another --checkpoint.folder"
-        )
+        raise StateMismatch(f"{name} is not the input this state has learned from ({what}): {SAME}")

@@ -12,6 +12,9 @@ from typing import Any
 from connectors.gzip_stream import Gunzip
 from streamlearn.events import StateMismatch, Unreachable
 
+SAME = "give the same input, which may have grown, or start with another --checkpoint.folder"
+"""What to do where the input isn't the one that a state has learned from."""
+
 BLOCK = 256 * 1024
 """Bytes asked of the operating system at a time."""
 HEAD = 64 * 1024
@@ -217,8 +220,7 @@ class Input:
 
     def _shorter(self, length: int, cursor: int) -> StateMismatch:
         return StateMismatch(
-            f"{self.name} has {length} bytes of content, but the state has learned up to byte {cursor}: "
-            "give the same input, or start with another --checkpoint.folder"
+            f"{self.name} has {length} bytes of content, the state has learned up to byte {cursor}: {SAME}"
         )
 
 

@@ -13,7 +13,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from connectors.formats import Frames
-from connectors.inputs import Input, remaining
+from connectors.inputs import SAME, Input, remaining
 from streamlearn.events import Array, ConnectorError, StateMismatch, Unreachable, UsageError
 
 HASHED_ROWS = 1000
@@ -185,8 +185,7 @@ class NpzReader:
 
     def _refuse(self, why: str) -> None:
         raise StateMismatch(
-            f"{self._input.name} is not the input this state has learned from ({why}): "
-            "give the same input, or start with another --checkpoint.folder"
+            f"{self._input.name} is not the input this state has learned from ({why}): {SAME}"
         )
 
 

@@ -115,6 +115,12 @@ class FeatureReader:
                 raise Refusal("bad_features", f"the features start like a JSON list: {error}") from None
         if table and not value:
             raise Refusal("missing_features", "the cell of the features is empty")
+        if table:
+            raise Refusal(
+                "bad_features",
+                f"the cell of the features is {abbreviate(value)}; several columns are named like "
+                "--codec.features a,b,c",
+            )
         raise Refusal(
             "bad_features", f"the features are the string {abbreviate(value)}, no data:image/...;base64, URL"
         )
