@@ -15,7 +15,7 @@ REASONS: dict[str, str] = {
     "duplicate_key": "An object names the same key twice.",
     "too_deep": "Objects and lists are nested deeper than codec.max_depth.",
     "msgpack_extension": "The value holds a msgpack extension type, a timestamp for example.",
-    "bad_row": "The row of a table has more or fewer cells than columns, lacks a named column, or is not UTF-8.",
+    "bad_row": "A table's row has more or fewer cells than columns, lacks a named column, or is not UTF-8.",
     "bad_id": "The id is not a string or an integer, is empty, or is longer than codec.max_id_length.",
     "bad_label": "The label is not a non-empty string or an integer.",
     "label_too_long": "The label is longer than codec.max_label_length.",
