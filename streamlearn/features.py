@@ -17,6 +17,8 @@ from streamlearn.images import decode_image, image_format
 from streamlearn.reasons import Refusal, abbreviate
 
 _DATA_URL = re.compile(r"data:image/[^,]{0,100};base64,")
+LONGEST_WORD = 64
+"""A string without a space that is longer is data of some kind (base64, say), and no text to be hashed."""
 
 
 class FeatureReader:
@@ -24,7 +26,7 @@ class FeatureReader:
 
     The form is known from the value alone:
     a list, nested or not, or a numpy array; {"dtype", "shape", "data"}; an encoded image (bytes, or a
-    string "data:image/...;base64,..."); any other object: hashed.
+    string "data:image/...;base64,..."); any other object, and any other string, as a text: hashed.
     """
 
     def __init__(self, settings: CodecSettings) -> None:
@@ -113,17 +115,22 @@ class FeatureReader:
                 return self._list(orjson.loads(value), table)
             except orjson.JSONDecodeError as error:
                 raise Refusal("bad_features", f"the features start like a JSON list: {error}") from None
-        if table and not value:
-            raise Refusal("missing_features", "the cell of the features is empty")
-        if table:
+        if value.startswith("data:"):
+            raise Refusal("bad_features", f"{abbreviate(value)} is no data:image/...;base64, URL")
+        if not value.strip():
+            raise Refusal("missing_features", "the text of the features is empty")
+        if table and parse_number(value) is not None:
             raise Refusal(
                 "bad_features",
                 f"the cell of the features is {abbreviate(value)}; several columns are named like "
                 "--codec.features a,b,c",
             )
-        raise Refusal(
-            "bad_features", f"the features are the string {abbreviate(value)}, no data:image/...;base64, URL"
-        )
+        if len(value) > LONGEST_WORD and not any(map(str.isspace, value)):
+            raise Refusal(
+                "bad_features",
+                f"{abbreviate(value)} is no text; an image wants data:image/png;base64, before it",
+            )
+        return self._hash({"text": value}, table)
 
     def _image(self, data: bytes, reason: str = "bad_features") -> Array:
         kind = image_format(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import warnings
 import zlib
@@ -350,3 +351,22 @@ def test_what_named_features_make(named: str, cells: dict[str, str], expected: o
     assert found == expected
     if isinstance(item, Rejection):
         assert item.detail.startswith("b is")
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        ("card was declined", (64,)),
+        ("hello", (64,)),
+        ("", "missing_features"),
+        ("data:text/plain,hello", "bad_features"),
+        ("iVBORw0KGgo" * 9, "bad_features"),
+    ],
+)
+def test_a_string_is_a_text(x: str, expected: object) -> None:
+    codec = Codec(CodecSettings(hash_dim=64))
+    (item,) = codec.decode([Record(json.dumps({"x": x}).encode(), Position("t", 0, 0))])
+    assert (item.reason if isinstance(item, Rejection) else item.x.shape) == expected
+    if not isinstance(item, Rejection):
+        named = codec.decode([Record(json.dumps({"x": {"text": x}}).encode(), Position("t", 0, 0))])[0]
+        assert not isinstance(named, Rejection) and np.array_equal(item.x, named.x)

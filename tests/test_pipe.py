@@ -76,7 +76,8 @@ BOTH: list[tuple[str, dict[str, Any], str]] = [
     ("an id of a list", {"id": [1], "x": [1, 2, 3, 4]}, "bad_id"),
     ("a time of words", {"ts": "noon", "x": [1, 2, 3, 4]}, "bad_time"),
     ("no features", {"y": "class 0"}, "missing_features"),
-    ("words for features", {"x": "hello"}, "bad_features"),
+    ("words for features", {"x": "hello"}, "wrong_shape"),
+    ("base64 without a URL", {"x": "iVBORw0KGgo" * 9}, "bad_features"),
 ]
 
 
