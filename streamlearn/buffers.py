@@ -15,7 +15,7 @@ from streamlearn.config import MemorySettings
 from streamlearn.events import Array
 from streamlearn.state import SegmentedPart
 
-SEGMENT_BYTES = 16 << 10
+SEGMENT_BYTES = 4 << 10
 """About how much of the memory is copied and written for one changed example."""
 
 SKIP = -1
