@@ -13,7 +13,7 @@ from torch import Tensor
 
 from streamlearn.config import MemorySettings
 from streamlearn.events import Array
-from streamlearn.state import SegmentedPart
+from streamlearn.state import SegmentedPart, Slices
 
 SEGMENT_BYTES = 4 << 10
 """About how much of the memory is copied and written for one changed example."""
@@ -140,22 +140,18 @@ class Memory:
         changed = np.arange(self.segments) if full else np.flatnonzero(self.changed)
         if not full:
             self.changed[:] = False
-        copies: dict[int, tuple[Array, ...]] = {}
         if 2 * len(changed) > self.segments:
             # Most of it: one straight copy is cheaper than picking rows.
             used = min(self.segments * self.segment_rows, self.capacity)
             x = self.x[:used].to("cpu", copy=True).numpy()
             columns = [column[:used].copy() for column in self._columns()]
-            places = changed.tolist()
+            places: Sequence[int] = changed.tolist()
         else:
             rows = (changed[:, None] * self.segment_rows + np.arange(self.segment_rows)).ravel()
             rows = rows[rows < self.capacity]
             x = self.x.index_select(0, torch.from_numpy(rows).to(self.device)).cpu().numpy()
             columns = [column[rows] for column in self._columns()]
-            places = list(range(len(changed)))
-        for segment, place in zip(changed.tolist(), places, strict=True):
-            part = slice(place * self.segment_rows, (place + 1) * self.segment_rows)
-            copies[segment] = (x[part], *(column[part] for column in columns))
+            places = range(len(changed))
         return SegmentedPart(
             values={
                 "size": self.size,
@@ -166,7 +162,7 @@ class Memory:
                 "shape": list(self.x.shape[1:]),
             },
             count=self.segments,
-            changed=copies,
+            changed=Slices(changed.tolist(), places, (x, *columns), self.segment_rows),
         )
 
     def mark_changed(self, segments: Sequence[int]) -> None:

@@ -6,7 +6,7 @@ equal bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,29 @@ class SegmentedPart:
     values: Mapping[str, Any]
     count: int
     changed: Mapping[int, tuple[Array, ...]]
+
+
+class Slices(Mapping[int, tuple[Array, ...]]):
+    """Copied segments by number: each `rows` rows of every array. Cut when asked for, by whoever writes them.
+
+    numbers: which segments; places: for each, at which multiple of `rows` it lies in the arrays.
+    """
+
+    def __init__(
+        self, numbers: Sequence[int], places: Sequence[int], arrays: Sequence[Array], rows: int
+    ) -> None:
+        self._place = dict(zip(numbers, places, strict=True))
+        self._arrays, self._rows = arrays, rows
+
+    def __getitem__(self, number: int) -> tuple[Array, ...]:
+        start = self._place[number] * self._rows
+        return tuple(array[start : start + self._rows] for array in self._arrays)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._place)
+
+    def __len__(self) -> int:
+        return len(self._place)
 
 
 Snapshot = Mapping[str, Part | SegmentedPart]
