@@ -96,7 +96,7 @@ def test_another_input(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "events.jsonl is not the input this state has learned from" in capfd.readouterr().err
     write_events(folder / "events.jsonl", EVENTS[:60])
     assert again(folder) == 3
-    assert "bytes of content, but the state has learned up to byte" in capfd.readouterr().err
+    assert "bytes of content, the state has learned up to byte" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["predictions.jsonl", "state/dead_letters.jsonl"])
