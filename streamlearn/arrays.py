@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from streamlearn.events import Array
 from streamlearn.reasons import Refusal, abbreviate
-
-LARGEST = float(np.finfo(np.float32).max)
+from streamlearn.schema import LARGEST
 
 _PLAIN = frozenset((int, float))
 _RAW_KEYS = frozenset(("dtype", "shape", "data"))

@@ -124,7 +124,7 @@ class OnlineLearner:
                 self._held_dead += 1
             if self._held_events == self.batch or self._held_dead == self.most_held_dead:
                 outputs += self.settle_now()
-                if not self.held and self.schema is not None:
+                if self.schema is not None:
                     return outputs + self._learn(items[place + 1 :])
         return outputs
 

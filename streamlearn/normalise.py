@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from streamlearn.events import Array
+from streamlearn.schema import LARGEST
 from streamlearn.state import Part
 
 LIMIT = 10.0
@@ -17,7 +18,6 @@ LIMIT = 10.0
 MAD = 1.4826
 """A normal distribution's standard deviation over its median absolute deviation."""
 
-LARGEST = float(np.finfo(np.float32).max)
 
 LEAST_VARIANCE = 1e-70
 """Below, 1 / std would overflow float32: such a feature counts as constant and has no scale of its own."""

@@ -13,6 +13,7 @@ import numpy as np
 from streamlearn.events import Array, Event
 
 LARGEST = float(np.finfo(np.float32).max)
+"""What float32 can hold; a larger number is no input."""
 
 
 @dataclass(frozen=True)
