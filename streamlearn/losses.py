@@ -52,13 +52,17 @@ def log_shares(similarity: Tensor) -> Tensor:
     return torch.log_softmax(similarity.masked_fill(alone, MASKED), dim=1)
 
 
-def contrastive(log_p: Tensor, group: Tensor) -> Tensor:
-    """Supervised contrastive loss (Khosla et al., NeurIPS 2020, equation 2, the sum outside), mean over rows.
+def positives(group: Tensor) -> Tensor:
+    """Weights [n, n] of a contrast: row i's are 1 / (their number) at the other rows of its group [n]."""
+    same = group[:, None] == group
+    weights = same.fill_diagonal_(False).float()
+    return weights / weights.sum(dim=1, keepdim=True).clamp_min(1)
 
-    log_p: of `log_shares` [n, n]; group [n]: the positives of row i are the other rows of its group,
-        L_i = - mean_{j != i: group_j = group_i} log p_ij,  0 where there is none.
+
+def contrastive(log_p: Tensor, weights: Tensor) -> Tensor:
+    """Mean over rows i of - sum_j weights_ij log p_ij; log_p of `log_shares`, both [n, n].
+
+    With the weights of `positives`: supervised contrast (Khosla et al., NeurIPS 2020, equation 2). A row
+    that is alone in its group counts 0.
     """
-    positive = group[:, None] == group
-    positive.fill_diagonal_(False)
-    pulled = log_p.masked_fill(~positive, 0.0).sum(dim=1) / positive.sum(dim=1).clamp_min(1)
-    return -pulled.mean()
+    return -(log_p * weights).sum() / len(log_p)

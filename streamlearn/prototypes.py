@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from streamlearn.events import Array
-from streamlearn.losses import MASKED
+from streamlearn.losses import log_shares
 from streamlearn.model import unit
 
 NEAREST = 1e-6
@@ -20,34 +20,33 @@ NEAREST = 1e-6
 
 
 def class_prototypes(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of the rows of each class, scaled to length 1.
+    """Mean of the rows of each class in each view, scaled to length 1.
 
-    z: rows of length 1 [n, d]; y: class numbers [n]. Returns the class numbers [K] that occur, ascending,
-    and their prototypes [K, d].
+    z: rows of length 1 [views, n, d]; y: class numbers [n]. Returns the class numbers [K] that occur,
+    ascending, and their prototypes [views, K, d].
     """
     classes, place = torch.unique(y, return_inverse=True)
     # a product with the indicator of each class: the same sums on every device, in a fixed order
-    member = place == torch.arange(len(classes), device=y.device)[:, None]
-    return classes, unit(member.to(z.dtype) @ z)
+    member = (place == torch.arange(len(classes), device=y.device)[:, None]).to(z.dtype)
+    return classes, unit((member @ z).flatten(0, 1)).view(len(z), len(classes), z.shape[2])
 
 
-def equilibrium(p: Tensor, q: Tensor, temperature: float) -> Tensor:
+def equilibrium(prototypes: Tensor, temperature: float) -> Tensor:
     """Online prototype equilibrium loss (OnPro, ICCV 2023, section 4.2), a scalar.
 
-    p, q: prototypes [K, d] of the same classes from two views. Over the 2K prototypes u = p, q, with u_i+
-    the same class's in the other view:
+    prototypes: of the same classes from two views [2, K, d]. Over all 2K of them, u_i+ being that of u_i's
+    class in the other view:
 
         L = 1 / 2K  sum_i  -log  exp(<u_i, u_i+> / t) / sum_{j != i} exp(<u_i, u_j> / t)
 
     0 where there is one class (nothing to be told apart) or none.
     """
-    k = len(p)
+    k = prototypes.shape[1]
+    u = prototypes.flatten(0, 1)
     if not k:
-        return p.sum() + q.sum()
-    u = torch.cat([p, q])
-    similarity = (u @ u.T / temperature).fill_diagonal_(MASKED)
+        return u.sum()
     other = torch.arange(2 * k, device=u.device).roll(k)
-    return functional.cross_entropy(similarity, other)
+    return functional.nll_loss(log_shares(u @ u.T / temperature), other)
 
 
 def pair_odds(prototypes: Tensor) -> Array:

@@ -52,7 +52,7 @@ from torch import Tensor
 from streamlearn.buffers import Memory
 from streamlearn.config import Section
 from streamlearn.events import Array
-from streamlearn.losses import contrastive, cross_entropy, log_shares
+from streamlearn.losses import contrastive, cross_entropy, log_shares, positives
 from streamlearn.method import Losses, Method
 from streamlearn.methods.pcr import TWO_VIEWS_FROM
 from streamlearn.model import Model, unit
@@ -171,44 +171,45 @@ class OnlinePrototypes(Method):
             return losses
         z = model.project(rows.features(model))
         if weights.stream_prototypes:
-            views = [rows.of_stream(view) for view in (0, rows.stream_views > 1)]
-            p, q = (class_prototypes(z[view], rows.y[view])[1] for view in views)
-            losses["stream_prototypes"] = weights.stream_prototypes * self._equilibrium(p, q)
+            stream = _two_views(z[: rows.stream], rows.stream_views)
+            _, prototypes = class_prototypes(stream, rows.y[rows.of_stream(0)])
+            losses["stream_prototypes"] = weights.stream_prototypes * self._equilibrium(prototypes)
         if weights.memory_prototypes:
-            p, q = self._memory_prototypes(z, rows)
-            losses["memory_prototypes"] = weights.memory_prototypes * self._equilibrium(p, q)
+            prototypes = self._memory_prototypes(z, rows)
+            losses["memory_prototypes"] = weights.memory_prototypes * self._equilibrium(prototypes)
         elif weights.feedback:
             self._memory_prototypes(z.detach(), rows)
         return losses
 
-    def _equilibrium(self, p: Tensor, q: Tensor) -> Tensor:
-        return equilibrium(p, q, self.params.prototype_temperature)
+    def _equilibrium(self, prototypes: Tensor) -> Tensor:
+        return equilibrium(prototypes, self.params.prototype_temperature)
 
-    def _memory_prototypes(self, z: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Prototypes [K, d] of the memory's unmixed examples from two views, noted for the step after."""
-        views = [rows.of_memory(view) for view in (0, rows.memory_views > 1)]
-        pure, y = rows.pure[views[0]], rows.y[views[0]]
-        (classes, p), (_, q) = (class_prototypes(z[view][pure], y[pure]) for view in views)
-        self._found = classes, (p.detach() + q.detach()) / 2
-        return p, q
+    def _memory_prototypes(self, z: Tensor, rows: Rows) -> Tensor:
+        """Prototypes [2, K, d] of the memory's unmixed examples, noted for the step after."""
+        first = rows.of_memory(0)
+        memory, y = _two_views(z[rows.stream :], rows.memory_views), rows.y[first]
+        if rows.share is not None:
+            pure = rows.pure[first]
+            memory, y = memory[:, pure], y[pure]
+        classes, prototypes = class_prototypes(memory, y)
+        self._found = classes, prototypes.detach().mean(dim=0)
+        return prototypes
 
     def _instance(self, model: Model, rows: Rows) -> Tensor:
-        h = rows.features(model)
+        h, y, example = rows.features(model), rows.y, _examples(rows)
         if self.turns > 1:
             h = torch.cat([h, model.encode(turned(rows.x, self.turns))])
-        z = model.project(h).view(self.turns, len(rows.y), -1)
-        h = unit(h).view(self.turns, len(rows.y), -1)
-        y, example = rows.y, _examples(rows)
-        y = torch.where(rows.pure, y, model.classes + example)
+        z, h = (f.view(self.turns, len(y), -1) for f in (model.project(h), unit(h)))
+        if rows.share is not None:
+            y = torch.where(rows.pure, y, model.classes + example)
         turn = torch.arange(self.turns, device=y.device)[:, None]
         stream, memory = slice(0, rows.stream), slice(rows.stream, len(y))
-        log_p = self._log_shares(z[:, stream], h[:, stream], rows)
-        by_class = contrastive(log_p, (y[stream] * self.turns + turn).flatten())
-        twin = contrastive(log_p, (example[stream] * self.turns + turn).flatten())
-        total = 2 * by_class + twin
+        by_class = positives((y[stream] * self.turns + turn).flatten())
+        twin = positives((example[stream] * self.turns + turn).flatten())
+        total = contrastive(self._log_shares(z[:, stream], h[:, stream], rows), 2 * by_class + twin)
         if len(y) > rows.stream:
-            log_p = self._log_shares(z[:, memory], h[:, memory], rows)
-            total = total + contrastive(log_p, (y[memory] * self.turns + turn).flatten())
+            by_class = positives((y[memory] * self.turns + turn).flatten())
+            total = total + contrastive(self._log_shares(z[:, memory], h[:, memory], rows), by_class)
         return total
 
     def _log_shares(self, z: Tensor, h: Tensor, rows: Rows) -> Tensor:
@@ -234,6 +235,12 @@ class OnlinePrototypes(Method):
     def load(self, part: Part, model: Model) -> None:
         self.classes = part.tensors["classes"].numpy().copy()
         self.prototypes = part.tensors["prototypes"].clone()
+
+
+def _two_views(rows: Tensor, views: int) -> Tensor:
+    """The first two views [2, n, d] of rows [views n, d]; a single view twice."""
+    apart = rows.view(views, len(rows) // views, rows.shape[1])
+    return apart[:2] if views > 1 else apart.expand(2, -1, -1)
 
 
 def _examples(rows: Rows) -> Tensor:
