@@ -13,11 +13,13 @@ from prometheus_client import Metric
 
 from streamlearn import Learner
 from streamlearn.config import MemorySettings, ModelSettings
+from streamlearn.continual import ContinualFigures, SetAccuracy
 from streamlearn.observe import (
     MOST_CLASSES,
     MOST_RECALLS,
     OTHER,
     CheckpointFigures,
+    EvaluationFigures,
     Histogram,
     Observation,
     Vitals,
@@ -59,6 +61,25 @@ FULL = Observation(
         "window": Figures(0.9, 0.5, 1.0),
         "fading": Figures(0.7, 0.5, 0.6),
     },
+    held_out=11,
+    continual=ContinualFigures(
+        evaluations=7,
+        step=12,
+        events=120,
+        average_accuracy=0.5,
+        forgetting=0.25,
+        min_accuracy=0.125,
+        worst_case_accuracy=0.375,
+        windowed_forgetting={10: 0.5},
+        windowed_plasticity={10: 0.75},
+        stability_gap=0.0625,
+        stability_gap_recovery_events=None,
+        sets=(SetAccuracy("a", 0.5, 0.25), SetAccuracy('odd "\udc80"', 1.0, None)),
+    ),
+    evaluation=EvaluationFigures(20, 4000, 7, 140, 5, [0.125, None]),
+    serving="average",
+    nearest=[("a", 'odd "\udc80"', 0.75)],
+    recall_interval=12.5,
     kappa=0.75,
     log_loss=0.25,
     fading_log_loss=0.125,
@@ -74,7 +95,28 @@ EXPECTED: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
     for name, labels, value in [
         ("streamlearn_events_total", {"outcome": "learned"}, 120),
         ("streamlearn_events_total", {"outcome": "predicted"}, 125),
+        ("streamlearn_events_total", {"outcome": "held_out"}, 11),
         ("streamlearn_events_total", {"outcome": "dead_lettered"}, 5),
+        ("streamlearn_average_accuracy", {}, 0.5),
+        ("streamlearn_forgetting", {}, 0.25),
+        ("streamlearn_min_accuracy", {}, 0.125),
+        ("streamlearn_worst_case_accuracy", {}, 0.375),
+        ("streamlearn_windowed_forgetting", {"window": "10"}, 0.5),
+        ("streamlearn_windowed_plasticity", {"window": "10"}, 0.75),
+        ("streamlearn_stability_gap", {}, 0.0625),
+        ("streamlearn_set_accuracy", {"set": "a", "kind": "fixed"}, 0.5),
+        ("streamlearn_set_accuracy", {"set": "a", "kind": "rolling"}, 0.25),
+        ("streamlearn_set_accuracy", {"set": 'odd "\\udc80"', "kind": "fixed"}, 1.0),
+        ("streamlearn_set_accuracy_standard_error", {"set": "a"}, 0.125),
+        ("streamlearn_evaluation_interval_steps", {}, 5),
+        ("streamlearn_evaluations_total", {}, 7),
+        ("streamlearn_evaluated_images_total", {}, 140),
+        ("streamlearn_held_out_examples", {}, 20),
+        ("streamlearn_held_out_bytes", {}, 4000),
+        ("streamlearn_recall_interval_steps", {}, 12.5),
+        ("streamlearn_prototype_nearest_distance", {}, 0.25),
+        ("streamlearn_prototype_distance", {"class": "a", "other": 'odd "\\udc80"'}, 0.25),
+        ("streamlearn_serving_info", {"predictor": "average"}, 1),
         ("streamlearn_dead_letters_total", {"reason": "undecodable"}, 4),
         ("streamlearn_dead_letters_total", {"reason": "too_large"}, 1),
         ("streamlearn_prequential_accuracy", {"kind": "cumulative"}, 0.8),
@@ -163,7 +205,7 @@ def test_counters_count_from_the_start_of_the_process(site: Site) -> None:
         for (name, labels), value in samples.items()
         if name == "streamlearn_events_total"
     }
-    assert outcomes == {"learned": 20, "predicted": 0, "dead_lettered": 2}
+    assert outcomes == {"learned": 20, "predicted": 0, "held_out": 11, "dead_lettered": 2}
     assert samples["streamlearn_skipped_steps_total", frozenset()] == 0
     assert json.loads(site.ask("/status").body)["learned"] == 120
 
@@ -212,6 +254,7 @@ def test_status_says_it_all(site: Site) -> None:
         "records": 130,
         "learned": 120,
         "predicted": 125,
+        "held_out": 11,
         "pending": 5,
         "held": 0,
         "dead_letters": {"undecodable": 4, "too_large": 1},
@@ -244,6 +287,32 @@ def test_status_says_it_all(site: Site) -> None:
         "kappa": 0.75,
         "class_recall": {"a": 0.5, 'odd "\\udc80"': 0.0, "other": 0.75},
         "log_loss": {"cumulative": 0.25, "fading": 0.125},
+        "continual": {
+            "average_accuracy": 0.5,
+            "forgetting": 0.25,
+            "min_accuracy": 0.125,
+            "worst_case_accuracy": 0.375,
+            "stability_gap": 0.0625,
+            "stability_gap_recovery_events": None,
+            "evaluations": 7,
+            "windowed_forgetting": {"10": 0.5},
+            "windowed_plasticity": {"10": 0.75},
+            "sets": {
+                "a": {"fixed": 0.5, "rolling": 0.25},
+                'odd "\\udc80"': {"fixed": 1.0, "rolling": None},
+            },
+        },
+        "evaluation": {
+            "examples": 20,
+            "bytes": 4000,
+            "count": 7,
+            "images": 140,
+            "interval_steps": 5,
+            "errors": [0.125, None],
+        },
+        "serving": "average",
+        "nearest_prototypes": [["a", 'odd "\\udc80"', 0.75]],
+        "recall_interval_steps": 12.5,
         "losses": {"stream": 0.5, "memory": None},
         "stage_seconds": {"decode": pytest.approx(100.504 / 4), "predict": 0.01},
         "prediction_latency_seconds": pytest.approx(0.03),
