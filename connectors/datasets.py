@@ -147,7 +147,7 @@ def set_aside(data: Dataset, per_class: int, aside: bool) -> Dataset:
         members = np.flatnonzero(data.y == number)
         if 0 < len(members) <= per_class:
             raise UsageError(
-                f"{label!r} has {len(members)} training examples: validation can't set {per_class} of them aside"
+                f"{label!r} has {len(members)} training examples: {per_class} is too many for validation"
             )
         last[members[-per_class:]] = True
     chosen = np.flatnonzero(last == aside)

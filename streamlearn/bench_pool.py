@@ -40,7 +40,7 @@ class Ended:
 
 
 class Pool:
-    """At most `processes` runs at a time. `tell` is called, by several threads, with a run and its share done."""
+    """At most `processes` runs at a time. `tell` is called by several threads: a run, its share done < 1."""
 
     def __init__(self, processes: int, tell: Tell) -> None:
         self._threads = ThreadPoolExecutor(processes)
@@ -101,13 +101,13 @@ class Pool:
     def _follow(self, run: Run, process: subprocess.Popen[bytes], task: bytes) -> dict[str, Any]:
         """The last thing that the process says, {} if it ends without."""
         assert process.stdin is not None and process.stdout is not None
-        with process.stdin, suppress(BrokenPipeError):
+        with suppress(BrokenPipeError), process.stdin:
             process.stdin.write(task)
         with process.stdout as lines:
             for line in lines:
                 said: dict[str, Any] = orjson.loads(line)
                 if "done" not in said:
                     return said
-                self._tell(run, said["done"] / max(1, said["of"]))
+                self._tell(run, min(0.99, said["done"] / max(1, said["of"])))
         process.wait()
         return {}

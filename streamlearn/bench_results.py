@@ -49,12 +49,14 @@ class Results:
     def __enter__(self) -> Results:
         """Open for adding; a torn last line is cut off. Raises SettingsError if another bench writes."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(self.path, "a+b")  # noqa: SIM115  # closed by __exit__
+        file = open(self.path, "a+b")  # closed by __exit__
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.close()
-            raise SettingsError(f"{self.path}: another bench is adding to it; wait, or name --results") from error
+            raise SettingsError(
+                f"{self.path}: another bench is adding to it; wait, or name --results"
+            ) from error
         self._file = file
         self.read()
         file.seek(0)

@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ class Examination:
             prequential.figures("window").accuracy,
             *fixed,
         ]
-        self.curve.append([None if value is None or math.isnan(value) else round(value, 5) for value in point])
+        self.curve.append(
+            [None if value is None or math.isnan(value) else round(value, 5) for value in point]
+        )
         self.seconds += time.perf_counter() - begun
 
 
@@ -222,19 +225,7 @@ def _learn(
 def continual_figures(continual: Continual) -> dict[str, Any]:
     """The figures of continual evaluation at the end of the stream, and every shift."""
     found = continual.figures()
-    shifts = [
-        {
-            "step": shift.step,
-            "events": shift.events,
-            "groups": list(shift.groups),
-            "before": shift.before,
-            "lowest": shift.lowest,
-            "gap": shift.gap,
-            "recovery_events": shift.recovery_events,
-        }
-        for shift in continual.shifts
-    ]
-    gaps = [shift["gap"] for shift in shifts if shift["gap"] is not None]
+    gaps = [shift.gap for shift in continual.shifts if shift.gap is not None]
     return {
         "average_accuracy": found.average_accuracy,
         "forgetting": found.forgetting,
@@ -244,7 +235,7 @@ def continual_figures(continual: Continual) -> dict[str, Any]:
         "windowed_plasticity": {str(w): value for w, value in found.windowed_plasticity.items()},
         "stability_gap": sum(gaps) / len(gaps) if gaps else None,
         "stability_gap_last": found.stability_gap,
-        "shifts": shifts,
+        "shifts": [asdict(shift) | {"gap": shift.gap} for shift in continual.shifts],
         "evaluations": found.evaluations,
     }
 
@@ -314,7 +305,9 @@ def main() -> int:
     except Exception as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in ALLOCATION):
             raise
-        say({"failed": f"there is not enough memory ({str(error).partition(chr(10))[0]})", "every_run": False})
+        say(
+            {"failed": f"there is not enough memory ({str(error).partition(chr(10))[0]})", "every_run": False}
+        )
     return 0
 
 

@@ -157,7 +157,9 @@ def _unnamed(file: BenchFile) -> Iterator[str]:
     for kind, names in known.items():
         if twice := next((name for name in names if names.count(name) > 1), None):
             yield f"{kind}: {twice!r} is there twice: names must differ"
-    selections = [(f"tables[{number}]", table) for number, table in enumerate(file.tables, 1)]
+    selections: list[tuple[str, Selection]] = [
+        (f"tables[{number}]", table) for number, table in enumerate(file.tables, 1)
+    ]
     selections += [("tune", file.tune)] if file.tune is not None else []
     asked = [("bench.baseline", "rows", [file.bench.baseline] if file.bench.baseline else [])]
     for place, table in selections:
@@ -173,9 +175,9 @@ def _unnamed(file: BenchFile) -> Iterator[str]:
                 near = get_close_matches(name, known[kind], n=1)
                 advice = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(known[kind])}"
                 yield f"{place}: there is no {name!r} among {kind}: {advice}"
-    lists = [("bench", file.bench), *((place, table) for place, table in selections)]
-    for place, table in lists:
+    lists: list[tuple[str, BenchSection | Selection]] = [("bench", file.bench), *selections]
+    for place, given in lists:
         for name, least in (("seeds", 0), ("memory", 1), ("budgets", 1)):
-            values = getattr(table, name)
+            values = getattr(given, name)
             if values is not None and (not values or min(values) < least or len(set(values)) < len(values)):
                 yield f"{place}.{name} is {values}: give at least one, each at least {least}, none twice"
