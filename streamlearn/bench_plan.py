@@ -184,25 +184,30 @@ def _settings(
     return _at_pace(settings, stream, bench)
 
 
-def held_out_examples(settings: CoreSettings) -> int:
-    """Most examples that the learner's own held-out sets keep."""
-    return 0
-
-
 def examples(settings: CoreSettings) -> int:
-    """Most examples that a learner keeps: for replay and held out."""
-    return settings.memory.capacity + held_out_examples(settings)
+    """Most examples that a learner keeps: for replay and in its own held-out sets."""
+    evaluation, capacity = settings.evaluation, settings.memory.capacity
+    if not evaluation.held_out:
+        return capacity
+    return capacity + (capacity // 10 if evaluation.capacity is None else evaluation.capacity)
 
 
 def with_memory(settings: Settings, total: int) -> Settings:
-    """The settings with a replay memory of what its held-out sets leave of `total`. Raises SettingsError."""
-    left = total - held_out_examples(settings)
+    """The settings with `total` examples, of which held-out sets take their capacity and replay the rest.
+
+    Where their capacity is not set it is an eleventh: a tenth of what replay has. Raises SettingsError.
+    """
+    evaluation = settings.evaluation
+    if evaluation.held_out and evaluation.capacity is None:
+        evaluation = evaluation.model_copy(update={"capacity": total // 11})
+    left = total - (evaluation.capacity or 0 if evaluation.held_out else 0)
     if left < 1:
         raise SettingsError(
-            f"a memory of {total} examples leaves none for replay: evaluation.capacity is larger"
+            f"a memory of {total} examples leaves none for replay: evaluation.capacity is "
+            f"{evaluation.capacity}"
         )
     memory = settings.memory.model_copy(update={"capacity": left})
-    return settings.model_copy(update={"memory": memory})
+    return settings.model_copy(update={"memory": memory, "evaluation": evaluation})
 
 
 def _source(stream: Stream) -> dict[str, Any]:

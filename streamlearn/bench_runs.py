@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from streamlearn.continual import Continual
 from streamlearn.events import Array, ConnectorError, Event, Resume
 from streamlearn.learner import OnlineLearner
 from streamlearn.nets import NetError
+from streamlearn.observe import Stopwatch, observe
 from streamlearn.report import versions
 from streamlearn.run import ALLOCATION, make_codec, make_source
 from streamlearn.settings import Settings, SettingsError
@@ -38,6 +39,9 @@ CURVE = (
     "prequential_cumulative prequential_window"
 ).split()
 """Columns of a curve, before those of the sets."""
+
+OF_PREDICTORS = ("worst_case_accuracy", "forgetting", "stability_gap")
+"""Of the continual figures, those that each predictor has beside its final accuracy."""
 
 Tell = Callable[[int, int], None]
 
@@ -55,19 +59,18 @@ class Examination:
         self.names = [
             _name(self.order[start : start + groups]) for start in range(0, len(self.order), groups)
         ]
-        self.tests = [event for event in tests if str(event.y) in self.group]
-        if missing := set(self.order) - {str(event.y) for event in self.tests}:
-            raise SettingsError(f"class {min(missing)!r} of the stream has no test examples")
-        taken = dict.fromkeys(self.order, 0)
-        self.subset: list[Event] = []
-        for event in self.tests:
-            if taken[str(event.y)] < per_class:
-                taken[str(event.y)] += 1
-                self.subset.append(event)
+        self.tests = {
+            label: np.stack(found) if (found := [e.x for e in tests if e.y == label]) else np.empty(0)
+            for label in self.order
+        }
+        if without := [label for label, x in self.tests.items() if not len(x)]:
+            raise SettingsError(f"class {without[0]!r} of the stream has no test examples")
+        self.per_class = per_class
         self.seen: set[str] = set()
         self.continual = Continual()
         self.curve: list[list[float | None]] = []
         self.seconds = 0.0
+        self._told: list[Callable[[str, Continual], None]] = []
         self._at = -1
 
     def new_groups(self, events: Sequence[Event]) -> list[int]:
@@ -75,38 +78,95 @@ class Examination:
         before = {self.group[label] for label in self.seen}
         return sorted({self.group[str(event.y)] for event in events} - before)
 
+    def shift(self, step: int, events: int, groups: Sequence[int]) -> None:
+        """New groups come in the next step."""
+        names = [self.names[i] for i in groups]
+        self.continual.shift(step, events, names)
+        self._told.append(lambda _, continual: continual.shift(step, events, names))
+
     def evaluate(self, learner: OnlineLearner, events: int) -> None:
         """Ask about the subset, of the classes seen so far; nothing if no step came since the last time."""
-        if learner.counts.steps == self._at or not self.seen:
+        step = learner.counts.steps
+        if step == self._at or not self.seen:
             return
-        self._at = learner.counts.steps
+        self._at = step
         begun = time.perf_counter()
-        asked = [event for event in self.subset if str(event.y) in self.seen]
-        by_class = accuracy_by_class(learner, asked)
-        fixed = [math.nan] * (1 + max(self.group[label] for label in self.seen))
-        for number in range(len(fixed)):
-            values = [value for label, value in by_class.items() if self.group[label] == number]
-            fixed[number] = _mean(values)
-        self.continual.record(self._at, events, fixed, None)
-        found = self.continual.figures()
-        prequential = learner.prequential
+        labels = [label for label in self.order if label in self.seen]
+        found = self.accuracies(learner, labels, self.per_class)
+        fixed = {name: self._of_groups(by_class) for name, by_class in found.items()}
+        served = learner.serving.name
+        self.continual.record(step, events, fixed[served], None)
+        self._told.append(lambda name, continual: continual.record(step, events, fixed[name], None))
+        figures, prequential = self.continual.figures(), learner.prequential
         point = [
-            self._at,
+            step,
             events,
-            len(self.seen),
-            _mean(list(by_class.values())),
-            found.worst_case_accuracy,
-            found.average_accuracy,
-            found.forgetting,
-            found.min_accuracy,
+            len(labels),
+            _mean(list(found[served].values())),
+            figures.worst_case_accuracy,
+            figures.average_accuracy,
+            figures.forgetting,
+            figures.min_accuracy,
             prequential.figures("cumulative").accuracy,
             prequential.figures("window").accuracy,
-            *fixed,
+            *fixed[served],
         ]
         self.curve.append(
             [None if value is None or math.isnan(value) else round(value, 5) for value in point]
         )
         self.seconds += time.perf_counter() - begun
+
+    def accuracies(
+        self, learner: OnlineLearner, labels: Sequence[str], most: int | None = None
+    ) -> dict[str, dict[str, float]]:
+        """By predictor and class: share of right answers on the class's first `most` test examples."""
+        asked = {label: self.tests[label][:most] for label in labels}
+        number = {label: i for i, label in enumerate(learner.classes.labels)}
+        cuts = np.cumsum([len(x) for x in asked.values()])[:-1]
+        found = learner.candidates(np.concatenate(list(asked.values())))
+        return {
+            name: {
+                label: float((part == number[label]).mean())
+                for label, part in zip(labels, np.split(answers, cuts), strict=True)
+            }
+            for name, answers in found.items()
+        }
+
+    def _of_groups(self, by_class: Mapping[str, float]) -> list[float]:
+        """Mean accuracy over the classes of each group; NaN for a group without."""
+        values: list[list[float]] = [[] for _ in range(1 + max(self.group[label] for label in by_class))]
+        for label, value in by_class.items():
+            values[self.group[label]].append(value)
+        return [_mean(each) for each in values]
+
+    def of_predictor(self, name: str) -> Continual:
+        """The continual evaluation as if `name` had served all along."""
+        continual = Continual()
+        for told in self._told:
+            told(name, continual)
+        return continual
+
+    def final(self, learner: OnlineLearner) -> dict[str, Any]:
+        """Accuracy on all test examples of the stream's classes, and what continual evaluation found."""
+        found = self.accuracies(learner, self.order)
+        sizes = {label: len(x) for label, x in self.tests.items()}
+
+        def over_all(by_class: Mapping[str, float]) -> float:
+            return sum(by_class[label] * size for label, size in sizes.items()) / sum(sizes.values())
+
+        served = found[learner.serving.name]
+        return {
+            "final_accuracy": over_all(served),
+            "final_accuracy_by_class": served,
+            **continual_figures(self.continual),
+            "by_predictor": {
+                name: {"final_accuracy": over_all(by_class)}
+                | {n: v for n, v in continual_figures(self.of_predictor(name)).items() if n in OF_PREDICTORS}
+                for name, by_class in found.items()
+            },
+            "sets": self.names,
+            "tests": sum(sizes.values()),
+        }
 
 
 def _name(labels: Sequence[str]) -> str:
@@ -116,14 +176,6 @@ def _name(labels: Sequence[str]) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
-
-
-def accuracy_by_class(learner: OnlineLearner, events: Sequence[Event]) -> dict[str, float]:
-    """Share of right answers among the events of each class, by what the learner serves."""
-    right: dict[str, list[bool]] = {}
-    for event, answer in zip(events, learner.predict(events), strict=True):
-        right.setdefault(str(event.y), []).append(answer.label == event.y)
-    return {label: _mean(hits) for label, hits in right.items()}
 
 
 def read_events(settings: Settings, **source: Any) -> list[Event]:
@@ -148,34 +200,30 @@ def bench_run(settings: Settings, evaluation: dict[str, Any], tell: Tell) -> dic
     options = {name: n for name, n in settings.source.options.items() if name == "validation"}
     tests = read_events(settings, split=evaluation["split"], order="as_is", options=options)
     exam = Examination(events, tests, settings.source.groups, evaluation["test_per_class"])
-    learner = OnlineLearner(settings)
-    seconds, processor = _learn(learner, events, exam, evaluation["interval"], tell)
-    by_class = accuracy_by_class(learner, exam.tests)
-    tests_of = {label: sum(event.y == label for event in exam.tests) for label in exam.order}
-    final = sum(by_class[label] * tests_of[label] for label in exam.order) / len(exam.tests)
+    learner, watch = OnlineLearner(settings), Stopwatch()
+    learner.mark = watch.mark
+    seconds, processor = _learn(learner, events, exam, watch, evaluation["interval"], tell)
     return {
-        "figures": {
-            "final_accuracy": final,
-            "final_accuracy_by_class": {label: by_class[label] for label in exam.order},
-            **continual_figures(exam.continual),
-            **learner_figures(learner),
-            "events": len(events),
-            "sets": exam.names,
-            "tests": len(exam.tests),
-        },
+        "figures": {**exam.final(learner), **learner_figures(learner), "events": len(events)},
         "stream_sha256": _digest(events),
         "curve": {"columns": [*CURVE, *(f"accuracy_{name}" for name in exam.names)], "rows": exam.curve},
         "measured": {
             "seconds": round(seconds, 3),
             "cpu_seconds": round(processor, 3),
             "evaluation_seconds": round(exam.seconds, 3),
+            "stages": {name: round(stage.sum, 3) for name, stage in watch.stages.items()},
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         },
     }
 
 
 def _learn(
-    learner: OnlineLearner, events: Sequence[Event], exam: Examination, interval: int, tell: Tell
+    learner: OnlineLearner,
+    events: Sequence[Event],
+    exam: Examination,
+    watch: Stopwatch,
+    interval: int,
+    tell: Tell,
 ) -> tuple[float, float]:
     """Give all events to the learner, with evaluations between; seconds and CPU seconds of the learning.
 
@@ -188,8 +236,9 @@ def _learn(
         nonlocal seconds, processor
         part = events[start:end]
         if new := exam.new_groups(part):
-            exam.continual.shift(learner.counts.steps, start, [exam.names[i] for i in new])
+            exam.shift(learner.counts.steps, start, new)
         wall, own = time.perf_counter(), time.process_time()
+        watch.start()
         learner.learn(part)
         if end == len(events):
             learner.flush()
@@ -241,9 +290,9 @@ def continual_figures(continual: Continual) -> dict[str, Any]:
 
 
 def learner_figures(learner: OnlineLearner) -> dict[str, Any]:
-    """Counts, prequential figures, and the memory that the learner was allowed and took."""
-    counts, memory = learner.counts, learner.memory
-    row = memory.x[0].numel() * memory.x.element_size() + 8
+    """Counts, prequential figures, and the examples that the learner was allowed and took."""
+    counts, memory, held = learner.counts, learner.memory, learner.trainer.evaluator.held
+    example = memory.x[0].numel() * memory.x.element_size() + memory.y.element_size()
     return {
         "prequential_accuracy": learner.prequential.figures("cumulative").accuracy,
         "prequential_window": learner.prequential.figures("window").accuracy,
@@ -251,12 +300,16 @@ def learner_figures(learner: OnlineLearner) -> dict[str, Any]:
         "steps": counts.steps,
         "skipped_steps": counts.skipped_steps,
         "learned": counts.learned,
+        "held_out": counts.held_out,
         "rejected": sum(counts.rejected.values()),
         "classes": learner.model.classes,
         "parameters": learner.model.parameters,
-        "memory_capacity": memory.capacity,
-        "memory_examples": memory.size,
-        "memory_bytes": memory.capacity * row,
+        "serving": learner.serving.name,
+        "recall_interval": observe(learner).recall_interval,
+        "images_evaluated": learner.trainer.evaluator.images,
+        "memory_capacity": memory.capacity + held.capacity,
+        "memory_examples": memory.size + held.size,
+        "memory_bytes": (memory.capacity + held.capacity) * example,
     }
 
 

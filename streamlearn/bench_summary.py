@@ -26,14 +26,14 @@ BySeed = dict[int, float]
 
 @dataclass
 class RowSummary:
-    """One row of a table. values: by figure and seed; predictors: final accuracy by predictor and seed."""
+    """One row of a table. values: by figure and seed; predictors: the same by predictor."""
 
     name: str
     reference: bool
     memory: int
     planned: list[int] = field(default_factory=list)
     values: dict[str, BySeed] = field(default_factory=dict)
-    predictors: dict[str, BySeed] = field(default_factory=dict)
+    predictors: dict[str, dict[str, BySeed]] = field(default_factory=dict)
     estimates: dict[str, Estimate] = field(default_factory=dict)
     differences: dict[str, Estimate] = field(default_factory=dict)
     rank: int | None = None
@@ -50,8 +50,10 @@ class RowSummary:
         for name, value in found.items():
             if value is not None:
                 self.values.setdefault(name, {})[seed] = float(value)
-        for name, value in figures.get("final_accuracy_by_predictor", {}).items():
-            self.predictors.setdefault(name, {})[seed] = float(value)
+        for predictor, its in figures["by_predictor"].items():
+            for name, value in its.items():
+                if value is not None:
+                    self.predictors.setdefault(predictor, {}).setdefault(name, {})[seed] = float(value)
 
 
 @dataclass
@@ -100,8 +102,7 @@ def summarise(plan: Plan, results: Mapping[str, Result]) -> list[Table]:
 def _compared(table: Table, tolerance: float, unequal: bool) -> Table:
     """Fill in estimates, differences and ranks, or why there are none."""
     for row in table.rows:
-        found = {name: estimate(list(by_seed.values())) for name, by_seed in row.values.items()}
-        row.estimates = {name: each for name, each in found.items() if each is not None}
+        row.estimates = estimates(row.values)
     ranked = [row for row in table.rows if not row.reference and row.done]
     table.unequal = differences_in_means(ranked, table.cell, tolerance)
     if table.unequal and not unequal:
@@ -194,7 +195,7 @@ def as_json(tables: Sequence[Table], notes: Sequence[str]) -> dict[str, Any]:
                         "memory_examples": row.memory,
                         "figures": plain(row.estimates),
                         "differences": plain(row.differences),
-                        "final_accuracy_by_predictor": plain(by_predictor(row)),
+                        "by_predictor": {name: plain(e) for name, e in by_predictor(row).items()},
                     }
                     for row in table.rows
                 ],
@@ -205,7 +206,12 @@ def as_json(tables: Sequence[Table], notes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def by_predictor(row: RowSummary) -> dict[str, Estimate]:
-    """Final accuracy of each of the row's predictors."""
-    found = {name: estimate(list(values.values())) for name, values in row.predictors.items()}
+def by_predictor(row: RowSummary) -> dict[str, dict[str, Estimate]]:
+    """The figures of each predictor that the row kept, as if it had served all along."""
+    return {name: estimates(its) for name, its in row.predictors.items()}
+
+
+def estimates(values: Mapping[str, BySeed]) -> dict[str, Estimate]:
+    """By figure, those that there are."""
+    found = {name: estimate(list(by_seed.values())) for name, by_seed in values.items()}
     return {name: each for name, each in found.items() if each is not None}

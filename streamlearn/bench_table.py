@@ -14,6 +14,8 @@ from streamlearn.bench_statistics import LEVEL, Estimate
 from streamlearn.bench_summary import COMPARED, RowSummary, Table, by_predictor
 
 WIDTH = 100
+TEXTS = ("", "row", "predictor")
+"""Headings of columns that hold words."""
 
 
 class Grid(NamedTuple):
@@ -43,7 +45,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Estimate]], str]] = {
     "forgetting": lambda e: _share(e.get("forgetting")),
     "gap": lambda e: _share(e.get("stability_gap")),
     "images": lambda e: _plain(e.get("images_per_event"), 2),
-    "seconds": lambda e: _plain(e.get("seconds"), 1),
+    "CPU s": lambda e: _plain(e.get("cpu_seconds"), 1),
     "KB": lambda e: _plain(e.get("memory_bytes"), 0, 1 / 1024),
 }
 HEADINGS = dict(zip(COMPARED, ("accuracy", "WC-ACC", "forgetting", "gap"), strict=True))
@@ -51,8 +53,8 @@ HEADINGS = dict(zip(COMPARED, ("accuracy", "WC-ACC", "forgetting", "gap"), stric
 LEGEND = (
     f"Mean ± half the {LEVEL:.0%} interval over seeds (Student's t), shares in %. accuracy: final, all test "
     "examples of the stream's classes; WC-ACC: worst case of past sets with the newest; forgetting: best "
-    "before minus now; gap: stability gap, mean over shifts; images: trained on, an event; seconds: of "
-    "learning, without evaluations; KB: replay memory and held-out sets."
+    "before minus now; gap: stability gap, mean over shifts; images: trained on, an event; CPU s: "
+    "seconds of processor time to learn, without the bench's evaluations; KB: replay memory and held-out sets."
 )
 LEGEND_OF_DIFFERENCES = "* the interval doesn't hold 0"
 
@@ -85,14 +87,16 @@ def grids(table: Table) -> list[Grid]:
                 [_differences(row) for row in differing],
             )
         )
-    names = list(dict.fromkeys(name for row in table.rows for name in row.predictors))
-    if len(names) > 1:
-        lines = [
-            [row.name, *(_share(by_predictor(row).get(name)) for name in names)]
-            for row in table.rows
-            if row.predictors
-        ]
-        found.append(Grid("final accuracy by predictor", ["row", *names], lines))
+    kept = {row.name: by_predictor(row) for row in table.rows}
+    lines = [
+        [row, predictor, *(_share(figures.get(name)) for name in COMPARED)]
+        for row, its in kept.items()
+        for predictor, figures in its.items()
+        if len(its) > 1
+    ]
+    if lines:
+        title = "each predictor as if it had served all along"
+        found.append(Grid(title, ["row", "predictor", *HEADINGS.values()], lines))
     return found
 
 
@@ -114,7 +118,7 @@ def show(console: Console, tables: Sequence[Table], notes: Sequence[str]) -> Non
                 pad_edge=False,
             )
             for heading in grid.headings:
-                left = heading in ("row", "")
+                left = heading in TEXTS
                 shown.add_column(heading, justify="left" if left else "right", no_wrap=heading != "row")
             for number, line in enumerate(grid.rows):
                 shown.add_row(*line, style="bold" if number == grid.best else "")
@@ -135,7 +139,7 @@ def markdown(tables: Sequence[Table], notes: Sequence[str]) -> str:
         for grid in grids(table):
             lines = [f"**{grid.title}**", ""]
             lines.append(_line(grid.headings))
-            lines.append(_line(["---" if name in ("row", "") else "---:" for name in grid.headings]))
+            lines.append(_line(["---" if name in TEXTS else "---:" for name in grid.headings]))
             lines += [_line(row) for row in grid.rows]
             blocks.append("\n".join(lines))
         if table.unranked:
