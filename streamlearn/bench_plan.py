@@ -72,7 +72,9 @@ class Plan:
 def make_plan(layers: Layers, tuning: bool = False) -> Plan:
     """The runs of a benchmark settings file and what was said beside it. Raises SettingsError."""
     where = f"file {layers.config}" if layers.config else "no file"
-    problems = list(layers.problems)
+    if layers.problems:
+        raise SettingsError(*layers.problems)
+    problems: list[str] = []
     rest = [item for item in layers.said if item.path[0] not in OWN]
     for item in rest:
         if item.key in TAKEN or item.path[0] == "source":

@@ -68,7 +68,11 @@ class Pool:
         self._threads.shutdown(cancel_futures=True)
 
     def _one(self, run: Run) -> Ended:
-        task = {"settings": run.settings.model_dump(mode="json"), "evaluation": run.evaluation}
+        task = {
+            "parent": os.getpid(),
+            "settings": run.settings.model_dump(mode="json"),
+            "evaluation": run.evaluation,
+        }
         with tempfile.TemporaryFile() as errors:
             with self._lock:
                 if self._stopped:

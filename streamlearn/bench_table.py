@@ -54,7 +54,7 @@ LEGEND = (
     f"Mean ± half the {LEVEL:.0%} interval over seeds (Student's t), shares in %. accuracy: final, all test "
     "examples of the stream's classes; WC-ACC: worst case of past sets with the newest; forgetting: best "
     "before minus now; gap: stability gap, mean over shifts; images: trained on, an event; CPU s: "
-    "seconds of processor time to learn, without the bench's evaluations; KB: replay memory and held-out sets."
+    "processor time to learn, without the bench's evaluations; KB: replay memory and held-out sets."
 )
 LEGEND_OF_DIFFERENCES = "* the interval doesn't hold 0"
 
