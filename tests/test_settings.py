@@ -193,8 +193,8 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
         (["--seed", str(2**63)], f"seed (flag --seed): '{2**63}' must be at most {2**63 - 1}"),
         (["--codec.shape", "[3"], "codec.shape (flag --codec.shape): '[3' is not a JSON list"),
         (
-            ["--evaluation.held_out", "0.1"],
-            "held-out sets arrive with continual evaluation; only 0 is possible",
+            ["--evaluation.classes_per_set", "60"],
+            "evaluation.set_size 50 has no room for evaluation.classes_per_set 60",
         ),
         (["--source.path=a", "--source.dataset=b"], "give source.path or source.dataset, not both"),
         (["--seed"], "flag --seed needs a value"),
