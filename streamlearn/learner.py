@@ -22,6 +22,7 @@ from streamlearn import bookkeeping
 from streamlearn.bookkeeping import Counts, reject_event
 from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
+from streamlearn.evaluator import NEVER
 from streamlearn.events import Array, Event, Output, Prediction, Rejection
 from streamlearn.method import make_method
 from streamlearn.model import choose_device
@@ -61,7 +62,7 @@ class OnlineLearner:
         """Make everything whose size depends on the shape of x."""
         self.schema = schema
         shape = schema.shape
-        self.trainer = Trainer(self.settings, schema, self.device, self.generators)
+        self.trainer = Trainer(self.settings, schema, self.classes, self.device, self.generators)
         self.model, self.optimiser = self.trainer.model, self.trainer.optimiser
         self.normaliser, self.memory = self.trainer.normaliser, self.trainer.memory
         self.serving = self.trainer.serving
@@ -176,12 +177,7 @@ class OnlineLearner:
             waiting.append((len(outputs), row, item, number))
             outputs.append(None)
             if number != UNKNOWN:
-                at = self.pending
-                self.pending_x[at] = x
-                self.pending_y[at] = number
-                self.pending_key[at] = mmh3.hash64(item.id.encode(errors="surrogatepass"))[0]
-                self.pending = at + 1
-                self.counts.labeled += 1
+                self._take(item, x, number)
             if row == self.batch - 1 or self.pending == self.batch:
                 self._answer(waiting, outputs)
                 waiting.clear()
@@ -190,6 +186,19 @@ class OnlineLearner:
         if waiting:
             self._answer(waiting, outputs)
         return outputs  # type: ignore[return-value]  # every place has been filled
+
+    def _take(self, event: Event, x: Array, number: int) -> None:
+        """A labeled event: held out, or to be learned with the next full batch."""
+        key, choice = mmh3.hash64(event.id.encode(errors="surrogatepass"))
+        if self.trainer.evaluator.takes(x, number, event.task, choice if self.counts.steps else NEVER):
+            self.counts.held_out += 1
+            return
+        at = self.pending
+        self.pending_x[at] = x
+        self.pending_y[at] = number
+        self.pending_key[at] = key
+        self.pending = at + 1
+        self.counts.labeled += 1
 
     def _reject(self, rejection: Rejection) -> Rejection:
         self.counts.rejected[rejection.reason] += 1

@@ -41,6 +41,8 @@ class Method:
     """learning.images_per_event where the settings leave it open."""
     predictor: ClassVar[str] = "weights"
     """serving.predictor where the settings leave it open."""
+    recall_interval: float | None = None
+    """Steps between two recalls of the same stored example, where the method measures it."""
     projector: int = 0
     """Width of the linear projector beside the head; 0: none."""
     shape: tuple[int, ...] = ()

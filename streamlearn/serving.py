@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from streamlearn.average import Average
 from streamlearn.config import ServingSettings
+from streamlearn.events import Array
 from streamlearn.model import Model, unit
 from streamlearn.rows import Rows
 from streamlearn.state import Part, copy
 
 WEIGHTS, AVERAGE, MEANS = "weights", "average", "means"
+SURE = 2.0
+"""Standard errors by which another predictor must be better to take over."""
 MEAN_RATE = 0.05
 """Share of a row in its class's running mean."""
 
@@ -88,15 +93,78 @@ class Serving:
             return self.means.logits(self.model, features)
         return self.model.classify(features)
 
-    def candidates(self, x: Tensor) -> Mapping[str, Tensor]:
-        """Logits [rows, classes] of every predictor that is kept, by name."""
-        features = self.model.encode(x)
-        found = {WEIGHTS: self.model.classify(features)}
-        if self.average is not None:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The predictors that are kept."""
+        kept = {AVERAGE: self.average is not None, MEANS: self.means is not None}
+        return (WEIGHTS, *(name for name, there in kept.items() if there))
+
+    @property
+    def forwards(self) -> int:
+        """Forwards of an input to ask every predictor that may serve."""
+        return 2 if self.auto else 1
+
+    def candidates(self, x: Tensor, names: Sequence[str]) -> Mapping[str, Tensor]:
+        """Logits [rows, classes] of normalised inputs [rows, *shape] by each of the predictors `names`."""
+        found: dict[str, Tensor] = {}
+        if self.average is not None and AVERAGE in names:
             found[AVERAGE] = self.average.logits(self.model, x)
-        if self.means is not None:
-            found[MEANS] = self.means.logits(self.model, features)
+        if set(names) - {AVERAGE}:
+            features = self.model.encode(x)
+            if WEIGHTS in names:
+                found[WEIGHTS] = self.model.classify(features)
+            if self.means is not None and MEANS in names:
+                found[MEANS] = self.means.logits(self.model, features)
         return found
+
+    def prototypes(self) -> Tensor:
+        """What stands for each class in the predictor that answers, of length 1 each: [classes, d].
+
+        The class means, or the head's rows (of a linear head without the bias).
+        """
+        model = self.model
+        if self.name == MEANS and self.means is not None:
+            rows = self.means.rows
+        elif self.name == AVERAGE and self.average is not None:
+            rows = self.average.rows
+        else:
+            rows = model.rows
+        return unit(rows[: model.classes, : model.features])
+
+    def nearest(self, pairs: int, most: int = 500) -> list[tuple[int, int, float]]:
+        """The pairs of classes whose prototypes are nearest: (a, b, cosine), nearest first.
+
+        Among the newest `most` classes, so that the cost is bounded.
+        """
+        with torch.inference_mode():
+            rows = self.prototypes()
+            first = max(0, len(rows) - most)
+            rows = rows[first:]
+            if len(rows) < 2:
+                return []
+            above = torch.triu_indices(len(rows), len(rows), offset=1, device=rows.device)
+            cosines = (rows @ rows.T)[above[0], above[1]]
+            best = torch.topk(cosines, min(pairs, len(cosines)))
+            ends = (above[:, best.indices] + first).T.tolist()
+            return [(a, b, c) for (a, b), c in zip(ends, best.values.tolist(), strict=True)]
+
+    def choose(self, right: Mapping[str, Array], y: Array) -> None:
+        """Let another predictor answer if it is surely better on the held-out examples.
+
+        right: whether each predictor was right, bool [n] each; y: class numbers [n]. Compared is the
+        class-balanced accuracy, example by example: what differs must exceed SURE standard errors of the
+        paired difference, so that a handful of examples doesn't make the choice flicker.
+        """
+        if not self.auto or not len(y):
+            return
+        _, inverse, counts = np.unique(y, return_inverse=True, return_counts=True)
+        weight = 1.0 / (counts[inverse] * len(counts))
+        serving, best = right[self.name].astype(np.float64), 0.0
+        for name, hits in right.items():
+            difference = weight * (hits - serving)
+            gain, error = float(difference.sum()), math.sqrt(float((difference**2).sum()))
+            if gain > SURE * error and gain > best:
+                self.name, best = name, gain
 
     def part(self) -> Part:
         tensors: dict[str, Tensor] = {}

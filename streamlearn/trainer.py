@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
 
@@ -14,7 +14,9 @@ from torch import Tensor
 from streamlearn import bookkeeping
 from streamlearn.bookkeeping import Counts
 from streamlearn.buffers import Memory
+from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
+from streamlearn.evaluator import Evaluator
 from streamlearn.events import Array
 from streamlearn.method import chain, make_method
 from streamlearn.model import Model
@@ -59,7 +61,12 @@ class Trainer:
     """Model, optimiser, normaliser, memory, method and what serves; `step` changes them all, nothing else."""
 
     def __init__(
-        self, settings: CoreSettings, schema: Schema, device: torch.device, generators: Generators
+        self,
+        settings: CoreSettings,
+        schema: Schema,
+        classes: ClassIndex,
+        device: torch.device,
+        generators: Generators,
     ) -> None:
         self.settings = settings
         self.device = device
@@ -77,6 +84,15 @@ class Trainer:
         self.views = Views(settings.views, shape, self.normaliser, generators.views)
         predictor = settings.serving.predictor or chain(self.method)[-1].predictor
         self.serving = Serving(settings.serving, predictor, self.model)
+        self.evaluator = Evaluator(
+            settings,
+            shape,
+            np.dtype(schema.dtype),
+            classes,
+            self.serving,
+            self.normaliser.relative,
+            self._asked,
+        )
 
     def _plan(self) -> int:
         """Examples to replay in a step; the method chooses its views by the budget."""
@@ -94,6 +110,7 @@ class Trainer:
         Returns the parts of the loss; `losses`, those of the step before, where this one was not finite.
         """
         model, method = self.model, self.method
+        new_set = self.evaluator.before_step(counts.steps, counts.learned)
         self.normaliser.anchor(pending_x)
         stored = self.normaliser.relative(pending_x)
         stream = torch.from_numpy(stored.copy()).to(self.device)
@@ -125,8 +142,11 @@ class Trainer:
         self.memory.insert(stream, y, keys, self.generators.slots)
         counts.steps += 1
         counts.learned += len(y)
-        counts.images += method.images(len(rows.y))
+        images = method.images(len(rows.y))
+        counts.images += images
         mark("store")
+        self.evaluator.after_step(counts.steps, counts.learned, images, new_set)
+        mark("evaluate")
         return losses
 
     def grow(self, classes: int) -> None:
@@ -147,10 +167,19 @@ class Trainer:
     @torch.inference_mode()
     def candidates(self, x: Array) -> dict[str, Array]:
         """Class numbers [n] that every predictor gives for inputs as they came [n, *shape], in bulk."""
-        found: dict[str, list[Array]] = {}
+        return self._answers(x, self._normal, list(self.serving.names))
+
+    @torch.inference_mode()
+    def _asked(self, x: Array) -> dict[str, Array]:
+        """The same for stored inputs, by the predictors that may serve."""
+        names = list(self.serving.names) if self.serving.auto else [self.serving.name]
+        return self._answers(x, lambda part: self.normaliser(torch.from_numpy(part).to(self.device)), names)
+
+    def _answers(self, x: Array, normal: Callable[[Array], Tensor], names: Sequence[str]) -> dict[str, Array]:
+        found: dict[str, list[Array]] = {name: [] for name in names}
         for start in range(0, len(x), BULK):
-            for name, logits in self.serving.candidates(self._normal(x[start : start + BULK])).items():
-                found.setdefault(name, []).append(logits.argmax(dim=1).cpu().numpy())
+            for name, logits in self.serving.candidates(normal(x[start : start + BULK]), names).items():
+                found[name].append(logits.argmax(dim=1).cpu().numpy())
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
     def snapshot(self, full: bool) -> dict[str, Part | SegmentedPart]:
@@ -161,6 +190,7 @@ class Trainer:
             "normaliser": self.normaliser.part(),
             "method": bookkeeping.merge_layers([layer.part() for layer in chain(self.method)]),
             "serving": self.serving.part(),
+            "evaluation": self.evaluator.part(),
             "memory": self.memory.snapshot(full),
         }
 
@@ -173,6 +203,7 @@ class Trainer:
         for layer, part in zip(chain(self.method), bookkeeping.split_layers(plain["method"]), strict=True):
             layer.load(part, self.model)
         self.serving.load(plain["serving"])
+        self.evaluator.load(plain["evaluation"])
         memory = parts["memory"]
         assert isinstance(memory, SegmentedPart)
         self.memory.load(memory)

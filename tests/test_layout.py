@@ -14,15 +14,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 CORE = (
-    "arrays average batch bookkeeping buffers classes codec config events features hashing images learner "
-    "losses method methods methods.* metrics model modifiers modifiers.* nets normalise optimise parsing "
-    "prequential prototypes reasons rows schema serving state trainer views"
+    "arrays average batch bookkeeping buffers classes codec config continual evaluator events features "
+    "hashing heldout images learner losses method methods methods.* metrics model modifiers modifiers.* nets "
+    "normalise optimise parsing prequential prototypes reasons rows schedule schema serving state trainer "
+    "views"
 ).split()
 """Functions of their arguments: no clock, file, network, log or environment."""
 
 EFFECTS = (
-    "__init__ __main__ bench checkpoint cli demo durable exporter exposition flags inspect keeper logs "
-    "observe packs parts report run runtime settings worker"
+    "__init__ __main__ bench bench_plan bench_pool bench_report bench_results bench_runs bench_settings "
+    "bench_statistics bench_summary bench_table checkpoint cli demo durable exporter exposition flags "
+    "inspect keeper logs observe packs parts report run runtime settings worker"
 ).split()
 """Everything that touches the world."""
 
