@@ -132,6 +132,8 @@ def turned(x: Tensor, count: int) -> Tensor:
     the left half, the right half, both or none turned by 180 degrees in place (Guo et al., OCM, ICML 2022).
     Returns [(count - 1) n, C, H, H], variant after variant.
     """
+    if count == 1:
+        return x[:0]
     bases = [x]
     if count == 16:
         half = x.shape[3] // 2
@@ -139,4 +141,4 @@ def turned(x: Tensor, count: int) -> Tensor:
         over = left.flip(2, 3), right.flip(2, 3)
         bases += [torch.cat(halves, dim=3) for halves in ((over[0], right), (left, over[1]), over)]
     made = [base if turn == 0 else base.rot90(turn, (2, 3)) for base in bases for turn in range(4)]
-    return torch.cat(made[1:count]) if count > 1 else x[:0]
+    return torch.cat(made[1:])
