@@ -1,4 +1,4 @@
-"""`--report DIR`: summary.json (figures, settings, seed, versions) and curves.csv."""
+"""`--report DIR`: summary.json (figures, settings, seed, versions), curves.csv, and both as report.html."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 
 from streamlearn import __version__
 from streamlearn.observe import Observation
+from streamlearn.page import page
 from streamlearn.settings import Settings, other_settings, state_settings
 
 
@@ -52,7 +53,10 @@ def write_report(
     learners: Mapping[str, Mapping[str, Any]],
     curves: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write the report of `learners` (their figures by name) into settings.report. Raises OSError."""
+    """Write the report of `learners` (their figures by name) into settings.report. Raises OSError.
+
+    `curves`: rows of numbers, with the row's `learner` and `events`; accuracy by set in a mapping, `sets`.
+    """
     assert settings.report is not None
     folder = Path(settings.report)
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,12 +66,24 @@ def write_report(
         "settings": state_settings(settings) | other_settings(settings),
         "versions": versions(),
     }
-    (folder / "summary.json").write_bytes(
-        orjson.dumps(summary, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
-    )
-    with open(folder / "curves.csv", "w", newline="") as file:
-        names = list(dict.fromkeys(name for row in curves for name in row))
-        writer = csv.DictWriter(file, names)
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    written = orjson.dumps(summary, option=options)
+    (folder / "summary.json").write_bytes(written)
+    with open(folder / "curves.csv", "w", newline="", encoding="utf-8") as file:
+        rows = [flat(row) for row in curves]
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
-        writer.writerows(curves)
+        writer.writerows(rows)
+    # What the page shows is what the file says.
+    (folder / "report.html").write_text(page(orjson.loads(written), curves), "utf-8")
     return folder
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for CSV: a column `accuracy_<set>` for each set; `_` is added to a name that is taken."""
+    columns = {name: value for name, value in row.items() if name != "sets"}
+    taken = set(columns)
+    for name, value in row.get("sets", {}).items():
+        column = f"accuracy_{name}"
+        columns[f"{column}_" if column in taken else column] = value
+    return columns

@@ -22,7 +22,7 @@ CORE = (
 
 EFFECTS = (
     "__init__ __main__ bench checkpoint cli demo durable exporter exposition flags inspect keeper logs "
-    "observe packs parts report run runtime settings worker"
+    "observe packs page page.charts page.facts page.markup page.sections parts report run runtime settings worker"
 ).split()
 """Everything that touches the world."""
 
