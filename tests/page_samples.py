@@ -42,7 +42,7 @@ def sample(
                     lowest[label] = min(lowest.get(label, 1.0), sets[label])
             mean = float(np.mean(list(sets.values())))
             worst = (sum(lowest.values()) + sets[labels[at]]) / (at + 1)
-            if at and (not shifts or shifts[-1]["groups"] != [labels[at]]):
+            if at and i and (not shifts or shifts[-1]["groups"] != [labels[at]]):
                 before = rows[-1]["average_accuracy"]
                 low = max(0.0, before - (1 - kept) * 0.5)
                 back = None if learner == "finetune" else 40 + 3 * at

@@ -172,7 +172,8 @@ def arrivals(rows: Sequence[Row], shifts: Sequence[Shift]) -> list[tuple[float, 
     if shifts:
         later = {name for shift in shifts for name in shift.groups}
         there = dict.fromkeys(name for row in rows for name in sets_of(row) if name not in later)
-        return [(0.0, tuple(there)), *((shift.events, shift.groups) for shift in shifts)]
+        came = [(shift.events, shift.groups) for shift in shifts]
+        return [(0.0, tuple(there)), *came] if there else came
     found: list[tuple[float, tuple[str, ...]]] = []
     seen: set[str] = set()
     begun = 0.0

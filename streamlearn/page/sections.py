@@ -16,7 +16,7 @@ from streamlearn.page.charts import (
     similarity_map,
     strip,
 )
-from streamlearn.page.facts import Facts, LearnerFacts, Row, first, mapping, prequential, sets_of, spread
+from streamlearn.page.facts import Facts, LearnerFacts, Row, mapping, prequential, sets_of, spread
 from streamlearn.page.markup import (
     NOTHING,
     Html,
@@ -304,10 +304,7 @@ def final_figures(learners: Sequence[LearnerFacts]) -> list[tuple[str, str, list
     def seconds(value: float | None) -> str:
         return NOTHING if value is None else f"{value:.1f}\N{NO-BREAK SPACE}s"
 
-    gaps = [
-        first(number(each.continual.get("mean_stability_gap")), _mean([s.gap for s in each.shifts]))
-        for each in learners
-    ]
+    gaps = [_mean([shift.gap for shift in learner.shifts]) for learner in learners]
     windows = sorted(
         {str(key) for learner in learners for key in mapping(learner.continual.get("windowed_forgetting"))},
         key=lambda window: (len(window), window),
