@@ -44,7 +44,14 @@ def plain_item(item: Event | Rejection) -> dict[str, Any]:
         return {"reason": item.reason, "detail": item.detail, "value": item.record.value}
     x = item.x
     raw = {"dtype": x.dtype.str, "shape": list(x.shape), "data": x.tobytes()}
-    return {"id": item.id, "y": item.y, "ts": item.ts, "x": raw, "position": list(item.position)}
+    return {
+        "id": item.id,
+        "y": item.y,
+        "ts": item.ts,
+        "task": item.task,
+        "x": raw,
+        "position": list(item.position),
+    }
 
 
 def item_from(plain: Mapping[str, Any]) -> Event | Rejection:
@@ -53,7 +60,8 @@ def item_from(plain: Mapping[str, Any]) -> Event | Rejection:
         return Rejection(plain["reason"], plain["detail"], Record(plain["value"], NOWHERE))
     raw = plain["x"]
     x = np.frombuffer(raw["data"], np.dtype(raw["dtype"])).reshape(raw["shape"])
-    return Event(plain["id"], x, plain["y"], plain["ts"], Position(*plain["position"]))
+    position = Position(*plain["position"])
+    return Event(plain["id"], x, plain["y"], plain["ts"], position, task=plain["task"])
 
 
 def rng_state(rng: np.random.Generator) -> dict[str, object]:

@@ -38,16 +38,22 @@ class Codec:
         self._id = _Path(settings.id)
         self._label = _Path(settings.label)
         self._time = _Path(settings.time)
+        self._task = _Path(settings.task)
         paths = settings.features
         self._features = _Path(paths) if isinstance(paths, str) else [_Path(path) for path in paths]
         self._all_columns = paths == _DEFAULT_FEATURES
         # A table that lacks one of these was most likely meant to have it: a name is mistyped.
         self._named_columns = {
             path.name: f"codec.{key}"
-            for key, path in (("id", self._id), ("label", self._label), ("time", self._time))
+            for key, path in (
+                ("id", self._id),
+                ("label", self._label),
+                ("time", self._time),
+                ("task", self._task),
+            )
             if path.name != CodecSettings.model_fields[key].default
         }
-        self._not_features = {settings.id, settings.label, settings.time}
+        self._not_features = {settings.id, settings.label, settings.time, settings.task}
         self._reader = FeatureReader(settings)
 
     def decode(self, records: Sequence[Record]) -> list[Event | Rejection]:
@@ -91,6 +97,7 @@ class Codec:
             ts=_read_time(self._time.find(values), table),
             position=record.position,
             record=record,
+            task=self._read_task(self._task.find(values), table),
         )
 
     def _check_columns(self, values: Mapping[str, Any]) -> None:
@@ -130,6 +137,20 @@ class Codec:
             )
         return value
 
+    def _read_task(self, value: Any, table: bool) -> str | None:
+        """The task, None for anything that can't be one: no event is lost for a detail of the measuring."""
+        if value is _MISSING:
+            return None
+        value = _plain(value, table)
+        try:
+            if isinstance(value, int) and not isinstance(value, bool):
+                value = _digits(value, "")
+        except Refusal:
+            return None
+        if not isinstance(value, str) or not 0 < len(value) <= self._settings.max_label_length:
+            return None
+        return value if _encodable(value) else None
+
     def _read_features(self, values: Mapping[str, Any], table: bool) -> Array:
         if isinstance(self._features, list):
             named = {path.name: path.find(values) for path in self._features}
@@ -143,7 +164,7 @@ class Codec:
         if value is _MISSING and table and self._all_columns:
             named = {name: cell for name, cell in values.items() if name not in self._not_features}
             if not named:
-                raise Refusal("missing_features", "every column is an id, a label or a time")
+                raise Refusal("missing_features", "every column is an id, a label, a time or a task")
             return self._reader.read_named(named, table)
         if value is None or value is _MISSING:
             raise Refusal("missing_features", f"the record has no {abbreviate(self._features.name)}")

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SHAPES: dict[str, Any] = {"shapes_state": True}
+LONGEST_WINDOW = 1000
+"""Evaluations of windowed forgetting: so many accuracies are kept for every evaluation set."""
 
 
 class Section(BaseModel):
@@ -33,6 +35,12 @@ class CodecSettings(Section):
     )
     time: str = Field(
         "ts", description="path of the event's time, seconds since 1970", json_schema_extra=SHAPES
+    )
+    task: str = Field(
+        "task",
+        description="path of the task that an event belongs to, if it says so; read for the evaluation sets "
+        "alone, nothing learns from it; what is no string or integer, or too long, is ignored",
+        json_schema_extra=SHAPES,
     )
     features: str | list[str] = Field(
         "x",
@@ -67,7 +75,7 @@ class CodecSettings(Section):
     max_classes: int = Field(
         10_000, ge=1, description="most classes; events of further ones are dead letters"
     )
-    max_label_length: int = Field(256, ge=1, description="longest label, characters")
+    max_label_length: int = Field(256, ge=1, description="longest label or task, characters")
     max_id_length: int = Field(512, ge=1, description="longest id, characters")
 
     @field_validator("shape")
@@ -182,22 +190,65 @@ class LearningSettings(Section):
 class EvaluationSettings(Section):
     """How the learner is scored while it learns."""
 
-    held_out: float = Field(0.0, ge=0, lt=1, description="share of labeled events held out; only 0 so far")
     window: int = Field(
         1000, ge=1, description="of the windowed prequential figures, events", json_schema_extra=SHAPES
     )
     fading: float = Field(
         0.999, gt=0, lt=1, description="factor of the fading prequential figures", json_schema_extra=SHAPES
     )
+    held_out: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of labeled events that are held out and never learned, to see what is forgotten; "
+        "0: no continual evaluation",
+        json_schema_extra=SHAPES,
+    )
+    set_size: int = Field(50, ge=1, description="examples of a full evaluation set", json_schema_extra=SHAPES)
+    classes_per_set: int = Field(
+        1,
+        ge=1,
+        description="classes that share an evaluation set, by first appearance (each has an equal share of "
+        "set_size); where events name a task, a set is a task's",
+        json_schema_extra=SHAPES,
+    )
+    capacity: int | None = Field(
+        None,
+        ge=0,
+        description="most held-out examples in all sets; unset: a tenth of memory.capacity",
+        json_schema_extra=SHAPES,
+    )
+    interval: int = Field(
+        1, ge=1, description="steps between evaluations, at least", json_schema_extra=SHAPES
+    )
+    windows: list[int] = Field(
+        [10, 100],
+        min_length=1,
+        description="of windowed forgetting and plasticity, evaluations, from small to large",
+        json_schema_extra=SHAPES,
+    )
+    images_per_image_learned: float = Field(
+        0.1,
+        gt=0,
+        description="budget of the evaluations: held-out examples predicted per example trained on",
+        json_schema_extra=SHAPES,
+    )
 
-    @field_validator("held_out")
+    @field_validator("windows")
     @classmethod
-    def _not_yet(cls, value: float) -> float:
-        if value:
-            raise ValueError(
-                "held-out sets arrive with continual evaluation; only 0 is possible in this version"
-            )
+    def _windows_in_order(cls, value: list[int]) -> list[int]:
+        if value != sorted(set(value)) or min(value) < 2 or max(value) > LONGEST_WINDOW:
+            raise ValueError(f"must grow from 2 or more to {LONGEST_WINDOW} at most, like [10,100]")
         return value
+
+    @model_validator(mode="after")
+    def _room_for_every_class(self) -> EvaluationSettings:
+        if self.classes_per_set > self.set_size:
+            raise ValueError(
+                f"evaluation.set_size {self.set_size} has no room for evaluation.classes_per_set "
+                f"{self.classes_per_set}: make the one larger or the other smaller"
+            )
+        return self
 
 
 class CoreSettings(Section):

@@ -48,7 +48,10 @@ class Record:
 
 @dataclass(slots=True)
 class Event:
-    """A decoded record: features `x` (uint8, float32 or float64), label `y` or None (predict only)."""
+    """A decoded record: features `x` (uint8, float32 or float64), label `y` or None (predict only).
+
+    `task` says which evaluation set the event would belong to; no learning depends on it.
+    """
 
     id: str
     x: Array
@@ -56,6 +59,7 @@ class Event:
     ts: float | None = None
     position: Position = NOWHERE
     record: Record | None = None
+    task: str | None = None
 
 
 @dataclass(slots=True)

@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 CORE = (
-    "arrays batch bookkeeping buffers classes codec config events features hashing images learner losses "
-    "method methods methods.* metrics model modifiers modifiers.* nets normalise optimise parsing "
-    "prequential prototypes reasons schema state views"
+    "arrays batch bookkeeping buffers classes codec config continual events features hashing heldout images "
+    "learner losses method methods methods.* metrics model modifiers modifiers.* nets normalise optimise "
+    "parsing prequential prototypes reasons schedule schema state views"
 ).split()
 """Functions of their arguments: no clock, file, network, log or environment."""
 

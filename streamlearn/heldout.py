@@ -1,0 +1,315 @@
+"""Labeled examples held out of the stream: what continual evaluation predicts and nobody learns.
+
+A set belongs to a group: some classes, or a task. Its *fixed* examples are the first that were held out,
+and stay what they are once the set is full, so that drawing anew puts no noise into minima. Beside them it
+has a *rolling* set of its newest. Fixed falls and rolling holds: the concept drifted. Both fall: forgetting.
+(specs/metrics.md; De Lange, van de Ven, Tuytelaars, "Continual evaluation for lifelong learning:
+identifying the stability gap", ICLR 2023.)
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike
+
+from streamlearn.config import EvaluationSettings
+from streamlearn.events import Array
+from streamlearn.state import Part
+
+FIRST = 10
+"""So many labels of a class are learned before one is held out."""
+ROLLING = 4
+"""Where the fixed set takes no more, one in so many of the chosen events goes to the rolling set."""
+LEAST = 10
+"""A rolling set takes no room from a fixed pile of so many examples: the fixed ones come first."""
+
+_CHOICES = 1 << 64
+
+
+class HeldOut:
+    """At most `capacity` examples of the stream, in fixed and rolling piles, one of each per class of a set.
+
+    Held out is an event whose class has had FIRST labels that were learned, and whose id's hash falls into
+    the share `held_out`. The class's fixed pile takes it until the pile holds set_size // classes_per_set,
+    or the set set_size (a task may have many classes). From then on one in ROLLING goes to the rolling pile,
+    which keeps as many as the fixed pile holds, the newest; the others are learned.
+
+    At the capacity a pile grows only if another is at least two larger: that one gives up an example, a
+    fixed pile its last, a rolling pile its oldest; of equals a rolling pile, then the newest class's. So no
+    set that was full ever takes another fixed example, and none loses its last.
+
+    A decision is a function of the state, the labels and the hash: no generator, no clock.
+    """
+
+    def __init__(
+        self, settings: EvaluationSettings, capacity: int, shape: Sequence[int], dtype: DTypeLike
+    ) -> None:
+        self.capacity = capacity if settings.held_out else 0
+        self._set_size = settings.set_size
+        self._pile_size = settings.set_size // settings.classes_per_set
+        self._chosen_below = int(settings.held_out * _CHOICES) - _CHOICES // 2
+        self._x = np.zeros((self.capacity, *shape), dtype)
+        # Slots 0 … size - 1 are in use. A cell is a class of a set; it has a number and two piles of slots.
+        self._columns = {
+            name: np.zeros(self.capacity, kind)
+            for name, kind in (
+                ("y", np.int64),
+                ("group", np.int64),
+                ("cell", np.int64),
+                ("taken", np.int64),
+                ("rolling", np.bool_),
+            )
+        }
+        self._seen = bytearray()
+        self._full: set[int] = set()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.size = 0
+        self._taken = 0
+        self._cells: dict[tuple[int, int], int] = {}
+        self._fixed = _Piles()
+        self._rolling = _Piles()
+        self._place = np.zeros(self.capacity, np.int64)
+        self._fixed_in: dict[int, int] = {}
+
+    @property
+    def x(self) -> Array:
+        """The examples as they came [size, *shape], in an order that holding out more keeps. Not a copy."""
+        return self._x[: self.size]
+
+    @property
+    def y(self) -> Array:
+        """Their class numbers, int64 [size]. Not a copy."""
+        return self._column("y")
+
+    @property
+    def group(self) -> Array:
+        """Their sets, int64 [size]. Not a copy."""
+        return self._column("group")
+
+    @property
+    def taken(self) -> Array:
+        """When each was held out: 0 for the first of all that ever were, int64 [size]. Not a copy."""
+        return self._column("taken")
+
+    @property
+    def rolling(self) -> Array:
+        """Which lie in rolling piles; the others are the fixed sets, bool [size]. Not a copy."""
+        return self._column("rolling")
+
+    @property
+    def newest(self) -> Array:
+        """Which make up the rolling sets: the rolling piles, filled up with the newest fixed examples to
+        as many as the class has fixed ones. bool [size]."""
+        cells, rolling = self._column("cell"), self.rolling
+        in_rolling = np.bincount(cells[rolling], minlength=len(self._cells))
+        newest: Array = rolling | (self._place[: self.size] >= in_rolling[cells])
+        return newest
+
+    @property
+    def bytes(self) -> int:
+        """What the examples take up, with the columns beside them."""
+        columns = (self._x, self._place, *self._columns.values())
+        return self.size * sum(column.nbytes // max(1, self.capacity) for column in columns)
+
+    def offer(self, x: Array, number: int, group: int, choice: int) -> bool:
+        """Whether the event is held out: then a copy of `x` is kept, and it must not be learned.
+
+        Call it for every accepted labeled event, in order. x [*shape] as the memory stores it; number and
+        group: of its class and its set, from 0; choice: a hash of its id, a signed integer of 64 bits.
+        """
+        if not self.capacity:
+            return False
+        seen = self._seen
+        if number >= len(seen):
+            seen.extend(bytes(number + 1 - len(seen)))
+        if seen[number] < FIRST:
+            seen[number] += 1
+            return False
+        return choice < self._chosen_below and self._hold(x, number, group, choice)
+
+    def _hold(self, x: Array, number: int, group: int, choice: int) -> bool:
+        cell = self._cells.get((group, number))
+        fixed = len(self._fixed.slots[cell]) if cell is not None else 0
+        if fixed < self._pile_size and group not in self._full:
+            slot = self._room(fixed, rolling=False)
+            if slot is not None:
+                self._keep(slot, x, number, group, rolling=False)
+                return True
+        # The low bits have no part in the share: that is decided by the high ones.
+        if cell is None or choice % ROLLING:
+            return False
+        rolling = self._rolling.slots[cell]
+        slot = self._room(len(rolling), rolling=True) if len(rolling) < fixed else None
+        if slot is None:
+            if not rolling:
+                return False
+            slot = self._rolling.pop_oldest(cell)
+        self._keep(slot, x, number, group, rolling=True)
+        return True
+
+    def _room(self, size: int, rolling: bool) -> int | None:
+        """A slot for a pile of `size` to grow by; None if no other pile can give one up."""
+        if self.size < self.capacity:
+            self.size += 1
+            return self.size - 1
+        most, giver = self._rolling.largest()
+        most_fixed, giver_fixed = self._fixed.largest()
+        if most_fixed > most and not (rolling and most_fixed <= LEAST):
+            if most_fixed < size + 2:
+                return None
+            slot = self._fixed.pop_newest(giver_fixed)
+            self._fixed_in[int(self._columns["group"][slot])] -= 1
+            return slot
+        return self._rolling.pop_oldest(giver) if most >= size + 2 else None
+
+    def _keep(self, slot: int, x: Array, number: int, group: int, rolling: bool) -> None:
+        cell = self._cells.setdefault((group, number), len(self._cells))
+        self._x[slot] = x
+        for name, value in (
+            ("y", number),
+            ("group", group),
+            ("cell", cell),
+            ("taken", self._taken),
+            ("rolling", rolling),
+        ):
+            self._columns[name][slot] = value
+        self._taken += 1
+        self._put(slot, cell, group, rolling)
+        if not rolling and self._fixed_in[group] == self._set_size:
+            self._full.add(group)
+
+    def _put(self, slot: int, cell: int, group: int, rolling: bool) -> None:
+        """Into a pile, behind what is there."""
+        if rolling:
+            self._rolling.push(cell, slot)
+        else:
+            self._place[slot] = len(self._fixed.slots[cell]) if cell < len(self._fixed.slots) else 0
+            self._fixed.push(cell, slot)
+            self._rolling.open(cell)
+            self._fixed_in[group] = self._fixed_in.get(group, 0) + 1
+
+    def accuracies(self, right: Array) -> tuple[Array, Array]:
+        """Of the fixed and of the rolling sets, float64 [groups] each; NaN where a set is empty.
+
+        right: whether each example was predicted right, bool [size]. The accuracy of a set is the mean
+        over its classes of the class's accuracy.
+        """
+        if len(right) != self.size:
+            raise ValueError(f"{self.size} examples are held out, {len(right)} answers came")
+        return self._accuracies(right, ~self.rolling), self._accuracies(right, self.newest)
+
+    def _accuracies(self, right: Array, chosen: Array) -> Array:
+        cells = self._column("cell")[chosen]
+        # No cell is empty: it was made by its first fixed example and never gives up the last one.
+        counts = np.bincount(cells, minlength=len(self._cells))
+        in_group, classes = self._sums(np.bincount(cells, right[chosen], len(self._cells)) / counts)
+        mean: Array = in_group / classes
+        return mean
+
+    @property
+    def errors(self) -> Array:
+        """Standard error of each fixed accuracy, at most, float64 [groups]; NaN where a set is empty.
+
+        That of one class's accuracy over n examples is at most .5 / sqrt(n).
+        """
+        counts = np.bincount(self._column("cell")[~self.rolling], minlength=len(self._cells))
+        variances, classes = self._sums(0.25 / counts)
+        errors: Array = np.sqrt(variances) / classes
+        return errors
+
+    def _sums(self, values: Array) -> tuple[Array, Array]:
+        """Sums of values [cells] by group, and how many cells each group has (NaN for none): [groups]."""
+        groups = np.fromiter((group for group, _ in self._cells), np.int64, len(self._cells))
+        classes = np.bincount(groups).astype(np.float64)
+        classes[classes == 0] = np.nan
+        return np.bincount(groups, values), classes
+
+    def part(self) -> Part:
+        tensors = {
+            name: torch.from_numpy(column[: self.size].copy()) for name, column in self._columns.items()
+        }
+        tensors["x"] = torch.from_numpy(self._x[: self.size].copy())
+        tensors["seen"] = torch.from_numpy(np.frombuffer(self._seen, np.uint8).copy())
+        tensors["full"] = torch.tensor(sorted(self._full), dtype=torch.int64)
+        return Part(tensors, {"taken": self._taken})
+
+    def load(self, part: Part) -> None:
+        """Take the state in `part`. ValueError if it holds other or more examples than this one may."""
+        x = part.tensors["x"].numpy()
+        if x.dtype != self._x.dtype or x.shape[1:] != self._x.shape[1:] or len(x) > self.capacity:
+            raise ValueError(
+                f"held-out sets: the state holds {len(x)} examples of {x.dtype} {x.shape[1:]}, "
+                f"these hold at most {self.capacity} of {self._x.dtype} {self._x.shape[1:]}"
+            )
+        self._clear()
+        self.size, self._taken = len(x), int(part.values["taken"])
+        self._x[: self.size] = x
+        for name, column in self._columns.items():
+            column[: self.size] = part.tensors[name].numpy()
+        self._seen = bytearray(part.tensors["seen"].numpy().tobytes())
+        self._full = set(part.tensors["full"].tolist())
+        cells, rolling = self._column("cell"), self.rolling
+        _, first = np.unique(cells, return_index=True)
+        for cell, slot in enumerate(first.tolist()):
+            self._cells[int(self.group[slot]), int(self.y[slot])] = cell
+            self._fixed.open(cell)
+            self._rolling.open(cell)
+        for slot in np.argsort(self.taken).tolist():
+            self._put(slot, int(cells[slot]), int(self.group[slot]), bool(rolling[slot]))
+
+    def _column(self, name: str) -> Array:
+        column: Array = self._columns[name][: self.size]
+        return column
+
+
+class _Piles:
+    """Slots in piles, one a cell, and which pile is the largest: of equals that of the highest cell."""
+
+    def __init__(self) -> None:
+        self.slots: list[deque[int]] = []
+        # (-size, -cell), also outdated ones: a pile's entry is true if it has that size now.
+        self._heap: list[tuple[int, int]] = []
+
+    def open(self, cell: int) -> None:
+        """Make an empty pile for `cell`, the next one, if there is none."""
+        if cell == len(self.slots):
+            self.slots.append(deque())
+
+    def push(self, cell: int, slot: int) -> None:
+        self.open(cell)
+        self.slots[cell].append(slot)
+        self._changed(cell)
+
+    def pop_newest(self, cell: int) -> int:
+        slot = self.slots[cell].pop()
+        self._changed(cell)
+        return slot
+
+    def pop_oldest(self, cell: int) -> int:
+        slot = self.slots[cell].popleft()
+        self._changed(cell)
+        return slot
+
+    def largest(self) -> tuple[int, int]:
+        """Size and cell of the largest pile; (0, -1) where all are empty."""
+        heap = self._heap
+        while heap:
+            size, cell = -heap[0][0], -heap[0][1]
+            if size == len(self.slots[cell]):
+                return size, cell
+            heapq.heappop(heap)
+        return 0, -1
+
+    def _changed(self, cell: int) -> None:
+        if len(self._heap) > 2 * len(self.slots) + 64:
+            self._heap = [(-len(pile), -i) for i, pile in enumerate(self.slots) if pile]
+            heapq.heapify(self._heap)
+        elif self.slots[cell]:
+            heapq.heappush(self._heap, (-len(self.slots[cell]), -cell))
