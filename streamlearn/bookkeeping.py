@@ -20,6 +20,7 @@ class Counts:
     records: int = 0
     labeled: int = 0
     learned: int = 0
+    held_out: int = 0
     steps: int = 0
     skipped_steps: int = 0
     predicted: int = 0

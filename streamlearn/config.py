@@ -147,6 +147,25 @@ class MethodSettings(BaseModel):
         return table
 
 
+class ViewSettings(Section):
+    """How far the random views of an input may stray. Unset: by the kind of image."""
+
+    crop: float | None = Field(
+        None, gt=0, le=1, description="smallest side of a random crop, share; unset: 0.6 colour, 1 gray"
+    )
+    shift: float | None = Field(
+        None, ge=0, le=0.5, description="largest shift, share of the side; unset: 0 colour, 0.07 gray"
+    )
+    flip: bool | None = Field(
+        None, description="mirror images, where that keeps the label; unset: colour yes, gray no"
+    )
+    light: float | None = Field(
+        None, ge=0, le=1, description="largest change of brightness and contrast; unset: 0.2 colour, 0.4 gray"
+    )
+    noise: float = Field(0.1, ge=0, description="of a vector's features, in their standard deviations")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of a vector's features, or words, left out")
+
+
 class MemorySettings(Section):
     """Examples kept for replay."""
 
@@ -185,6 +204,24 @@ class LearningSettings(Section):
         if self.memory_batch is not None and self.images_per_event is not None:
             raise ValueError("give learning.memory_batch or learning.images_per_event, not both")
         return self
+
+
+class ServingSettings(Section):
+    """Which weights answer."""
+
+    predictor: Literal["auto", "weights", "average", "means"] | None = Field(
+        None,
+        description="weights: as trained; average: their exponential average; means: nearest class mean; "
+        "auto: whichever is best on the held-out sets; unset: the method's own",
+        json_schema_extra=SHAPES,
+    )
+    rate: float = Field(
+        0.03,
+        gt=0,
+        le=1,
+        description="share of the weights taken into their average at a step",
+        json_schema_extra=SHAPES,
+    )
 
 
 class EvaluationSettings(Section):
@@ -259,5 +296,7 @@ class CoreSettings(Section):
     model: ModelSettings = ModelSettings()
     method: MethodSettings = MethodSettings()
     memory: MemorySettings = MemorySettings()
+    views: ViewSettings = ViewSettings()
+    serving: ServingSettings = ServingSettings()
     learning: LearningSettings = LearningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

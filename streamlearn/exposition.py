@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import accumulate
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from streamlearn import __version__
+from streamlearn.continual import ContinualFigures
 from streamlearn.observe import Histogram, Observation, Vitals
 
 Figure = tuple[str, str, str]
@@ -39,6 +41,7 @@ GAUGES: tuple[Figure, ...] = (
     ("memory_capacity_examples", "Examples that the replay memory has room for.", "memory_capacity"),
     ("images_per_event", "Inputs through the network for each event learned, mean.", "images_per_event"),
     ("pending_events", "Labeled events that wait for their batch to be full.", "pending"),
+    ("recall_interval_steps", "Steps between two recalls of the same stored example.", "recall_interval"),
     ("prequential_kappa", "Cohen's kappa of all predictions made before learning.", "kappa"),
     ("checkpoint_bytes", "Size of the last checkpoint.", "checkpoint.bytes"),
     (
@@ -47,6 +50,18 @@ GAUGES: tuple[Figure, ...] = (
         "checkpoint.last_timestamp",
     ),
 )
+
+CONTINUAL: tuple[tuple[str, str], ...] = (
+    ("average_accuracy", "Mean accuracy on the held-out sets of everything taught so far."),
+    ("forgetting", "Mean of each held-out set's best accuracy so far minus the present one."),
+    ("min_accuracy", "Mean over past sets of the lowest accuracy since a newer class appeared."),
+    ("worst_case_accuracy", "Lower bound of the accuracy at any time since: WC-ACC."),
+    ("stability_gap", "Accuracy on past sets lost at the last new class, until it recovered."),
+    ("stability_gap_recovery_events", "Events until it had recovered; absent while it hasn't."),
+)
+"""Continual evaluation: names in ContinualFigures, and help."""
+MOST_SETS = 50
+"""Held-out sets with an accuracy of their own, the newest; the averages are over all."""
 
 HISTOGRAMS: tuple[Figure, ...] = (
     ("prediction_latency_seconds", "From reading an event to handing over its answer.", "latency"),
@@ -89,6 +104,7 @@ class WorkerCollector(Collector):
             {("cumulative",): seen.log_loss, ("fading",): seen.fading_log_loss},
             "kind",
         )
+        yield from _continual(seen)
         recall = {(printable(label),): value for label, value in seen.class_recall.items()}
         yield _gauge(
             "class_recall",
@@ -110,8 +126,46 @@ class WorkerCollector(Collector):
         yield _histogram("step_seconds", "Time of each stage of the worker's turn.", stages, "stage")
         for name, text, place in HISTOGRAMS:
             yield _histogram(name, text, {(): attrgetter(place)(seen)})
+        if seen.nearest:
+            text = "Distance (1 - cosine) of the nearest prototypes of two classes, at the last evaluation."
+            yield _gauge("prototype_nearest_distance", text, {(): 1 - seen.nearest[0][2]})
+            pairs = {(printable(a), printable(b)): 1 - cosine for a, b, cosine in seen.nearest}
+            text = "The same of the pairs of classes that are easiest to confuse."
+            yield _gauge("prototype_distance", text, pairs, "class", "other")
+        if seen.serving:
+            yield InfoMetricFamily("streamlearn_serving", "What answers.", {"predictor": seen.serving})
         versions = {"torch": str(torch.__version__), "python": platform.python_version()}
         yield InfoMetricFamily("streamlearn_build", "What is running.", {"version": __version__, **versions})
+
+
+def _continual(seen: Observation) -> Iterator[Metric]:
+    """Nothing before the shape of x is settled."""
+    figures, evaluation = seen.continual, seen.evaluation
+    if figures is None or evaluation is None:
+        return
+    for name, text in CONTINUAL:
+        yield _gauge(name, text, {(): getattr(figures, name)})
+    for name, text, by_window in (
+        ("windowed_forgetting", "Mean over the sets of the largest drop within", figures.windowed_forgetting),
+        ("windowed_plasticity", "Mean over the sets of the largest gain within", figures.windowed_plasticity),
+    ):
+        values = {(str(window),): value for window, value in by_window.items()}
+        yield _gauge(name, f"{text} so many evaluations.", values, "window")
+    last = figures.sets[-MOST_SETS:]
+    accuracies = {(printable(one.name), "fixed"): one.fixed for one in last}
+    accuracies |= {(printable(one.name), "rolling"): one.rolling for one in last}
+    text = "Accuracy on a held-out set: on its fixed examples, and on its newest ones."
+    yield _gauge("set_accuracy", text, accuracies, "set", "kind")
+    errors = {(printable(o.name),): e for o, e in zip(last, evaluation.errors[-MOST_SETS:], strict=True)}
+    yield _gauge("set_accuracy_standard_error", "At most, of the fixed examples'.", errors, "set")
+    for name, text, value in (
+        ("evaluations", "Evaluations of the held-out sets, since the first start.", figures.evaluations),
+        ("evaluation_interval_steps", "Steps between the last two evaluations.", evaluation.interval_steps),
+        ("held_out_examples", "Examples in the held-out sets.", evaluation.examples),
+        ("held_out_bytes", "What they take up.", evaluation.bytes),
+        ("evaluated_images", "Inputs through the network for evaluations.", evaluation.images),
+    ):
+        yield _gauge(name, text, {(): value})
 
 
 def _events(seen: Observation, base: Observation) -> Iterator[Metric]:
@@ -119,9 +173,10 @@ def _events(seen: Observation, base: Observation) -> Iterator[Metric]:
     outcomes = {
         ("learned",): seen.learned - base.learned,
         ("predicted",): seen.predicted - base.predicted,
+        ("held_out",): seen.held_out - base.held_out,
         ("dead_lettered",): sum(dead.values()),
     }
-    text = "Events by what became of them: a learned one was predicted, too."
+    text = "Events by what became of them: those learned and those held out were predicted, too."
     yield _counter("events", text, outcomes, "outcome")
     by_reason = {(reason,): count for reason, count in dead.items()}
     yield _counter("dead_letters", "Records refused, by reason.", by_reason, "reason")
@@ -181,6 +236,7 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "records": seen.records,
         "learned": seen.learned,
         "predicted": seen.predicted,
+        "held_out": seen.held_out,
         "pending": seen.pending,
         "held": seen.held,
         "dead_letters": dict(seen.rejected),
@@ -204,9 +260,26 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "kappa": seen.kappa,
         "class_recall": {printable(label): value for label, value in seen.class_recall.items()},
         "log_loss": {"cumulative": seen.log_loss, "fading": seen.fading_log_loss},
+        "continual": None if seen.continual is None else continual(seen.continual),
+        "evaluation": None if seen.evaluation is None else asdict(seen.evaluation),
+        "serving": seen.serving or None,
+        "nearest_prototypes": [[printable(a), printable(b), cosine] for a, b, cosine in seen.nearest],
+        "recall_interval_steps": seen.recall_interval,
         "losses": dict(seen.losses),
         "stage_seconds": {stage: _mean(histogram) for stage, histogram in seen.stages.items()},
         "prediction_latency_seconds": _mean(seen.latency),
+    }
+
+
+def continual(figures: ContinualFigures) -> dict[str, Any]:
+    """The figures of continual evaluation as plain values, of the newest sets."""
+    last = figures.sets[-MOST_SETS:]
+    return {
+        **{name: getattr(figures, name) for name, _ in CONTINUAL},
+        "evaluations": figures.evaluations,
+        "windowed_forgetting": {str(w): value for w, value in figures.windowed_forgetting.items()},
+        "windowed_plasticity": {str(w): value for w, value in figures.windowed_plasticity.items()},
+        "sets": {printable(one.name): {"fixed": one.fixed, "rolling": one.rolling} for one in last},
     }
 
 

@@ -118,6 +118,10 @@ class HeldOut:
         columns = (self._x, self._place, *self._columns.values())
         return self.size * sum(column.nbytes // max(1, self.capacity) for column in columns)
 
+    def chooses(self, choice: int) -> bool:
+        """Whether this hash falls into the share: only then does `offer` look at x."""
+        return choice < self._chosen_below
+
     def offer(self, x: Array, number: int, group: int, choice: int) -> bool:
         """Whether the event is held out: then a copy of `x` is kept, and it must not be learned.
 

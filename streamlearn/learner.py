@@ -10,11 +10,8 @@ the events were cut into calls makes no difference, to the bit:
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import reduce
-from operator import add
+from collections.abc import Sequence
 
 import mmh3
 import numpy as np
@@ -23,20 +20,16 @@ from torch import Tensor
 
 from streamlearn import bookkeeping
 from streamlearn.bookkeeping import Counts, reject_event
-from streamlearn.buffers import Memory
 from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
+from streamlearn.evaluator import NEVER
 from streamlearn.events import Array, Event, Output, Prediction, Rejection
-from streamlearn.method import Rows, chain, make_method
-from streamlearn.model import Model, choose_device
-from streamlearn.normalise import Normaliser
-from streamlearn.optimise import Optimiser
+from streamlearn.method import make_method
+from streamlearn.model import choose_device
 from streamlearn.prequential import UNKNOWN, Prequential
 from streamlearn.schema import Schema, settle
 from streamlearn.state import Part, SegmentedPart, Snapshot
-
-Mark = Callable[[str], None]
-"""Told the name of every stage when it ends; the worker measures time with it, the core has no clock."""
+from streamlearn.trainer import Generators, Mark, Trainer
 
 
 def _no_mark(stage: str) -> None:
@@ -50,8 +43,7 @@ class OnlineLearner:
         self.settings = settings
         self.batch = settings.learning.stream_batch
         self.device = choose_device(settings.model.device)
-        self.method = make_method(settings.method)
-        self.replay_batch = self._replay_batch()
+        make_method(settings.method)  # a fault in it is to be known before the first event
         self.classes = ClassIndex(settings.codec.max_classes)
         self.prequential = Prequential(settings.evaluation.window, settings.evaluation.fading)
         self.counts = Counts()
@@ -62,35 +54,18 @@ class OnlineLearner:
         """Rejections in a row after which the shape is settled by the events that there are."""
         self.schema: Schema | None = None
         self.mark: Mark = _no_mark
-        # Independent streams for slots, draws and what lives on the device, all from one seed.
-        slots, draws, views = np.random.SeedSequence(settings.seed).spawn(3)
-        self.slots_rng = np.random.Generator(np.random.PCG64(slots))
-        self.draws_rng = np.random.Generator(np.random.PCG64(draws))
-        self.views_rng = torch.Generator(device=self.device)
-        self.views_rng.manual_seed(int(views.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        self.generators = Generators(settings.seed, self.device)
         if settings.codec.shape is not None:
             self._build(Schema(tuple(settings.codec.shape), settings.codec.dtype or "float32"))
 
-    def _replay_batch(self) -> int:
-        learning = self.settings.learning
-        if learning.images_per_event is not None:
-            return max(0, round((learning.images_per_event - 1) * self.batch))
-        if learning.memory_batch is not None:
-            return learning.memory_batch
-        base = chain(self.method)[-1]
-        return -(-base.replay_batch * self.batch // 10)
-
     def _build(self, schema: Schema) -> None:
         """Make everything whose size depends on the shape of x."""
-        settings, shape = self.settings, schema.shape
         self.schema = schema
-        self.model = Model(settings.model, shape, settings.seed, self.device)
-        self.optimiser = Optimiser(settings.learning, self.model)
-        self.normaliser = Normaliser(
-            shape, settings.model.normalise_horizon, self.device, settings.model.normalise
-        )
-        kind = torch.uint8 if schema.dtype == "uint8" else torch.float32
-        self.memory = Memory(settings.memory, shape, kind, self.device)
+        shape = schema.shape
+        self.trainer = Trainer(self.settings, schema, self.classes, self.device, self.generators)
+        self.model, self.optimiser = self.trainer.model, self.trainer.optimiser
+        self.normaliser, self.memory = self.trainer.normaliser, self.trainer.memory
+        self.serving = self.trainer.serving
         # Inputs wait as they came; they become float32 relative to the normaliser's origin.
         wide = np.uint8 if schema.dtype == "uint8" else np.float64
         self.rows = np.zeros((self.batch, *shape), dtype=wide)
@@ -168,6 +143,17 @@ class OnlineLearner:
                 answers.append(self._prediction(event, row, labels, scores))
         return answers
 
+    def numbers(self, x: Array) -> Array:
+        """Class numbers [n] that `predict` gives for inputs [n, *shape], in bulk; -1 while none is known."""
+        if not self.settled or not self.model.classes:
+            return np.full(len(x), UNKNOWN)
+        return self.candidates(x)[self.serving.name]
+
+    def candidates(self, x: Array) -> dict[str, Array]:
+        """The same by each predictor that is kept (see `streamlearn.serving`). Changes nothing."""
+        self._use_threads()
+        return self.trainer.candidates(x) if self.settled and self.model.classes else {}
+
     def _use_threads(self) -> None:
         """The order of float additions depends on the thread count, which is the process's, not ours."""
         if torch.get_num_threads() != self.settings.model.threads:
@@ -191,12 +177,7 @@ class OnlineLearner:
             waiting.append((len(outputs), row, item, number))
             outputs.append(None)
             if number != UNKNOWN:
-                at = self.pending
-                self.pending_x[at] = x
-                self.pending_y[at] = number
-                self.pending_key[at] = mmh3.hash64(item.id.encode(errors="surrogatepass"))[0]
-                self.pending = at + 1
-                self.counts.labeled += 1
+                self._take(item, x, number)
             if row == self.batch - 1 or self.pending == self.batch:
                 self._answer(waiting, outputs)
                 waiting.clear()
@@ -205,6 +186,19 @@ class OnlineLearner:
         if waiting:
             self._answer(waiting, outputs)
         return outputs  # type: ignore[return-value]  # every place has been filled
+
+    def _take(self, event: Event, x: Array, number: int) -> None:
+        """A labeled event: held out, or to be learned with the next full batch."""
+        key, choice = mmh3.hash64(event.id.encode(errors="surrogatepass"))
+        if self.trainer.evaluator.takes(x, number, event.task, choice if self.counts.steps else NEVER):
+            self.counts.held_out += 1
+            return
+        at = self.pending
+        self.pending_x[at] = x
+        self.pending_y[at] = number
+        self.pending_key[at] = key
+        self.pending = at + 1
+        self.counts.labeled += 1
 
     def _reject(self, rejection: Rejection) -> Rejection:
         self.counts.rejected[rejection.reason] += 1
@@ -243,8 +237,7 @@ class OnlineLearner:
     def _forward(self, rows: Array) -> tuple[list[list[int]], list[list[float]], Tensor]:
         """Best classes [B][k], their probabilities, and all probabilities [B, classes]."""
         with torch.inference_mode():
-            x = self.normaliser(torch.from_numpy(self.normaliser.relative(rows)).to(self.device))
-            probabilities = torch.softmax(self.model(x), dim=1)
+            probabilities = self.trainer.forward(rows)
             k = min(self.settings.learning.top_k, self.model.classes)
             best = torch.topk(probabilities, k, dim=1)
             # Rounded all at once: six digits of a probability are what anybody reads.
@@ -283,49 +276,16 @@ class OnlineLearner:
         self.mark("predict")
 
     def _step(self) -> None:
-        """One update on the pending events and what the method draws from memory."""
-        n = self.pending
-        self.pending = 0
-        y = self.pending_y[:n].copy()
-        self.normaliser.anchor(self.pending_x[:n])
-        stored = self.normaliser.relative(self.pending_x[:n])
-        stream = torch.from_numpy(stored.copy()).to(self.device)
-        self._grow(int(y.max()) + 1)
-        self.normaliser.update(stored)
-        raw, labels = stream, torch.from_numpy(y).to(self.device)
-        slots = self.method.draw(self.memory, self.replay_batch, self.draws_rng)
-        if len(slots):
-            drawn_x, drawn_y = self.memory.rows(slots)
-            raw, labels = torch.cat([stream, drawn_x]), torch.cat([labels, drawn_y])
-        rows = Rows(raw, self.normaliser(raw), labels, n, self.normaliser, self.views_rng)
-        self.mark("draw")
-        self.model.train_mode(True)
-        parts = self.method.loss(self.model, rows)
-        values = {name: float(part.detach()) for name, part in parts.items()}
-        finite = math.isfinite(sum(values.values()))
-        if finite:
-            self.model.backward(reduce(add, parts.values()))
-        self.model.train_mode(False)
-        self.mark("forward_backward")
-        if finite:
-            self.optimiser.step(self.model)
-            self.losses = values
-            self.method.after_step(self.model, rows)
-        else:
-            # A loss that isn't a number must not become weights that aren't.
-            self.counts.skipped_steps += 1
-        self.mark("update")
-        self.memory.insert(stream, y, self.pending_key[:n].copy(), self.slots_rng)
-        self.counts.steps += 1
-        self.counts.learned += n
-        self.counts.images += self.method.images(len(rows.y))
-        self.mark("store")
-
-    def _grow(self, classes: int) -> None:
-        if classes > self.model.classes:
-            self.model.grow(classes, self.views_rng)
-            self.optimiser.grow(self.model)
-            self.method.grow(self.model)
+        """One update on the pending events."""
+        n, self.pending = self.pending, 0
+        self.losses = self.trainer.step(
+            self.pending_x[:n],
+            self.pending_y[:n].copy(),
+            self.pending_key[:n].copy(),
+            self.counts,
+            self.losses,
+            self.mark,
+        )
 
     def snapshot(self, full: bool = False) -> Snapshot:
         """Copies of all state, by part; of the memory only what changed since the last snapshot.
@@ -334,23 +294,13 @@ class OnlineLearner:
         """
         parts: dict[str, Part | SegmentedPart] = {
             "classes": Part(values={"labels": list(self.classes.labels)}),
-            "generators": Part(
-                {"views": self.views_rng.get_state()},
-                {
-                    "slots": bookkeeping.rng_state(self.slots_rng),
-                    "draws": bookkeeping.rng_state(self.draws_rng),
-                },
-            ),
+            "generators": self.generators.part(),
             "metrics": self.prequential.part(),
             "counts": Part(values=bookkeeping.plain_counts(self.counts) | {"losses": dict(self.losses)}),
             "schema": Part(values=self.schema.plain() if self.schema else {}),
         }
         if self.settled:
-            parts["model"] = self.model.part()
-            parts["optimiser"] = self.optimiser.part()
-            parts["normaliser"] = self.normaliser.part()
-            parts["method"] = bookkeeping.merge_layers([layer.part() for layer in chain(self.method)])
-            parts["memory"] = self.memory.snapshot(full)
+            parts |= self.trainer.snapshot(full)
             parts["pending"] = Part(
                 {
                     "x": torch.from_numpy(self.pending_x[: self.pending].copy()),
@@ -364,9 +314,7 @@ class OnlineLearner:
         """Take a snapshot whose memory segments are all there. ValueError if it doesn't fit the settings."""
         plain = {name: part for name, part in parts.items() if isinstance(part, Part)}
         self.classes = ClassIndex(self.settings.codec.max_classes, plain["classes"].values["labels"])
-        self.views_rng.set_state(plain["generators"].tensors["views"])
-        self.slots_rng.bit_generator.state = bookkeeping.rng_from(plain["generators"].values["slots"])
-        self.draws_rng.bit_generator.state = bookkeeping.rng_from(plain["generators"].values["draws"])
+        self.generators.load(plain["generators"])
         self.prequential.load(plain["metrics"])
         counts = dict(plain["counts"].values)
         self.losses = dict(counts.pop("losses"))
@@ -378,14 +326,7 @@ class OnlineLearner:
         if not schema:
             return
         self._build(Schema.from_plain(schema))
-        self.model.load(plain["model"])
-        self.optimiser.load(plain["optimiser"], self.model)
-        self.normaliser.load(plain["normaliser"])
-        for layer, part in zip(chain(self.method), bookkeeping.split_layers(plain["method"]), strict=True):
-            layer.load(part, self.model)
-        memory = parts["memory"]
-        assert isinstance(memory, SegmentedPart)
-        self.memory.load(memory)
+        self.trainer.load(parts)
         pending = plain["pending"].tensors
         self.pending = len(pending["y"])
         self.pending_x[: self.pending] = pending["x"].numpy()

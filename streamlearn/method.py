@@ -9,46 +9,20 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from streamlearn import methods, modifiers
 from streamlearn.buffers import Memory
 from streamlearn.config import MethodSettings, Section
-from streamlearn.events import Array
 from streamlearn.model import Model
+from streamlearn.rows import Draw, Rows
 from streamlearn.state import Part
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of one step: the stream batch first, then what was drawn from memory.
-
-    raw: inputs as stored [stream + memory, *shape]; x: the same, normalised; y: class numbers.
-    stream: how many of the rows are the stream batch. normalise: for views made of `raw`.
-    generator: for random views, on the model's device.
-    """
-
-    raw: Tensor
-    x: Tensor
-    y: Tensor
-    stream: int
-    normalise: Callable[[Tensor], Tensor]
-    generator: torch.Generator
-    _logits: list[Tensor] = field(default_factory=list)
-
-    def logits(self, model: Model) -> Tensor:
-        """model(x) [rows, classes]: one forward, shared by the method and its modifiers."""
-        if not self._logits:
-            self._logits.append(model(self.x))
-        return self._logits[0]
-
+from streamlearn.views import STANDARD
 
 Losses = dict[str, Tensor]
 """Parts of the loss by name; their sum is minimised."""
@@ -63,15 +37,33 @@ class Method:
     class Params(Section):
         """The method's table in the settings."""
 
-    replay_batch: ClassVar[int] = 10
-    """learning.memory_batch where the settings leave it open."""
+    budget: ClassVar[float] = 2.0
+    """learning.images_per_event where the settings leave it open."""
+    predictor: ClassVar[str] = "weights"
+    """serving.predictor where the settings leave it open."""
+    recall_interval: float | None = None
+    """Steps between two recalls of the same stored example, where the method measures it."""
+    projector: int = 0
+    """Width of the linear projector beside the head; 0: none."""
 
     def __init__(self, params: Any) -> None:
         self.params = params
+        self.stream_views: tuple[str, ...] = (STANDARD,)
+        """The views of every event of the stream batch that the loss is to see, by strength."""
+        self.memory_views: tuple[str, ...] = (STANDARD,)
+        """The views of every example drawn from memory."""
 
-    def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Array:
-        """Slots of the examples to replay in this step, at most about `count`."""
-        return memory.draw(count, rng)
+    def plan(self, batch: int, images: float) -> int:
+        """How many examples a step replays so that it has `images` rows; may choose the views by that.
+
+        batch: events of a step. The views of the stream batch come first; at least 0.
+        """
+        left = images - batch * len(self.stream_views)
+        return max(0, round(left / len(self.memory_views)))
+
+    def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Draw:
+        """The examples to replay in this step, at most `count`."""
+        return Draw(memory.draw(count, rng))
 
     def loss(self, model: Model, rows: Rows) -> Losses:
         """The parts of the loss over `rows`, each a scalar with a graph."""
@@ -101,8 +93,15 @@ class Modifier(Method):
     def __init__(self, params: Any, inner: Method) -> None:
         super().__init__(params)
         self.inner = inner
+        self.stream_views, self.memory_views = inner.stream_views, inner.memory_views
+        self.projector = inner.projector
 
-    def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Array:
+    def plan(self, batch: int, images: float) -> int:
+        count = self.inner.plan(batch, images)
+        self.stream_views, self.memory_views = self.inner.stream_views, self.inner.memory_views
+        return count
+
+    def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Draw:
         return self.inner.draw(memory, count, rng)
 
     def loss(self, model: Model, rows: Rows) -> Losses:

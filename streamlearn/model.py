@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from streamlearn.config import ModelSettings
@@ -33,22 +33,32 @@ class Model:
     """
 
     def __init__(
-        self, settings: ModelSettings, shape: Sequence[int], seed: int, device: torch.device
+        self,
+        settings: ModelSettings,
+        shape: Sequence[int],
+        seed: int,
+        device: torch.device,
+        projector: int = 0,
     ) -> None:
         self.settings = settings
         self.shape = tuple(shape)
         self.device = device
         self.encoder = make_encoder(settings.net, shape, settings.width, seed).to(device)
         self.features: int = int(self.encoder.features)  # type: ignore[arg-type]
-        parameters = list(self.encoder.parameters())
-        self.flat = torch.cat([p.detach().reshape(-1) for p in parameters]).contiguous()
+        weights = [p.detach().reshape(-1) for p in self.encoder.parameters()]
+        if projector:
+            # As a linear layer's default, from a seed of its own: the encoder is that without a projector.
+            own = torch.Generator().manual_seed(seed + 1)
+            bound = 1 / math.sqrt(self.features)
+            drawn = (2 * torch.rand(projector * self.features, generator=own) - 1) * bound
+            weights.append(drawn.to(device))
+        self.flat = torch.cat(weights).contiguous()
         self.flat_grad = torch.zeros_like(self.flat)
-        start = 0
-        for parameter in parameters:
-            end = start + parameter.numel()
-            parameter.data = self.flat[start:end].view_as(parameter)
-            parameter.grad = self.flat_grad[start:end].view_as(parameter)
-            start = end
+        end = lay(self.encoder, self.flat, self.flat_grad)
+        self.projector: Tensor | None = None
+        if projector:
+            self.projector = self.flat[end:].view(projector, self.features).requires_grad_()
+            self.projector.grad = self.flat_grad[end:].view(projector, self.features)
         self.encoder.eval()
         # Walking a net's modules twice a step costs as much as a small net's forward.
         self._has_modes = not isinstance(self.encoder, MLP | SmallConv)
@@ -90,13 +100,14 @@ class Model:
         self.classes = classes
         self._lay_head()
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Features [rows, d] of normalised inputs [rows, *shape]."""
+    def encode(self, x: Tensor, encoder: nn.Module | None = None) -> Tensor:
+        """Features [rows, d] of normalised inputs [rows, *shape], by another encoder of the kind if given."""
+        encoder = self.encoder if encoder is None else encoder
         if self.settings.dtype == "bfloat16":
             with torch.autocast(self.device.type, torch.bfloat16):
-                h: Tensor = self.encoder(x)
+                h: Tensor = encoder(x)
             return h.float()
-        features: Tensor = self.encoder(x)
+        features: Tensor = encoder(x)
         return features
 
     def classify(self, h: Tensor, head: Tensor | None = None) -> Tensor:
@@ -106,25 +117,13 @@ class Model:
             return functional.linear(h, head[:, : self.features], head[:, self.features])
         return unit(h) @ unit(head).T / self.settings.temperature
 
+    def project(self, h: Tensor) -> Tensor:
+        """Projections [rows, width], of length 1, of features [rows, d]."""
+        assert self.projector is not None, "the method asked for no projector"
+        return unit(functional.linear(h, self.projector))
+
     def __call__(self, x: Tensor) -> Tensor:
         return self.classify(self.encode(x))
-
-    @torch.no_grad()
-    def with_weights(self, flat: Tensor, rows: Tensor, x: Tensor) -> Tensor:
-        """Logits [rows, classes] of the same net with other weights, laid out as `flat` and `rows` are.
-
-        Normalisation layers use their running statistics and don't change them.
-        """
-        weights, start = {}, 0
-        for name, parameter in self.encoder.named_parameters():
-            end = start + parameter.numel()
-            weights[name] = flat[start:end].view_as(parameter)
-            start = end
-        training = self.encoder.training
-        self.encoder.eval()
-        h = torch.func.functional_call(self.encoder, weights, (x,))
-        self.encoder.train(training)
-        return self.classify(h, rows[: self.classes])
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of `loss` into flat_grad and rows_grad, which hold nothing of the step before."""
@@ -159,6 +158,17 @@ class Model:
         """Switch layers like batch norm to what they do in training, and back."""
         if self._has_modes:
             self.encoder.train(on)
+
+
+def lay(encoder: nn.Module, flat: Tensor, grad: Tensor | None = None) -> int:
+    """Make the encoder's parameters (and their gradients) views of `flat` (and `grad`); where they end."""
+    start = 0
+    for parameter in encoder.parameters():
+        end = start + parameter.numel()
+        parameter.data = flat[start:end].view_as(parameter)
+        parameter.grad = None if grad is None else grad[start:end].view_as(parameter)
+        start = end
+    return start
 
 
 def unit(rows: Tensor) -> Tensor:

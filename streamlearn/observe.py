@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from streamlearn.continual import ContinualFigures
 from streamlearn.learner import OnlineLearner
+from streamlearn.method import chain
 from streamlearn.prequential import KINDS, Figures, Prequential
+from streamlearn.trainer import Trainer
 
 MOST_CLASSES = 100
 """Labels that an observation names."""
@@ -78,6 +81,21 @@ class CheckpointFigures:
 
 
 @dataclass(frozen=True)
+class EvaluationFigures:
+    """What continual evaluation has to ask, and what it costs.
+
+    examples, bytes: of the held-out sets. errors: standard error, at most, of each fixed set's accuracy.
+    images: put through the network for evaluations so far. interval_steps: steps between the last two.
+    """
+
+    examples: int
+    bytes: int
+    images: int
+    interval_steps: int | None
+    errors: Sequence[float | None]
+
+
+@dataclass(frozen=True)
 class Observation:
     """One moment of a worker."""
 
@@ -94,6 +112,7 @@ class Observation:
     classes: Sequence[str] = ()
     class_recall: Mapping[str, float] = field(default_factory=dict)
     parameters: int = 0
+    held_out: int = 0
     memory_examples: int = 0
     memory_capacity: int = 0
     images_per_event: float = 0.0
@@ -102,6 +121,11 @@ class Observation:
     kappa: float | None = None
     log_loss: float | None = None
     fading_log_loss: float | None = None
+    continual: ContinualFigures | None = None
+    evaluation: EvaluationFigures | None = None
+    serving: str = ""
+    nearest: Sequence[tuple[str, str, float]] = ()
+    recall_interval: float | None = None
     offsets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     stages: Mapping[str, Histogram] = field(default_factory=dict)
     latency: Histogram = field(default_factory=Histogram)
@@ -126,6 +150,7 @@ def observe(learner: OnlineLearner, **more: Any) -> Observation:
         classes=learner.classes.labels[: min(known, MOST_CLASSES)],
         class_recall=_recall(scores, learner.classes.labels[:MOST_RECALLS]),
         parameters=learner.model.parameters if settled else 0,
+        held_out=counts.held_out,
         memory_examples=learner.memory.size if settled else 0,
         memory_capacity=learner.settings.memory.capacity,
         images_per_event=counts.images / counts.learned if counts.learned else 0.0,
@@ -134,8 +159,29 @@ def observe(learner: OnlineLearner, **more: Any) -> Observation:
         kappa=scores.kappa(),
         log_loss=scores.loss(),
         fading_log_loss=scores.fading_loss(),
+        **(_evaluated(learner.trainer) if settled else {}),
         **more,
     )
+
+
+def _evaluated(trainer: Trainer) -> dict[str, Any]:
+    evaluator = trainer.evaluator
+    labels = evaluator.classes.labels
+    held = evaluator.held
+    recall = [layer.recall_interval for layer in chain(trainer.method)]
+    return {
+        "continual": evaluator.figures,
+        "evaluation": EvaluationFigures(
+            held.size,
+            held.bytes,
+            evaluator.images,
+            evaluator.schedule.interval_steps,
+            evaluator.errors,
+        ),
+        "serving": trainer.serving.name,
+        "nearest": [(labels[a], labels[b], cosine) for a, b, cosine in evaluator.nearest],
+        "recall_interval": next((steps for steps in recall if steps is not None), None),
+    }
 
 
 def _recall(scores: Prequential, labels: Sequence[str]) -> dict[str, float]:

@@ -304,7 +304,7 @@ def test_the_classes_that_are_named_are_known_and_not_too_many() -> None:
     for i in range(200):
         learner.classes.number(f"more {i}")
     assert len(observe(learner).classes) == known, "of the others none is known yet"
-    learner.model.grow(180, learner.views_rng)
+    learner.model.grow(180, learner.generators.views)
     assert observe(learner).classes == learner.classes.labels[:MOST_CLASSES]
 
 

@@ -177,7 +177,8 @@ def test_dtypes(dtype: str) -> None:
 
 def test_a_budget_of_images_sets_the_memory_batch() -> None:
     learner = OnlineLearner(settings(learning=LearningSettings(images_per_event=4)))
-    assert learner.replay_batch == 30
+    learner.learn(vectors(10))
+    assert learner.trainer.replay_batch == 30
     with pytest.raises(ValueError, match="not both"):
         LearningSettings(images_per_event=4, memory_batch=3)
 

@@ -123,7 +123,7 @@ def test_growth_changes_nothing_that_was_there(method: MethodSettings, optimiser
     before = learner.model.classes
     model, state = learner.model.part(), learner.optimiser.part()
     for classes in (before + 1, before + 2, 40, 300):
-        learner._grow(classes)
+        learner.trainer.grow(classes)
         grown, grown_state = learner.model.part(), learner.optimiser.part()
         assert learner.model.classes == classes
         assert torch.equal(grown.tensors["flat"], model.tensors["flat"])

@@ -6,16 +6,15 @@ means, one a batch, looks alike and is another method: the stream's share is the
 
 from __future__ import annotations
 
-from torch.nn import functional
-
-from streamlearn.method import Losses, Method, Rows
+from streamlearn.losses import cross_entropy
+from streamlearn.method import Losses, Method
 from streamlearn.model import Model
+from streamlearn.rows import Rows
 
 
 class ExperienceReplay(Method):
     summary = "cross-entropy on the stream batch and a uniformly drawn memory batch"
     paper = "Chaudhry et al., On tiny episodic memories in continual learning, 2019"
-    replay_batch = 10
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        return {"all": functional.cross_entropy(rows.logits(model), rows.y)}
+        return {"all": cross_entropy(rows.logits(model), rows)}

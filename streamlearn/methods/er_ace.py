@@ -11,17 +11,15 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from streamlearn.method import Losses, Method, Rows
+from streamlearn.losses import MASKED
+from streamlearn.method import Losses, Method
 from streamlearn.model import Model
-
-MASKED = -1e9
-"""In place of minus infinity, which makes NaN of a gradient where a whole row is masked."""
+from streamlearn.rows import Rows
 
 
 class AsymmetricReplay(Method):
     summary = "ER whose stream batch competes only among the classes in it"
     paper = "Caccia et al., New insights on reducing abrupt representation change, ICLR 2022"
-    replay_batch = 10
 
     def loss(self, model: Model, rows: Rows) -> Losses:
         logits = rows.logits(model)

@@ -6,18 +6,18 @@ import numpy as np
 from torch.nn import functional
 
 from streamlearn.buffers import Memory
-from streamlearn.events import Array
-from streamlearn.method import Losses, Method, Rows
+from streamlearn.method import Losses, Method
 from streamlearn.model import Model
+from streamlearn.rows import Draw, Rows
 
 
 class Finetune(Method):
     summary = "cross-entropy on the stream batch alone, no replay: forgets"
     paper = "the usual lower bound of continual learning"
-    replay_batch = 0
+    budget = 1.0
 
-    def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Array:
-        return np.empty(0, dtype=np.int64)
+    def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Draw:
+        return Draw(np.empty(0, dtype=np.int64))
 
     def loss(self, model: Model, rows: Rows) -> Losses:
         return {"stream": functional.cross_entropy(rows.logits(model), rows.y)}

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from pydantic import Field
-from torch import Tensor
 from torch.nn import functional
 
+from streamlearn.average import Average
 from streamlearn.config import Section
-from streamlearn.method import Losses, Method, Modifier, Rows
+from streamlearn.method import Losses, Method, Modifier
 from streamlearn.model import Model
-from streamlearn.state import Part, copy
+from streamlearn.rows import Rows
+from streamlearn.state import Part
 
 
 class MomentumTeacher(Modifier):
@@ -38,50 +38,33 @@ class MomentumTeacher(Modifier):
 
     def __init__(self, params: Any, inner: Method) -> None:
         super().__init__(params, inner)
-        self.steps = 0
-        self.known = 0
-        self.flat: Tensor | None = None
-        self.rows: Tensor | None = None
+        self.teacher: Average | None = None
 
     def loss(self, model: Model, rows: Rows) -> Losses:
         losses = self.inner.loss(model, rows)
-        if self.flat is None or self.rows is None:
+        if self.teacher is None:
             return losses
         hot = self.params.temperature
-        teacher = functional.softmax(model.with_weights(self.flat, self.rows, rows.x) / hot, dim=1)
+        teacher = functional.softmax(self.teacher.logits(model, rows.x) / hot, dim=1)
         student = functional.log_softmax(rows.logits(model) / hot, dim=1)
         divergence = functional.kl_div(student, teacher, reduction="batchmean")
         return {**losses, "teacher": self.params.weight * hot**2 * divergence}
 
-    @torch.no_grad()
     def after_step(self, model: Model, rows: Rows) -> None:
         self.inner.after_step(model, rows)
-        if self.flat is None or self.rows is None:
-            self.flat, self.rows = model.flat.clone(), model.rows.clone()
-        rate = max(self.params.rate, 1 / (self.steps + 1))
-        self.flat.lerp_(model.flat, rate)
-        self.rows.lerp_(model.rows, rate)
-        self.steps += 1
+        if self.teacher is None:
+            self.teacher = Average(self.params.rate, model)
+        self.teacher.update(model)
 
     def grow(self, model: Model) -> None:
-        """New classes: the teacher takes the student's new rows as they are."""
         self.inner.grow(model)
-        if self.rows is not None:
-            known = min(self.known, self.rows.shape[0])
-            grown = model.rows.clone()
-            grown[:known] = self.rows[:known]
-            self.rows = grown
-        self.known = model.classes
+        if self.teacher is not None:
+            self.teacher.grow(model)
 
     def part(self) -> Part:
-        tensors = {} if self.flat is None or self.rows is None else {"flat": self.flat, "rows": self.rows}
-        return Part(
-            {name: copy(tensor) for name, tensor in tensors.items()},
-            {"steps": self.steps, "known": self.known},
-        )
+        return Part() if self.teacher is None else self.teacher.part()
 
     def load(self, part: Part, model: Model) -> None:
-        self.steps, self.known = int(part.values["steps"]), int(part.values["known"])
         if part.tensors:
-            self.flat = part.tensors["flat"].to(model.device)
-            self.rows = part.tensors["rows"].to(model.device)
+            self.teacher = Average(self.params.rate, model)
+            self.teacher.load(part)

@@ -1,0 +1,78 @@
+"""An exponential average of a model's weights, as a net of its own."""
+
+from __future__ import annotations
+
+import copy as deep
+
+import torch
+from torch import Tensor
+
+from streamlearn.model import Model, lay
+from streamlearn.state import Part, copy, fill
+
+
+class Average:
+    """e <- e + a (theta - e) after each step, a = max(rate, 1 / (age + 1)), over all weights.
+
+    The age of the encoder is the number of steps; every row of the head has its own, so that the row of a
+    class that came late follows as fast as the first rows did. Running statistics of normalisation layers
+    are averaged alike: with those of the weights an average is no better than chance.
+    """
+
+    def __init__(self, rate: float, model: Model) -> None:
+        self.rate = rate
+        self.steps = 0
+        self.flat = model.flat.clone()
+        self.rows = model.rows.clone()
+        self.ages = torch.zeros(model.rows.shape[0], 1, device=model.device)
+        self.classes = model.classes
+        self.encoder = deep.deepcopy(model.encoder)
+        lay(self.encoder, self.flat)
+        self.encoder.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: Model) -> None:
+        """Take the weights of `model` after a step."""
+        self.flat.lerp_(model.flat, max(self.rate, 1 / (self.steps + 1)))
+        pairs = zip(self.encoder.buffers(), model.encoder.buffers(), strict=True)
+        for mine, theirs in pairs:
+            if mine.is_floating_point():
+                mine.lerp_(theirs, max(self.rate, 1 / (self.steps + 1)))
+            else:
+                mine.copy_(theirs)
+        k = model.classes
+        ages = self.ages[:k]
+        rows = self.rows[:k]
+        rows.add_((model.rows[:k] - rows) * (1 / (ages + 1)).clamp_min(self.rate))
+        ages.add_(1)
+        self.steps += 1
+
+    def grow(self, model: Model) -> None:
+        """New classes: take the model's new rows as they are; changes no row that was there."""
+        if self.rows.shape != model.rows.shape:
+            rows, ages = model.rows.clone(), torch.zeros(model.rows.shape[0], 1, device=model.device)
+            rows[: self.classes] = self.rows[: self.classes]
+            ages[: self.classes] = self.ages[: self.classes]
+            self.rows, self.ages = rows, ages
+        else:
+            self.rows[self.classes : model.classes] = model.rows[self.classes : model.classes]
+        self.classes = model.classes
+
+    @torch.no_grad()
+    def logits(self, model: Model, x: Tensor) -> Tensor:
+        """[rows, classes] of normalised inputs [rows, *shape] by the averaged weights."""
+        return model.classify(model.encode(x, self.encoder), self.rows[: self.classes])
+
+    def part(self) -> Part:
+        buffers = {f"buffer.{name}": copy(b) for name, b in self.encoder.named_buffers()}
+        tensors = {"flat": copy(self.flat), "rows": copy(self.rows), "ages": copy(self.ages), **buffers}
+        return Part(tensors, {"steps": self.steps, "classes": self.classes})
+
+    def load(self, part: Part) -> None:
+        """Take the state in `part`; ValueError if it is of another net."""
+        self.rows = part.tensors["rows"].to(self.flat.device, copy=True)
+        self.ages = part.tensors["ages"].to(self.flat.device, copy=True)
+        fill(self.flat, part.tensors["flat"], "average")
+        for name, buffer in self.encoder.named_buffers():
+            fill(buffer, part.tensors[f"buffer.{name}"], name)
+        self.steps, self.classes = int(part.values["steps"]), int(part.values["classes"])

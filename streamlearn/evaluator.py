@@ -1,0 +1,158 @@
+"""Continual evaluation inside the step: what is held out, when it is asked, and which predictor serves.
+
+Held-out events are chosen on arrival; everything else happens at a step, so that the figures, and the
+choice of the predictor, are a function of (state, events in order).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from streamlearn.bookkeeping import merge_layers, split_layers
+from streamlearn.classes import ClassIndex
+from streamlearn.config import CoreSettings
+from streamlearn.continual import Continual, ContinualFigures
+from streamlearn.events import Array
+from streamlearn.heldout import HeldOut
+from streamlearn.schedule import Schedule
+from streamlearn.serving import Serving
+from streamlearn.state import Part
+
+Candidates = Callable[[Array], dict[str, Array]]
+"""Class numbers [n] by predictor, of inputs as stored [n, *shape]."""
+
+NEVER = (1 << 63) - 1
+"""A choice that no share takes."""
+
+NEAREST = 5
+"""Pairs of classes that are shown."""
+
+MEMORY_SHARE = 10
+"""The held-out examples may be a tenth of the memory's capacity where the settings don't say."""
+
+
+class Evaluator:
+    """Owns the held-out sets, their accuracies over time and the budget that evaluations keep to."""
+
+    def __init__(
+        self,
+        settings: CoreSettings,
+        shape: Sequence[int],
+        dtype: np.dtype[np.generic],
+        classes: ClassIndex,
+        serving: Serving,
+        stored: Callable[[Array], Array],
+        candidates: Candidates,
+    ) -> None:
+        """stored: makes of an input as it came the form that the memory holds."""
+        own = settings.evaluation
+        capacity = own.capacity
+        if capacity is None:
+            capacity = settings.memory.capacity // MEMORY_SHARE
+        self.classes = classes
+        self.serving = serving
+        self.stored = stored
+        self.candidates = candidates
+        self.classes_per_set = own.classes_per_set
+        self.held = HeldOut(own, capacity, shape, dtype)
+        self.continual = Continual(own.windows)
+        self.schedule = Schedule(own)
+        self.groups: dict[str, int] = {}
+        """Numbers of the evaluation sets by key, in order of appearance."""
+        self.announced = 0
+        """How many of the sets have been in a step."""
+        self.images = 0
+        """Inputs put through the network for evaluations, once for every predictor that they ask."""
+        self.nearest: list[tuple[int, int, float]] = []
+        """The pairs of classes that were easiest to confuse at the last evaluation: (a, b, cosine)."""
+        self._figures: ContinualFigures | None = None
+
+    def takes(self, x: Array, number: int, task: str | None, choice: int) -> bool:
+        """Whether a labeled event is held out; then it must not be learned.
+
+        x: as it came [*shape]; number: of its class; choice: a 64-bit hash of its id. To be called for every
+        accepted labeled event, in order. A set's first event is never held out.
+        """
+        key = f"class {number // self.classes_per_set}" if task is None else f"task {task}"
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = len(self.groups)
+            choice = NEVER
+        return self.held.offer(self.stored(x) if self.held.chooses(choice) else x, number, group, choice)
+
+    def before_step(self, step: int, events: int) -> bool:
+        """To be called when a step is about to begin; whether it brings a new set.
+
+        The sets so far are asked once more then: what they lose from here on is the stability gap.
+        """
+        if len(self.groups) == self.announced:
+            return False
+        if self.announced and self.schedule.due(self._cost(), step, forced=True):
+            self._evaluate(step, events, forced=True)
+        keys = list(self.groups)[self.announced :]
+        self._figures = None
+        self.continual.shift(step, events, [self._name(key) for key in keys])
+        self.announced = len(self.groups)
+        return True
+
+    def after_step(self, step: int, events: int, images: int, new: bool) -> None:
+        """To be called when a step has ended.
+
+        images: put through the network to learn from; new: what `before_step` said.
+        """
+        self.schedule.earned(images)
+        if self.held.size and self.schedule.due(self._cost(), step, forced=new):
+            self._evaluate(step, events, forced=new)
+
+    def _name(self, key: str) -> str:
+        kind, _, rest = key.partition(" ")
+        return rest if kind == "task" else self.classes.labels[int(rest) * self.classes_per_set]
+
+    def _cost(self) -> int:
+        return self.held.size * self.serving.forwards
+
+    def _evaluate(self, step: int, events: int, forced: bool) -> None:
+        cost = self._cost()
+        self.schedule.spent(cost, step, forced)
+        self._figures = None
+        self.images += cost
+        answers = self.candidates(self.held.x)
+        right = {name: numbers == self.held.y for name, numbers in answers.items()}
+        # Judged before anything is changed: the figures are of what has been serving.
+        fixed, rolling = self.held.accuracies(right[self.serving.name])
+        self.continual.record(step, events, fixed[: self.announced], rolling[: self.announced])
+        self.serving.choose(right, self.held.y)
+        self.nearest = self.serving.nearest(NEAREST)
+
+    @property
+    def figures(self) -> ContinualFigures:
+        """As of the latest evaluation or new set."""
+        if self._figures is None:
+            self._figures = self.continual.figures()
+        return self._figures
+
+    @property
+    def errors(self) -> list[float | None]:
+        """Standard error, at most, of each announced set's fixed accuracy; None where it has no examples."""
+        known = [
+            None if math.isnan(error) else error for error in self.held.errors[: self.announced].tolist()
+        ]
+        return known + [None] * (self.announced - len(known))
+
+    def part(self) -> Part:
+        values = {"groups": list(self.groups), "announced": self.announced, "images": self.images}
+        own = Part(values=values)
+        return merge_layers([own, self.held.part(), self.continual.part(), self.schedule.part()])
+
+    def load(self, part: Part) -> None:
+        """Take the state in `part`; ValueError if it doesn't fit these settings."""
+        own, held, continual, schedule = split_layers(part)
+        self.groups = {key: number for number, key in enumerate(own.values["groups"])}
+        self.announced, self.images = int(own.values["announced"]), int(own.values["images"])
+        self._figures = None
+        self.held.load(held)
+        self.continual.load(continual)
+        self.schedule.load(schedule)

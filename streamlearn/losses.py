@@ -1,0 +1,44 @@
+"""Losses that several methods share, each over the rows of a step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from streamlearn.rows import Rows
+
+MASKED = -1e9
+"""In place of minus infinity, which makes NaN of a gradient where a whole row is masked."""
+
+
+def cross_entropy(logits: Tensor, rows: Rows) -> Tensor:
+    """Mean cross-entropy over all rows; a mixed row counts for both its classes, by their shares."""
+    if rows.share is None or rows.other is None:
+        return functional.cross_entropy(logits, rows.y)
+    first = functional.cross_entropy(logits, rows.y, reduction="none")
+    second = functional.cross_entropy(logits, rows.other, reduction="none")
+    return (rows.share * first + (1 - rows.share) * second).mean()
+
+
+def class_rows(rows: Rows, classes: int) -> Tensor:
+    """How many rows there are of each class [classes]; a mixed row counts in shares."""
+    counts = torch.zeros(classes, device=rows.y.device)
+    if rows.share is None or rows.other is None:
+        return counts.index_add_(0, rows.y, torch.ones(len(rows.y), device=rows.y.device))
+    counts.index_add_(0, rows.y, rows.share)
+    return counts.index_add_(0, rows.other, 1 - rows.share)
+
+
+def proxy_contrastive(logits: Tensor, rows: Rows) -> Tensor:
+    """Proxy-based contrastive loss (Lin et al., PCR, CVPR 2023, equation 7), mean over rows.
+
+    With n_c rows of class c in the step:  L_i = log sum_{c: n_c > 0} n_c exp(s_ic) - s_{i, y_i}.
+    (The paper sums over rows; all rows of a class share one proxy, which gives this form.)
+    """
+    counts = class_rows(rows, logits.shape[1])
+    adjusted = (logits + counts.clamp_min(1e-6).log()).masked_fill(counts == 0, MASKED)
+    right = logits.gather(1, rows.y[:, None])[:, 0]
+    if rows.share is not None and rows.other is not None:
+        right = rows.share * right + (1 - rows.share) * logits.gather(1, rows.other[:, None])[:, 0]
+    return (torch.logsumexp(adjusted, dim=1) - right).mean()

@@ -1,0 +1,187 @@
+"""Which predictor answers: the weights as trained, their exponential average, or the nearest class mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamlearn.average import Average
+from streamlearn.config import ServingSettings
+from streamlearn.events import Array
+from streamlearn.model import Model, unit
+from streamlearn.rows import Rows
+from streamlearn.state import Part, copy
+
+WEIGHTS, AVERAGE, MEANS = "weights", "average", "means"
+SURE = 2.0
+"""Standard errors by which another predictor must be better to take over."""
+MEAN_RATE = 0.05
+"""Share of a row in its class's running mean."""
+
+
+class ClassMeans:
+    """Running means of the features of every class, of length 1 each, over the rows that steps see.
+
+    mean_c <- mean_c + (1 - .95^k) (mean of the k rows of class c in the step - mean_c). No forward of
+    their own: the features are those that the step computed.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.rows = torch.zeros(model.rows.shape[0], model.features, device=model.device)
+
+    @torch.no_grad()
+    def update(self, features: Tensor, y: Tensor, classes: int) -> None:
+        """features [rows, d], y [rows]."""
+        sums = torch.zeros(classes, features.shape[1], device=features.device)
+        sums.index_add_(0, y, unit(features))
+        counts = torch.zeros(classes, 1, device=features.device)
+        counts.index_add_(0, y, torch.ones(len(y), 1, device=features.device))
+        rows = self.rows[:classes]
+        young = (rows == 0).all(dim=1, keepdim=True)
+        share = torch.where(young, (counts > 0).float(), 1 - torch.pow(1 - MEAN_RATE, counts))
+        rows.add_((sums / counts.clamp_min(1) - rows) * share)
+
+    def grow(self, model: Model) -> None:
+        if len(self.rows) < model.rows.shape[0]:
+            rows = torch.zeros(model.rows.shape[0], self.rows.shape[1], device=model.device)
+            rows[: len(self.rows)] = self.rows
+            self.rows = rows
+
+    def logits(self, model: Model, features: Tensor) -> Tensor:
+        """Cosines over the model's temperature [rows, classes]; a class without a mean has cosine 0."""
+        return unit(features) @ unit(self.rows[: model.classes]).T / model.settings.temperature
+
+
+class Serving:
+    """Keeps what the predictors need and answers with the one that is chosen.
+
+    name: the predictor that answers now. Everything here changes only at a step.
+    """
+
+    def __init__(self, settings: ServingSettings, predictor: str, model: Model) -> None:
+        self.model = model
+        self.auto = predictor == "auto"
+        self.name = AVERAGE if self.auto else predictor
+        self.average = Average(settings.rate, model) if self.auto or predictor == AVERAGE else None
+        self.means = ClassMeans(model) if self.auto or predictor == MEANS else None
+
+    def after_step(self, rows: Rows) -> None:
+        """Follow the weights after a step on `rows`."""
+        if self.average is not None:
+            self.average.update(self.model)
+        if self.means is not None:
+            pure = rows.pure
+            self.means.update(rows.features(self.model)[pure], rows.y[pure], self.model.classes)
+
+    def grow(self) -> None:
+        """New classes in the head."""
+        if self.average is not None:
+            self.average.grow(self.model)
+        if self.means is not None:
+            self.means.grow(self.model)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Of normalised inputs [rows, *shape] by the predictor that answers now: [rows, classes]."""
+        if self.name == AVERAGE and self.average is not None:
+            return self.average.logits(self.model, x)
+        features = self.model.encode(x)
+        if self.name == MEANS and self.means is not None:
+            return self.means.logits(self.model, features)
+        return self.model.classify(features)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The predictors that are kept."""
+        kept = {AVERAGE: self.average is not None, MEANS: self.means is not None}
+        return (WEIGHTS, *(name for name, there in kept.items() if there))
+
+    @property
+    def forwards(self) -> int:
+        """Forwards of an input to ask every predictor that may serve."""
+        return 2 if self.auto else 1
+
+    def candidates(self, x: Tensor, names: Sequence[str]) -> Mapping[str, Tensor]:
+        """Logits [rows, classes] of normalised inputs [rows, *shape] by each of the predictors `names`."""
+        found: dict[str, Tensor] = {}
+        if self.average is not None and AVERAGE in names:
+            found[AVERAGE] = self.average.logits(self.model, x)
+        if set(names) - {AVERAGE}:
+            features = self.model.encode(x)
+            if WEIGHTS in names:
+                found[WEIGHTS] = self.model.classify(features)
+            if self.means is not None and MEANS in names:
+                found[MEANS] = self.means.logits(self.model, features)
+        return found
+
+    def prototypes(self) -> Tensor:
+        """What stands for each class in the predictor that answers, of length 1 each: [classes, d].
+
+        The class means, or the head's rows (of a linear head without the bias).
+        """
+        model = self.model
+        if self.name == MEANS and self.means is not None:
+            rows = self.means.rows
+        elif self.name == AVERAGE and self.average is not None:
+            rows = self.average.rows
+        else:
+            rows = model.rows
+        return unit(rows[: model.classes, : model.features])
+
+    def nearest(self, pairs: int, most: int = 500) -> list[tuple[int, int, float]]:
+        """The pairs of classes whose prototypes are nearest: (a, b, cosine), nearest first.
+
+        Among the newest `most` classes, so that the cost is bounded.
+        """
+        with torch.inference_mode():
+            rows = self.prototypes()
+            first = max(0, len(rows) - most)
+            rows = rows[first:]
+            if len(rows) < 2:
+                return []
+            above = torch.triu_indices(len(rows), len(rows), offset=1, device=rows.device)
+            cosines = (rows @ rows.T)[above[0], above[1]]
+            best = torch.topk(cosines, min(pairs, len(cosines)))
+            ends = (above[:, best.indices] + first).T.tolist()
+            return [(a, b, c) for (a, b), c in zip(ends, best.values.tolist(), strict=True)]
+
+    def choose(self, right: Mapping[str, Array], y: Array) -> None:
+        """Let another predictor answer if it is surely better on the held-out examples.
+
+        right: whether each predictor was right, bool [n] each; y: class numbers [n]. Compared is the
+        class-balanced accuracy, example by example: what differs must exceed SURE standard errors of the
+        paired difference, so that a handful of examples doesn't make the choice flicker.
+        """
+        if not self.auto or not len(y):
+            return
+        _, inverse, counts = np.unique(y, return_inverse=True, return_counts=True)
+        weight = 1.0 / (counts[inverse] * len(counts))
+        serving, best = right[self.name].astype(np.float64), 0.0
+        for name, hits in right.items():
+            difference = weight * (hits - serving)
+            gain, error = float(difference.sum()), math.sqrt(float((difference**2).sum()))
+            if gain > SURE * error and gain > best:
+                self.name, best = name, gain
+
+    def part(self) -> Part:
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, object] = {"name": self.name}
+        if self.average is not None:
+            part = self.average.part()
+            tensors |= {f"average.{name}": tensor for name, tensor in part.tensors.items()}
+            values["average"] = dict(part.values)
+        if self.means is not None:
+            tensors["means"] = copy(self.means.rows)
+        return Part(tensors, values)
+
+    def load(self, part: Part) -> None:
+        """Take the state in `part`; ValueError if it is of another net."""
+        self.name = part.values["name"]
+        if self.average is not None:
+            own = {n.partition(".")[2]: t for n, t in part.tensors.items() if n.startswith("average.")}
+            self.average.load(Part(own, part.values["average"]))
+        if self.means is not None:
+            self.means.rows = part.tensors["means"].to(self.model.device, copy=True)

@@ -1,0 +1,209 @@
+"""The step: everything whose size depends on the shape of x, and the one function that changes weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamlearn import bookkeeping
+from streamlearn.bookkeeping import Counts
+from streamlearn.buffers import Memory
+from streamlearn.classes import ClassIndex
+from streamlearn.config import CoreSettings
+from streamlearn.evaluator import Evaluator
+from streamlearn.events import Array
+from streamlearn.method import chain, make_method
+from streamlearn.model import Model
+from streamlearn.normalise import Normaliser
+from streamlearn.optimise import Optimiser
+from streamlearn.rows import make_rows
+from streamlearn.schema import Schema
+from streamlearn.serving import Serving
+from streamlearn.state import Part, SegmentedPart, Snapshot
+from streamlearn.views import Views
+
+Mark = Callable[[str], None]
+"""Told the name of every stage when it ends; the worker measures time with it, the core has no clock."""
+
+BULK = 256
+"""Rows of one forward where many inputs are predicted at once."""
+
+
+class Generators:
+    """Independent streams for slots, draws and what happens on the device, all from one seed."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        slots, draws, views = np.random.SeedSequence(seed).spawn(3)
+        self.slots = np.random.Generator(np.random.PCG64(slots))
+        self.draws = np.random.Generator(np.random.PCG64(draws))
+        self.views = torch.Generator(device=device)
+        self.views.manual_seed(int(views.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+    def part(self) -> Part:
+        return Part(
+            {"views": self.views.get_state()},
+            {"slots": bookkeeping.rng_state(self.slots), "draws": bookkeeping.rng_state(self.draws)},
+        )
+
+    def load(self, part: Part) -> None:
+        self.views.set_state(part.tensors["views"])
+        self.slots.bit_generator.state = bookkeeping.rng_from(part.values["slots"])
+        self.draws.bit_generator.state = bookkeeping.rng_from(part.values["draws"])
+
+
+class Trainer:
+    """Model, optimiser, normaliser, memory, method and what serves; `step` changes them all, nothing else."""
+
+    def __init__(
+        self,
+        settings: CoreSettings,
+        schema: Schema,
+        classes: ClassIndex,
+        device: torch.device,
+        generators: Generators,
+    ) -> None:
+        self.settings = settings
+        self.device = device
+        self.generators = generators
+        self.method = make_method(settings.method)
+        self.replay_batch = self._plan()
+        shape = schema.shape
+        self.model = Model(settings.model, shape, settings.seed, device, self.method.projector)
+        self.optimiser = Optimiser(settings.learning, self.model)
+        self.normaliser = Normaliser(
+            shape, settings.model.normalise_horizon, device, settings.model.normalise
+        )
+        kind = torch.uint8 if schema.dtype == "uint8" else torch.float32
+        self.memory = Memory(settings.memory, shape, kind, device)
+        self.views = Views(settings.views, shape, self.normaliser, generators.views)
+        predictor = settings.serving.predictor or chain(self.method)[-1].predictor
+        self.serving = Serving(settings.serving, predictor, self.model)
+        self.evaluator = Evaluator(
+            settings,
+            shape,
+            np.dtype(schema.dtype),
+            classes,
+            self.serving,
+            self.normaliser.relative,
+            self._asked,
+        )
+
+    def _plan(self) -> int:
+        """Examples to replay in a step; the method chooses its views by the budget."""
+        learning, batch = self.settings.learning, self.settings.learning.stream_batch
+        budget = learning.images_per_event or chain(self.method)[-1].budget
+        planned = self.method.plan(batch, budget * batch)
+        return planned if learning.memory_batch is None else learning.memory_batch
+
+    def step(
+        self, pending_x: Array, y: Array, keys: Array, counts: Counts, losses: dict[str, float], mark: Mark
+    ) -> dict[str, float]:
+        """One update on `n` labeled events and what the method draws from memory.
+
+        pending_x: inputs as they came [n, *shape]; y: class numbers [n]; keys: hashes of the ids [n].
+        Returns the parts of the loss; `losses`, those of the step before, where this one was not finite.
+        """
+        model, method = self.model, self.method
+        new_set = self.evaluator.before_step(counts.steps, counts.learned)
+        self.normaliser.anchor(pending_x)
+        stored = self.normaliser.relative(pending_x)
+        stream = torch.from_numpy(stored.copy()).to(self.device)
+        self.grow(int(y.max()) + 1)
+        self.normaliser.update(stored)
+        draw = method.draw(self.memory, self.replay_batch, self.generators.draws)
+        labels = torch.from_numpy(y).to(self.device)
+        rows = make_rows(
+            stream, labels, self.memory, draw, self.views, method.stream_views, method.memory_views
+        )
+        mark("draw")
+        model.train_mode(True)
+        parts = method.loss(model, rows)
+        values = {name: float(part.detach()) for name, part in parts.items()}
+        finite = math.isfinite(sum(values.values()))
+        if finite:
+            model.backward(reduce(add, parts.values()))
+        model.train_mode(False)
+        mark("forward_backward")
+        if finite:
+            self.optimiser.step(model)
+            losses = values
+            method.after_step(model, rows)
+            self.serving.after_step(rows)
+        else:
+            # A loss that isn't a number must not become weights that aren't.
+            counts.skipped_steps += 1
+        mark("update")
+        self.memory.insert(stream, y, keys, self.generators.slots)
+        counts.steps += 1
+        counts.learned += len(y)
+        images = method.images(len(rows.y))
+        counts.images += images
+        mark("store")
+        self.evaluator.after_step(counts.steps, counts.learned, images, new_set)
+        mark("evaluate")
+        return losses
+
+    def grow(self, classes: int) -> None:
+        """Give everything that has a row a class rows for `classes` classes."""
+        if classes > self.model.classes:
+            self.model.grow(classes, self.generators.views)
+            self.optimiser.grow(self.model)
+            self.method.grow(self.model)
+            self.serving.grow()
+
+    def forward(self, rows: Array) -> Tensor:
+        """Probabilities [n, classes] of inputs as they came [n, *shape], by the predictor that serves."""
+        return torch.softmax(self.serving.logits(self._normal(rows)), dim=1)
+
+    def _normal(self, rows: Array) -> Tensor:
+        return self.normaliser(torch.from_numpy(self.normaliser.relative(rows)).to(self.device))
+
+    @torch.inference_mode()
+    def candidates(self, x: Array) -> dict[str, Array]:
+        """Class numbers [n] that every predictor gives for inputs as they came [n, *shape], in bulk."""
+        return self._answers(x, self._normal, list(self.serving.names))
+
+    @torch.inference_mode()
+    def _asked(self, x: Array) -> dict[str, Array]:
+        """The same for stored inputs, by the predictors that may serve."""
+        names = list(self.serving.names) if self.serving.auto else [self.serving.name]
+        return self._answers(x, lambda part: self.normaliser(torch.from_numpy(part).to(self.device)), names)
+
+    def _answers(self, x: Array, normal: Callable[[Array], Tensor], names: Sequence[str]) -> dict[str, Array]:
+        found: dict[str, list[Array]] = {name: [] for name in names}
+        for start in range(0, len(x), BULK):
+            for name, logits in self.serving.candidates(normal(x[start : start + BULK]), names).items():
+                found[name].append(logits.argmax(dim=1).cpu().numpy())
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def snapshot(self, full: bool) -> dict[str, Part | SegmentedPart]:
+        """Copies of all state, by part; of the memory only what changed since the last (`full`: all)."""
+        return {
+            "model": self.model.part(),
+            "optimiser": self.optimiser.part(),
+            "normaliser": self.normaliser.part(),
+            "method": bookkeeping.merge_layers([layer.part() for layer in chain(self.method)]),
+            "serving": self.serving.part(),
+            "evaluation": self.evaluator.part(),
+            "memory": self.memory.snapshot(full),
+        }
+
+    def load(self, parts: Snapshot) -> None:
+        """Take a snapshot whose memory segments are all there. ValueError if it doesn't fit."""
+        plain = {name: part for name, part in parts.items() if isinstance(part, Part)}
+        self.model.load(plain["model"])
+        self.optimiser.load(plain["optimiser"], self.model)
+        self.normaliser.load(plain["normaliser"])
+        for layer, part in zip(chain(self.method), bookkeeping.split_layers(plain["method"]), strict=True):
+            layer.load(part, self.model)
+        self.serving.load(plain["serving"])
+        self.evaluator.load(plain["evaluation"])
+        memory = parts["memory"]
+        assert isinstance(memory, SegmentedPart)
+        self.memory.load(memory)

@@ -1,0 +1,195 @@
+"""Continual evaluation in the learner: what is held out, when it is asked, and who answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from streamlearn.config import (
+    CoreSettings,
+    EvaluationSettings,
+    LearningSettings,
+    MemorySettings,
+    MethodSettings,
+    ServingSettings,
+)
+from streamlearn.events import Event
+from streamlearn.learner import OnlineLearner
+from streamlearn.serving import AVERAGE, MEANS, WEIGHTS
+from tests.streams import bits, images, vectors
+
+
+def learner(**evaluation: object) -> OnlineLearner:
+    return OnlineLearner(
+        CoreSettings(
+            method=MethodSettings(name="pcr"),
+            memory=MemorySettings(capacity=60),
+            evaluation=EvaluationSettings(**{"held_out": 0.3, "capacity": 40, **evaluation}),
+            serving=ServingSettings(predictor="auto"),
+        )
+    )
+
+
+def labeled(count: int, seed: int = 0) -> list[Event]:
+    return vectors(count, seed=seed, unlabeled=0.0)
+
+
+def test_what_is_held_out_is_predicted_and_never_learned() -> None:
+    one = learner(capacity=10_000, set_size=1000)
+    events = labeled(600)
+    outputs = one.learn(events)
+    assert len(outputs) == len(events) == one.counts.predicted
+    held = one.trainer.evaluator.held
+    assert one.counts.held_out == held.size > 60
+    assert one.counts.learned + one.pending + one.counts.held_out == len(events)
+    assert one.prequential.events == len(events), "held-out events are scored too"
+    kept = {row.tobytes() for row in held.x}
+    learned = {row.tobytes() for row in one.memory.x.numpy()}
+    assert not kept & learned
+    origin = one.normaliser.origin
+    given = {(event.x - origin).astype(np.float32).tobytes() for event in events}
+    assert kept <= given
+
+
+def test_without_a_share_nothing_is_held_out_and_nothing_evaluated() -> None:
+    one = learner(held_out=0)
+    one.learn(labeled(300))
+    assert one.counts.held_out == 0 and one.trainer.evaluator.figures.evaluations == 0
+    assert one.serving.name == AVERAGE, "with nothing to judge by, the average serves"
+
+
+def test_every_new_class_is_a_shift_with_an_evaluation_before_and_after() -> None:
+    one = learner(images_per_image_learned=1e-6)
+    one.learn(labeled(600))
+    figures = one.trainer.evaluator.figures
+    shifts = one.trainer.evaluator.continual.shifts
+    assert [group for shift in shifts for group in shift.groups] == one.classes.labels
+    assert [shift.before is not None for shift in shifts[2:]] == [True] * (len(shifts) - 2)
+    # the budget pays for next to nothing: all of these were forced
+    assert 0 < figures.evaluations <= 2 * len(shifts)
+
+
+def test_the_figures_are_those_of_the_predictor_that_serves() -> None:
+    settings = learner(interval=1, images_per_image_learned=1000).settings
+    one = OnlineLearner(settings.model_copy(update={"serving": ServingSettings(predictor=MEANS)}))
+    for event in labeled(400):
+        one.learn([event])
+        if one.counts.steps == 30:
+            break
+    evaluator = one.trainer.evaluator
+    served = one.trainer._asked(evaluator.held.x)[MEANS]
+    fixed, rolling = evaluator.held.accuracies(served == evaluator.held.y)
+    sets = evaluator.figures.sets
+    assert [each.fixed for each in sets] == [None if np.isnan(a) else a for a in fixed]
+    assert [each.rolling for each in sets] == [None if np.isnan(a) else a for a in rolling]
+    assert [each.name for each in sets] == evaluator.classes.labels
+
+
+def test_the_cost_keeps_to_its_budget() -> None:
+    one = learner(images_per_image_learned=0.5, interval=1)
+    one.learn(labeled(2000))
+    evaluator = one.trainer.evaluator
+    most = 0.5 * one.counts.images + 8 * 2 * 40
+    assert 0.2 * one.counts.images < evaluator.images <= most
+    assert evaluator.schedule.interval_steps is not None
+
+
+def test_tasks_make_the_sets_where_events_name_them() -> None:
+    one = learner()
+    events = labeled(500)
+    for i, event in enumerate(events):
+        event.task = "morning" if i < 250 else "evening"
+    one.learn(events)
+    assert [each.name for each in one.trainer.evaluator.figures.sets] == ["morning", "evening"]
+
+
+def test_classes_can_share_a_set() -> None:
+    one = learner(classes_per_set=3)
+    one.learn(labeled(600))
+    sets = one.trainer.evaluator.figures.sets
+    assert [each.name for each in sets] == one.classes.labels[::3]
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_any_stream_batch(batch: int) -> None:
+    """With a batch of 64 a class has had ten labels before the first step has settled the origin."""
+    one = OnlineLearner(
+        learner().settings.model_copy(update={"learning": LearningSettings(stream_batch=batch)})
+    )
+    events = labeled(400)
+    one.learn(events)
+    one.flush()
+    held = one.trainer.evaluator.held
+    assert held.size and one.counts.learned + one.counts.held_out == 400
+    given = {(event.x - one.normaliser.origin).astype(np.float32).tobytes() for event in events}
+    assert {row.tobytes() for row in held.x} <= given
+
+
+def test_the_share_of_images_is_uint8() -> None:
+    one = learner()
+    one.learn(images(300))
+    held = one.trainer.evaluator.held
+    assert held.size and held.x.dtype == np.uint8
+
+
+def choice(serving: OnlineLearner, right: dict[str, Sequence[int]], y: Sequence[int]) -> str:
+    serving.serving.choose({name: np.array(hits, bool) for name, hits in right.items()}, np.array(y))
+    return serving.serving.name
+
+
+def test_another_predictor_takes_over_only_when_it_is_surely_better() -> None:
+    one = learner()
+    one.learn(labeled(50))
+    y = [0] * 20 + [1] * 20
+    half = [1, 0] * 20
+    assert choice(one, {WEIGHTS: half, AVERAGE: half, MEANS: half}, y) == AVERAGE
+    a_little_better = [*half[:-1], 1]
+    assert choice(one, {WEIGHTS: a_little_better, AVERAGE: half, MEANS: half}, y) == AVERAGE
+    assert choice(one, {WEIGHTS: half, AVERAGE: half, MEANS: [1] * 40}, y) == MEANS
+    assert choice(one, {WEIGHTS: [1] * 40, AVERAGE: [0] * 40, MEANS: [1] * 40}, y) == MEANS
+
+
+def test_the_choice_is_class_balanced() -> None:
+    one = learner()
+    one.learn(labeled(50))
+    # twenty more right of the one large class, all wrong of eleven small ones
+    y = [0] * 30 + list(range(1, 12))
+    average = [0] * 20 + [1] * 10 + [1] * 11
+    weights = [1] * 30 + [0] * 11
+    assert sum(weights) > sum(average)
+    assert choice(one, {WEIGHTS: weights, AVERAGE: average, MEANS: average}, y) == AVERAGE
+    one.serving.name = WEIGHTS
+    assert choice(one, {WEIGHTS: weights, AVERAGE: average, MEANS: average}, y) == AVERAGE
+
+
+def test_a_given_predictor_is_not_changed() -> None:
+    for name in (WEIGHTS, AVERAGE, MEANS):
+        one = OnlineLearner(
+            learner().settings.model_copy(update={"serving": ServingSettings(predictor=name)})
+        )
+        one.learn(labeled(400))
+        assert one.serving.name == name
+        x = np.stack([event.x for event in labeled(30, seed=5)])
+        assert np.array_equal(one.numbers(x), one.candidates(x)[name])
+
+
+def test_bulk_answers_are_those_of_predict() -> None:
+    one = learner()
+    one.learn(labeled(300))
+    asked = labeled(77, seed=3)
+    labels = [one.classes.labels[number] for number in one.numbers(np.stack([e.x for e in asked]))]
+    assert labels == [answer.label for answer in one.predict(asked)]
+
+
+def test_bulk_answers_change_nothing() -> None:
+    one = learner()
+    one.learn(labeled(200))
+    before = bits(one.snapshot(full=True))
+    one.candidates(np.stack([event.x for event in labeled(40)]))
+    assert bits(one.snapshot(full=True)) == before
+
+
+def test_nothing_known_is_said_by_minus_one() -> None:
+    assert learner().numbers(np.zeros((3, 5))).tolist() == [-1, -1, -1]
