@@ -14,9 +14,16 @@ import orjson
 import torch
 
 from streamlearn import __version__
+from streamlearn.continual import Continual, ContinualFigures
+from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Observation
 from streamlearn.page import page
 from streamlearn.settings import Settings, other_settings, state_settings
+
+MOST_PROTOTYPES = 100
+"""Classes, the first, whose prototypes are compared."""
+NEAREST = 10
+"""Pairs of classes that are named."""
 
 
 def versions() -> dict[str, str]:
@@ -37,6 +44,8 @@ def figures(observation: Observation) -> dict[str, Any]:
         "predicted": observation.predicted,
         "dead_letters": dict(observation.rejected),
         "known_classes": observation.known_classes,
+        "held_out": observation.held_out,
+        "memory_examples": observation.memory_examples,
         "images_per_event": observation.images_per_event,
         "prequential": {
             kind: asdict(f) | {"kappa_majority": f.kappa_majority, "kappa_no_change": f.kappa_no_change}
@@ -46,6 +55,58 @@ def figures(observation: Observation) -> dict[str, Any]:
         "prequential_log_loss": observation.log_loss,
         "loss": dict(observation.losses),
     }
+
+
+def knowledge(learner: OnlineLearner, continual: Continual | None = None) -> dict[str, Any]:
+    """What a learner still knows of everything: continual evaluation, prototypes, what answers.
+
+    `continual`: made with examples of one's own; the learner's own otherwise.
+    """
+    if not learner.settled:
+        return {}
+    found: dict[str, Any] = {"serving": learner.serving.name}
+    continual = continual if continual is not None else learner.trainer.evaluator.continual
+    if continual.evaluations:
+        found["continual"] = continual_figures(continual)
+    with torch.inference_mode():
+        prototypes = learner.serving.prototypes()[:MOST_PROTOTYPES]
+        cosines = (prototypes @ prototypes.T).cpu().numpy().astype(np.float64).round(4)
+    labels = learner.classes.labels
+    found["prototypes"] = {
+        "labels": labels[: len(cosines)],
+        "similarity": cosines,
+        "pairs": [(labels[a], labels[b], round(c, 4)) for a, b, c in learner.serving.nearest(NEAREST)],
+    }
+    return found
+
+
+def continual_figures(continual: Continual) -> dict[str, Any]:
+    """Figures and shifts (the newest 256) of a continual evaluation; `stability_gap` is their mean."""
+    now = continual.figures()
+    gaps = [shift.gap for shift in continual.shifts if shift.gap is not None]
+    return {
+        **curve_figures(now),
+        "windowed_forgetting": now.windowed_forgetting,
+        "windowed_plasticity": now.windowed_plasticity,
+        "stability_gap": sum(gaps) / len(gaps) if gaps else None,
+        "evaluations": now.evaluations,
+        "shifts": [asdict(shift) | {"gap": shift.gap} for shift in continual.shifts],
+    }
+
+
+def curve_figures(now: ContinualFigures) -> dict[str, float | None]:
+    """The figures that the curves follow, by the columns' names."""
+    return {
+        "worst_case_accuracy": now.worst_case_accuracy,
+        "average_accuracy": now.average_accuracy,
+        "forgetting": now.forgetting,
+        "min_accuracy": now.min_accuracy,
+    }
+
+
+def set_figures(now: ContinualFigures) -> dict[str, float]:
+    """Accuracy by set: a row's `sets`."""
+    return {each.name: round(each.fixed, 4) for each in now.sets if each.fixed is not None}
 
 
 def write_report(

@@ -14,7 +14,10 @@ KEPT = {"finetune": 0.02, "er": 0.72, "onpro": 0.93}
 
 
 def sample(
-    labels: Sequence[str] = tuple("0123456789"), learners: Sequence[str] = LEARNERS, points: int = 60, each: int = 130
+    labels: Sequence[str] = tuple("0123456789"),
+    learners: Sequence[str] = LEARNERS,
+    points: int = 60,
+    each: int = 130,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(summary, rows of the curves): the labels come one after another, `each` events long."""
     rng = np.random.default_rng(0)
@@ -51,9 +54,10 @@ def sample(
                      "lowest": low, "gap": before - low, "recovery_events": back}
                 )  # fmt: skip
             rows.append(
-                {"learner": learner, "events": events, "classes": at + 1, "accuracy_seen_classes": round(mean, 4),
-                 "worst_case_accuracy": round(worst, 4), "average_accuracy": round(mean, 4), "forgetting": 0.1,
-                 "min_accuracy": 0.1, "prequential_cumulative": 0.9, "prequential_window": 0.95, "sets": sets}
+                {"learner": learner, "events": events, "classes": at + 1,
+                 "accuracy_seen_classes": round(mean, 4), "worst_case_accuracy": round(worst, 4),
+                 "average_accuracy": round(mean, 4), "forgetting": 0.1, "min_accuracy": 0.1,
+                 "prequential_cumulative": 0.9, "prequential_window": 0.95, "sets": sets}
             )  # fmt: skip
         vectors = rng.normal(size=(len(labels), 5)) + 0.8
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -69,10 +73,12 @@ def sample(
             "prequential": {"cumulative": {"accuracy": 0.9}, "window": {"accuracy": 0.95}},
             "continual": {
                 "average_accuracy": mean, "forgetting": 0.95 - kept, "min_accuracy": 0.1,
-                "worst_case_accuracy": worst, "stability_gap": 0.2, "windowed_forgetting": {"10": 0.3, "100": 0.4},
+                "worst_case_accuracy": worst, "stability_gap": 0.2,
+                "windowed_forgetting": {"10": 0.3, "100": 0.4},
                 "windowed_plasticity": {"10": 0.5, "100": 0.6}, "shifts": shifts,
             },
-            "prototypes": {"labels": list(labels), "similarity": cosines.tolist(), "pairs": [list(p) for p in near[:10]]},
+            "prototypes": {"labels": list(labels), "similarity": cosines.tolist(),
+                           "pairs": [list(pair) for pair in near[:10]]},
             "serving": "average" if number else "weights",
             "test_accuracy": mean,
             "test_accuracy_by_class": sets,

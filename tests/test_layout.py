@@ -22,8 +22,9 @@ CORE = (
 """Functions of their arguments: no clock, file, network, log or environment."""
 
 EFFECTS = (
-    "__init__ __main__ bench checkpoint cli demo durable exporter exposition flags inspect keeper logs "
-    "observe packs page page.charts page.facts page.markup page.sections parts report run runtime settings worker"
+    "__init__ __main__ bench checkpoint cli contender demo demo_view durable exporter exposition flags "
+    "inspect keeper logs observe packs page page.charts page.facts page.markup page.sections parts report "
+    "run runtime settings worker"
 ).split()
 """Everything that touches the world."""
 

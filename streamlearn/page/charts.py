@@ -9,12 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamlearn.page.markup import Html, brief, count, join, named, percent, tag
+from streamlearn.page.markup import Html, brief, count, join, named, percent, plain, tag
 
 LEVELS = 10
 """Colours of a heat map."""
 MOST_MARKS = 12
 """Arrivals of new classes that are named above a chart; more are only lines."""
+SHORT = 3
+"""Characters of a class's name that has room above its line on a phone."""
+MOST_ARRIVALS = 40
+"""Lines of arrivals in a chart; more would only hide the curves."""
+MOST_TOLD = 300
+"""Arrivals that tooltips know, the newest."""
 MOST_NAMED = 20
 """Columns of a map that are named."""
 WIDTH, HEIGHT = 1000.0, 100.0
@@ -78,8 +84,10 @@ def line_chart(book: Book, key: str, label: str, lines: Sequence[Line], end: flo
             }
             for line in lines
         ],
-        "marks": [[events, said(names)] for events, names in marks],
+        "marks": [[events, said(names)] for events, names in marks[-MOST_TOLD:]],
     }
+    if len(marks) > MOST_ARRIVALS:
+        marks = []
     return plot(key, label, [*grid(), *(upright(events, end) for events, _ in marks), *drawn], end, marks)
 
 
@@ -114,12 +122,13 @@ def top_labels(end: float, marks: Arrivals) -> Html | None:
         for (events, names), edge in zip(marks, edges, strict=True)
         if edge > events
     ]
-    return tag("div", *labels, class_="marks", aria_hidden="true")
+    long = max(len(name) for _, names in marks for name in names) > SHORT
+    return tag("div", *labels, class_="marks long" if long else "marks", aria_hidden="true")
 
 
 def said(names: Sequence[str], most: int = 5) -> str:
     """Labels in a row: "+cat, dog, 3 more"."""
-    shown = ", ".join(brief(name, 14) for name in names[:most])
+    shown = ", ".join(plain(name, 14) for name in names[:most])
     return f"+{shown}" + (f", {len(names) - most} more" if len(names) > most else "")
 
 
@@ -158,7 +167,7 @@ def ticks(end: float) -> list[Html]:
     return [
         tag(
             "span",
-            count(place) + (" events" if place == 0 else ""),
+            count(place),
             style=f"left:{100 * place / (end or 1):.2f}%",
         )
         for place in places

@@ -64,53 +64,58 @@ class LearnerFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All of it. `sets`: names in order of appearance; `left_out`: learners beyond MOST_LEARNERS."""
+    """All of it. `sets`: names in order of appearance."""
 
     learners: Sequence[LearnerFacts]
-    left_out: int
     sets: Sequence[str]
     events: float
     noun: str
     """What a set is: "class", or "set" where it is a group of classes or a task."""
 
+    @property
+    def shown(self) -> Sequence[LearnerFacts]:
+        """The learners that have charts."""
+        return self.learners[:MOST_LEARNERS]
+
     def sets_said(self, amount: int | None = None) -> str:
         """ "10 classes"."""
         amount = len(self.sets) if amount is None else amount
-        plural = "classes" if self.noun == "class" else "sets"
-        return f"{amount:,} {self.noun if amount == 1 else plural}"
+        return f"{amount:,} {self.noun if amount == 1 else self.plural}"
+
+    @property
+    def plural(self) -> str:
+        return "classes" if self.noun == "class" else "sets"
 
     @property
     def arrivals(self) -> list[tuple[float, tuple[str, ...]]]:
         """When new sets came: of the learner that saw most of them."""
-        return max((arrivals(learner.rows, learner.shifts) for learner in self.learners), key=len, default=[])
+        return max((arrivals(learner.rows, learner.shifts) for learner in self.shown), key=len, default=[])
 
 
 def facts_of(summary: Row, curves: Sequence[Row]) -> Facts:
     """From what summary.json says, and the rows of the curves (`sets`: accuracy by set)."""
-    given = list(mapping(summary.get("learners")).items())
-    shown = given[:MOST_LEARNERS]
-    by_learner: dict[str, list[Row]] = {name: [] for name, _ in shown}
+    given = mapping(summary.get("learners"))
+    by_learner: dict[str, list[Row]] = {name: [] for name in given}
     for row in curves:
         # The only learner of `run` need not be named in each row.
-        name = str(row.get("learner", shown[0][0] if len(shown) == 1 else ""))
+        name = str(row.get("learner", next(iter(given)) if len(given) == 1 else ""))
         if name in by_learner:
             by_learner[name].append(row)
     order: dict[str, None] = {}
     for rows in by_learner.values():
         for row in rows:
             order.update(dict.fromkeys(sets_of(row)))
-    for _, figures in shown:
+    for figures in given.values():
         order.update(dict.fromkeys(mapping(mapping(figures).get("test_accuracy_by_class"))))
     learners = [
         learner_facts(index, name, mapping(figures), by_learner[name])
-        for index, (name, figures) in enumerate(shown)
+        for index, (name, figures) in enumerate(given.items())
     ]
     events = [number(row.get("events")) or 0.0 for learner in learners for row in learner.rows]
     events += [number(learner.figures.get("events_learned")) or 0.0 for learner in learners]
     known = max((number(each.figures.get("known_classes")) or 0 for each in learners), default=0)
     return Facts(
         learners=learners,
-        left_out=len(given) - len(shown),
         sets=list(order),
         events=max(events, default=0.0),
         noun="class" if len(order) in (0, known) else "set",

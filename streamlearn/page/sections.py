@@ -41,8 +41,9 @@ MOST_CELLS = 200
 """Sets of a strip at the top."""
 MOST_LINES = 12
 """Moments of a chart's table."""
-LOWEST_SHOWN = 5
-"""Sets that the table of the sets names."""
+MOST_NAMED = 5
+"""New sets that a row of the table of arrivals names."""
+MOST_COLUMNS_OF_LEARNERS = 4
 
 
 def section(title: str, how: str | None, *inside: str | None) -> Html:
@@ -62,7 +63,7 @@ def comparison(facts: Facts) -> Html | None:
     """Who forgets, at a glance: a block for each learner."""
     sets = spread(facts.sets, MOST_CELLS)
     blocks = []
-    for learner in facts.learners:
+    for learner in facts.shown:
         bars = [
             bar(learner.accuracy, learner.index, "thick", "all classes"),
             bar(learner.worst_case, learner.index, "thin", "worst case"),
@@ -84,19 +85,21 @@ def comparison(facts: Facts) -> Html | None:
     if not blocks:
         return None
     key = None
-    if len(sets) > 1 and any(learner.final for learner in facts.learners):
+    if len(sets) > 1 and any(learner.final for learner in facts.shown):
         each = "each class" if facts.noun == "class" else "each set"
         key = colour_scale(f"{each} at the end, oldest first: forgotten", "known")
-    return join([tag("ol", *blocks, class_="learners"), key, some_of(len(sets), len(facts.sets), "sets")])
+    few = len(facts.shown) < len(facts.learners)
+    note = tag("p", first_of(len(facts.shown), len(facts.learners)), class_="note") if few else None
+    return join(
+        [tag("ol", *blocks, class_="learners"), key, some_of(len(sets), len(facts.sets), facts.plural), note]
+    )
 
 
 def curve_section(
     facts: Facts, book: Book, key: str, title: str, how: str, columns: Sequence[str]
 ) -> Html | None:
     """All learners' curves of one figure, the first of the columns that is there."""
-    lines = [
-        Line(each.name, each.index, values) for each in facts.learners if (values := each.curve(*columns))
-    ]
+    lines = [Line(each.name, each.index, values) for each in facts.shown if (values := each.curve(*columns))]
     if not lines:
         return None
     last = {
@@ -129,7 +132,7 @@ def sets_section(facts: Facts, book: Book) -> Html | None:
     """Accuracy of every set over time, a heat map for each learner."""
     names = spread(facts.sets, MOST_ROWS)
     maps = []
-    for learner in facts.learners:
+    for learner in facts.shown:
         rows = [row for row in spread(learner.rows, MOST_COLUMNS) if sets_of(row)]
         if not rows or len(facts.sets) < 2:
             continue
@@ -149,7 +152,7 @@ def sets_section(facts: Facts, book: Book) -> Html | None:
         "turns orange is being forgotten.",
         colour_scale("0 % right", "100 %"),
         tag("div", *maps, class_="side-by-side"),
-        some_of(len(names), len(facts.sets), "sets"),
+        some_of(len(names), len(facts.sets), facts.plural),
         folded("As a table", sets_table(facts, names)),
     )
 
@@ -157,12 +160,12 @@ def sets_section(facts: Facts, book: Book) -> Html | None:
 def sets_table(facts: Facts, names: Sequence[str]) -> Html:
     """Highest and last accuracy of each set, for each learner."""
     headings = [facts.noun]
-    for learner in facts.learners:
+    for learner in facts.shown:
         headings += [f"{brief(learner.name)}: highest", "at the end"]
     rows = []
     for name in names:
         cells: list[str | None] = [named(name)]
-        for learner in facts.learners:
+        for learner in facts.shown:
             values = [sets_of(row).get(name) for row in learner.rows]
             highest = max((value for value in values if value is not None), default=None)
             cells += [percent(highest, 0), percent(learner.final.get(name), 0)]
@@ -173,7 +176,7 @@ def sets_table(facts: Facts, names: Sequence[str]) -> Html:
 def gaps_section(facts: Facts, book: Book) -> Html | None:
     """The stability gap at every arrival of new classes."""
     charts, rows, there_are = [], [], 0
-    for learner in facts.learners:
+    for learner in facts.shown:
         gaps = [shift for shift in learner.shifts if shift.gap is not None]
         if not gaps:
             continue
@@ -187,10 +190,8 @@ def gaps_section(facts: Facts, book: Book) -> Html | None:
         caption = tag("figcaption", named(learner.name), tag("small", said))
         charts.append(tag("figure", caption, chart))
         for shift in spread(gaps, MOST_ROWS):
-            new = join([named(name) for name in shift.groups[:LOWEST_SHOWN]], ", ")
-            more = (
-                f" and {len(shift.groups) - LOWEST_SHOWN} more" if len(shift.groups) > LOWEST_SHOWN else None
-            )
+            new = join([named(name) for name in shift.groups[:MOST_NAMED]], ", ")
+            more = f" and {len(shift.groups) - MOST_NAMED} more" if len(shift.groups) > MOST_NAMED else None
             recovered = (
                 f"{count(shift.recovery)} events" if shift.recovery is not None else "not before the next"
             )
@@ -222,7 +223,7 @@ def gaps_section(facts: Facts, book: Book) -> Html | None:
 def prototypes_section(facts: Facts, book: Book) -> Html | None:
     """Which classes look alike to a learner."""
     shown = []
-    for learner in facts.learners:
+    for learner in facts.shown:
         found = mapping(learner.figures.get("prototypes"))
         labels = [str(label) for label in found.get("labels") or ()]
         cosines = found.get("similarity") or ()
@@ -257,30 +258,37 @@ def prototypes_section(facts: Facts, book: Book) -> Html | None:
 
 
 def figures_section(facts: Facts) -> Html | None:
-    """The table of final figures; rows that no learner has are left out."""
+    """The table of final figures: a column for each learner, a row where they are many.
+
+    Figures that no learner has are left out.
+    """
     if not facts.learners:
         return None
-    rows = []
-    for title, explained, values in final_figures(facts.learners):
-        if any(value != NOTHING for value in values):
-            rows.append([join([title, tag("small", explained)]), *values])
-    headings = ["at the end", *(brief(learner.name) for learner in facts.learners)]
-    note = None
-    if facts.left_out:
-        there_are = len(facts.learners) + facts.left_out
-        note = f"The first {len(facts.learners)} of {there_are} learners are shown; summary.json has all."
-    error = max((standard_error(learner) or 0.0 for learner in facts.learners), default=0.0)
-    sure = (
-        f"Standard error of an accuracy over all test examples: at most {points(error)} points."
-        if error
-        else None
-    )
-    return section(
-        "Figures",
-        None,
-        table("Final figures of every learner", headings, rows),
-        *(tag("p", said, class_="note") for said in (sure, note) if said),
-    )
+    learners = facts.learners[:MOST_ROWS]
+    figures = [each for each in final_figures(learners) if any(value != NOTHING for value in each[2])]
+    titles = [join([title, tag("small", explained)]) for title, explained, _ in figures]
+    if len(learners) <= MOST_COLUMNS_OF_LEARNERS:
+        headings = ["at the end", *(named(learner.name) for learner in learners)]
+        rows = [[title, *values] for title, (_, _, values) in zip(titles, figures, strict=True)]
+    else:
+        headings = ["at the end", *titles]
+        rows = [
+            [named(learner.name), *(values[i] for _, _, values in figures)]
+            for i, learner in enumerate(learners)
+        ]
+    error = max((standard_error(learner) or 0.0 for learner in learners), default=0.0)
+    notes = []
+    if error:
+        notes.append(f"Standard error of an accuracy over all test examples: at most {points(error)} points.")
+    if len(learners) < len(facts.learners):
+        notes.append(first_of(len(learners), len(facts.learners)))
+    table_of = table("Final figures of every learner", headings, rows)
+    return section("Figures", None, table_of, *(tag("p", said, class_="note") for said in notes))
+
+
+def first_of(shown: int, there_are: int) -> str:
+    """What is said where there are too many learners."""
+    return f"The first {shown} of {there_are} learners are shown; summary.json has all."
 
 
 def standard_error(learner: LearnerFacts) -> float | None:
