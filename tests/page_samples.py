@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def sample(
     each: int = 130,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(summary, rows of the curves): the labels come one after another, `each` events long."""
-    rng = np.random.default_rng(0)
+    rng, random = np.random.default_rng(0), Random(0)
     total = each * len(labels)
     rows: list[dict[str, Any]] = []
     summary: dict[str, Any] = {
@@ -40,7 +41,7 @@ def sample(
             sets = {}
             for c, label in enumerate(labels[: at + 1]):
                 value = 1 - math.exp(-4 * age) if c == at else kept - (1 - kept) * 0.5 * math.exp(-6 * age)
-                sets[label] = float(np.clip(value + rng.normal(0, 0.02), 0, 1))
+                sets[label] = min(1.0, max(0.0, value + random.gauss(0, 0.02)))
                 if c < at:
                     lowest[label] = min(lowest.get(label, 1.0), sets[label])
             mean = float(np.mean(list(sets.values())))
@@ -62,10 +63,9 @@ def sample(
         vectors = rng.normal(size=(len(labels), 5)) + 0.8
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         cosines = vectors @ vectors.T
-        near = sorted(
-            ((labels[i], labels[j], float(cosines[i, j])) for i in range(len(labels)) for j in range(i)),
-            key=lambda pair: -pair[2],
-        )
+        one, other = np.triu_indices(len(labels), 1)
+        nearest = np.argsort(-cosines[one, other], kind="stable")[:10]
+        near = [[labels[one[i]], labels[other[i]], float(cosines[one[i], other[i]])] for i in nearest]
         summary["learners"][learner] = {
             "events_learned": total,
             "known_classes": len(labels),
@@ -78,7 +78,7 @@ def sample(
                 "windowed_plasticity": {"10": 0.5, "100": 0.6}, "shifts": shifts,
             },
             "prototypes": {"labels": list(labels), "similarity": cosines.tolist(),
-                           "pairs": [list(pair) for pair in near[:10]]},
+                           "pairs": near},
             "serving": "average" if number else "weights",
             "test_accuracy": mean,
             "test_accuracy_by_class": sets,

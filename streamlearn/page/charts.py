@@ -22,7 +22,7 @@ MOST_ARRIVALS = 40
 MOST_TOLD = 300
 """Arrivals that tooltips know, the newest."""
 MOST_NAMED = 20
-"""Columns of a map that are named."""
+"""Prototypes of a map that are named."""
 WIDTH, HEIGHT = 1000.0, 100.0
 """The drawing's own units, which the page stretches."""
 
@@ -160,7 +160,7 @@ def path(values: Values, end: float) -> str:
 
 def ticks(end: float) -> list[Html]:
     """Round numbers of events below a chart."""
-    raw = max(end, 1.0) / 4
+    raw = max(1.0, end / 4)
     size = 10 ** math.floor(math.log10(raw))
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw)
     places = [i * step for i in range(int(end // step) + 1)]
@@ -234,12 +234,10 @@ def matrix(
 
 
 def similarity_map(
-    book: Book, key: str, label: str, names: Sequence[str], rows: Sequence[Sequence[float]]
+    book: Book, key: str, label: str, names: Sequence[str], rows: Sequence[Sequence[float]], top: float
 ) -> Html:
-    """Cosines of prototypes; each prototype's own (always 1) is left out."""
-    shown = [
-        [None if x == y else max(0.0, value) for x, value in enumerate(row)] for y, row in enumerate(rows)
-    ]
+    """Cosines of prototypes, coloured from 0 to `top`; each one's own (always 1) is left out."""
+    shown = [[None if x == y else value / top for x, value in enumerate(row)] for y, row in enumerate(rows)]
     edges = [float(x) for x in range(len(names) + 1)]
     size = max(1, len(names))
     picture = tag(
@@ -254,7 +252,7 @@ def similarity_map(
     tall = "tall" if max(map(len, names), default=0) > 2 else ""
     few = len(names) <= MOST_NAMED
     below = tag("div", *(tag("span", named(name, 16)) for name in names), class_=f"columns {tall}".strip())
-    return matrix(key, label, names, picture, below if few else None, "square")
+    return matrix(key, label, names if few else (), picture, below if few else None, "square")
 
 
 def strip(values: Sequence[float | None], names: Sequence[str], label: str) -> Html:

@@ -42,6 +42,7 @@ class LearnerFacts:
     index: int
     figures: Row
     rows: Sequence[Row]
+    """Of its curves; `sets` is there in each."""
     accuracy: float | None
     worst_case: float | None
     forgetting: float | None
@@ -101,16 +102,15 @@ def facts_of(summary: Row, curves: Sequence[Row]) -> Facts:
         name = str(row.get("learner", next(iter(given)) if len(given) == 1 else ""))
         if name in by_learner:
             by_learner[name].append(row)
-    order: dict[str, None] = {}
-    for rows in by_learner.values():
-        for row in rows:
-            order.update(dict.fromkeys(sets_of(row)))
-    for figures in given.values():
-        order.update(dict.fromkeys(mapping(mapping(figures).get("test_accuracy_by_class"))))
     learners = [
         learner_facts(index, name, mapping(figures), by_learner[name])
         for index, (name, figures) in enumerate(given.items())
     ]
+    order: dict[str, None] = {}
+    for learner in learners:
+        for row in learner.rows:
+            order.update(dict.fromkeys(row["sets"]))
+        order.update(dict.fromkeys(learner.final))
     events = [number(row.get("events")) or 0.0 for learner in learners for row in learner.rows]
     events += [number(learner.figures.get("events_learned")) or 0.0 for learner in learners]
     known = max((number(each.figures.get("known_classes")) or 0 for each in learners), default=0)
@@ -124,17 +124,17 @@ def facts_of(summary: Row, curves: Sequence[Row]) -> Facts:
 
 def learner_facts(index: int, name: str, figures: Row, rows: Sequence[Row]) -> LearnerFacts:
     """One learner's, from its figures and its rows."""
+    rows = [{**row, "sets": accuracies(row.get("sets"))} for row in thinned(rows)]
     continual = mapping(figures.get("continual"))
-    last = rows[-1] if rows else {}
-    final = {str(key): value for key, value in mapping(figures.get("test_accuracy_by_class")).items()}
-    final = {key: value for key, value in (final or sets_of(last)).items() if number(value) is not None}
+    last = rows[-1] if rows else {"sets": {}}
+    final = accuracies(figures.get("test_accuracy_by_class")) or last["sets"]
     accuracy = number(figures.get("test_accuracy"))
     forgetting = number(continual.get("forgetting"))
     return LearnerFacts(
         name=name,
         index=index,
         figures=figures,
-        rows=thinned(rows),
+        rows=rows,
         accuracy=first(
             accuracy, number(continual.get("average_accuracy")), number(last.get("accuracy_seen_classes"))
         ),
@@ -155,9 +155,9 @@ def first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def sets_of(row: Row) -> dict[str, float]:
+def accuracies(values: object) -> dict[str, float]:
     """Accuracy by set, of those that have one."""
-    return {str(key): value for key, value in mapping(row.get("sets")).items() if number(value) is not None}
+    return {str(key): value for key, value in mapping(values).items() if number(value) is not None}
 
 
 def shift_of(shift: Row) -> Shift:
@@ -176,14 +176,14 @@ def arrivals(rows: Sequence[Row], shifts: Sequence[Shift]) -> list[tuple[float, 
     """When which sets came: by the shifts, or by the rows that show them first."""
     if shifts:
         later = {name for shift in shifts for name in shift.groups}
-        there = dict.fromkeys(name for row in rows for name in sets_of(row) if name not in later)
+        there = dict.fromkeys(name for row in rows for name in row["sets"] if name not in later)
         came = [(shift.events, shift.groups) for shift in shifts]
         return [(0.0, tuple(there)), *came] if there else came
     found: list[tuple[float, tuple[str, ...]]] = []
     seen: set[str] = set()
     begun = 0.0
     for row in rows:
-        fresh = tuple(name for name in sets_of(row) if name not in seen)
+        fresh = tuple(name for name in row["sets"] if name not in seen)
         seen.update(fresh)
         if fresh:
             found.append((begun, fresh))
@@ -191,12 +191,31 @@ def arrivals(rows: Sequence[Row], shifts: Sequence[Shift]) -> list[tuple[float, 
     return found
 
 
+def watched(rows: Sequence[Row], shifts: Sequence[Shift]) -> list[tuple[float, float | None]]:
+    """Accuracy on what was known before the latest arrival, in stretches from one arrival to the next.
+
+    Each stretch begins with the accuracy just before, which its stability gap is measured from.
+    """
+    found: list[tuple[float, float | None]] = []
+    edges = [shift.events for shift in shifts[1:]] + [float("inf")]
+    later = {name: shift.events for shift in shifts for name in shift.groups}
+    for shift, edge in zip(shifts, edges, strict=True):
+        found.append((shift.events, shift.before))
+        for row in rows:
+            events = number(row.get("events")) or 0.0
+            if shift.events < events <= edge:
+                known = [value for name, value in row["sets"].items() if later.get(name, -1.0) < shift.events]
+                found.append((events, sum(known) / len(known) if known else None))
+        found.append((edge, None))
+    return [(events, value) for events, value in found if events != float("inf")]
+
+
 def lost(rows: Sequence[Row]) -> float | None:
     """Mean over the sets of the highest earlier accuracy minus the last one; None without sets."""
     highest: dict[str, float] = {}
     drops: list[float] = []
     for row in rows:
-        values = sets_of(row)
+        values = row["sets"]
         drops = [highest[name] - value for name, value in values.items() if name in highest]
         for name, value in values.items():
             highest[name] = max(value, highest.get(name, 0.0))

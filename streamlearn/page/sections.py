@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from streamlearn.page.charts import (
@@ -16,7 +17,7 @@ from streamlearn.page.charts import (
     similarity_map,
     strip,
 )
-from streamlearn.page.facts import Facts, LearnerFacts, Row, mapping, prequential, sets_of, spread
+from streamlearn.page.facts import Facts, LearnerFacts, Row, mapping, prequential, spread, watched
 from streamlearn.page.markup import (
     NOTHING,
     Html,
@@ -133,12 +134,11 @@ def sets_section(facts: Facts, book: Book) -> Html | None:
     names = spread(facts.sets, MOST_ROWS)
     maps = []
     for learner in facts.shown:
-        rows = [row for row in spread(learner.rows, MOST_COLUMNS) if sets_of(row)]
+        rows = [row for row in spread(learner.rows, MOST_COLUMNS) if row["sets"]]
         if not rows or len(facts.sets) < 2:
             continue
-        by_row = [sets_of(row) for row in rows]
         ends = [number(row.get("events")) or 0.0 for row in rows]
-        values = [[row.get(name) for row in by_row] for name in names]
+        values = [[row["sets"].get(name) for row in rows] for name in names]
         what = f"accuracy of {facts.sets_said(len(names))} over {count(facts.events)} events"
         label = f"{plain(learner.name)}: {what}"
         chart = heat_map(book, f"sets{learner.index}", label, names, ends, values)
@@ -166,9 +166,8 @@ def sets_table(facts: Facts, names: Sequence[str]) -> Html:
     for name in names:
         cells: list[str | None] = [named(name)]
         for learner in facts.shown:
-            values = [sets_of(row).get(name) for row in learner.rows]
-            highest = max((value for value in values if value is not None), default=None)
-            cells += [percent(highest, 0), percent(learner.final.get(name), 0)]
+            values = [row["sets"][name] for row in learner.rows if name in row["sets"]]
+            cells += [percent(max(values, default=None), 0), percent(learner.final.get(name), 0)]
         rows.append(cells)
     return table("Accuracy of each set of test examples", headings, rows)
 
@@ -183,7 +182,7 @@ def gaps_section(facts: Facts, book: Book) -> Html | None:
         there_are += len(gaps)
         mean, largest = sum(shift.gap or 0.0 for shift in gaps) / len(gaps), max(s.gap or 0.0 for s in gaps)
         said = f"mean gap {points(mean)} points, largest {points(largest)}"
-        line = Line(learner.name, learner.index, learner.curve("average_accuracy", "accuracy_seen_classes"))
+        line = Line(learner.name, learner.index, watched(learner.rows, gaps))
         chart = drops(
             book, f"gaps{learner.index}", f"{plain(learner.name)}: {said}", line, gaps, facts.events
         )
@@ -213,7 +212,7 @@ def gaps_section(facts: Facts, book: Book) -> Html | None:
         "What each new class costs",
         "The stability gap: how far accuracy on everything known before falls when something new arrives, "
         "until it is back (within one point). Each bar is one arrival, from the accuracy before it to the "
-        "lowest after.",
+        "lowest after; the line follows those older classes until the next arrival.",
         tag("div", *charts, class_="side-by-side"),
         some_of(len(rows), there_are, "arrivals"),
         folded("As a table", table("Stability gap at each arrival", headings, rows)),
@@ -222,16 +221,14 @@ def gaps_section(facts: Facts, book: Book) -> Html | None:
 
 def prototypes_section(facts: Facts, book: Book) -> Html | None:
     """Which classes look alike to a learner."""
+    maps = [(learner, *likeness(learner)) for learner in facts.shown]
+    highest = max((value for _, _, rows in maps for row in off_diagonal(rows) for value in row), default=0.0)
+    top = max(1, math.ceil(10 * highest)) / 10
     shown = []
-    for learner in facts.shown:
-        found = mapping(learner.figures.get("prototypes"))
-        labels = [str(label) for label in found.get("labels") or ()]
-        cosines = found.get("similarity") or ()
-        if len(labels) < 2 or len(cosines) != len(labels):
+    for learner, names, rows in maps:
+        if len(names) < 2:
             continue
-        which = spread(range(len(labels)), MOST_ROWS)
-        names = [labels[i] for i in which]
-        rows = [[number(cosines[y][x]) or 0.0 for x in which] for y in which]
+        found = mapping(learner.figures.get("prototypes"))
         label = f"{plain(learner.name)}: cosine similarity of {len(names)} prototypes"
         pairs = [
             [join([named(str(one)), " and ", named(str(other))]), f"{number(cosine) or 0.0:.2f}"]
@@ -241,8 +238,8 @@ def prototypes_section(facts: Facts, book: Book) -> Html | None:
             tag(
                 "figure",
                 tag("figcaption", named(learner.name)),
-                similarity_map(book, f"prototypes{learner.index}", label, names, rows),
-                some_of(len(names), len(labels), "prototypes"),
+                similarity_map(book, f"prototypes{learner.index}", label, names, rows, top),
+                some_of(len(names), len(found["labels"]), "prototypes"),
                 table("The nearest pairs", ["classes", "cosine"], pairs, "figures pairs") if pairs else None,
             )
         )
@@ -250,11 +247,25 @@ def prototypes_section(facts: Facts, book: Book) -> Html | None:
         return None
     return section(
         "Which classes look alike",
-        "Cosine similarity of the classes' prototypes (mean features of what memory holds). The stronger the "
-        "colour, the easier the two are to confuse.",
-        colour_scale("0: unlike", "1: the same", "cosines"),
+        "Cosine similarity of the classes' prototypes, with which the learner tells them apart. The stronger "
+        "the colour, the easier the two are to confuse.",
+        colour_scale("0: unlike", f"{top:.1f}: alike", "cosines"),
         tag("div", *shown, class_="side-by-side"),
     )
+
+
+def likeness(learner: LearnerFacts) -> tuple[list[str], list[list[float]]]:
+    """Labels and cosines of MOST_ROWS prototypes at most; none where they don't fit together."""
+    found = mapping(learner.figures.get("prototypes"))
+    labels, rows = found.get("labels") or (), found.get("similarity") or ()
+    if any(len(row) != len(labels) or len(rows) != len(labels) for row in rows):
+        return [], []
+    which = spread(range(len(rows)), MOST_ROWS)
+    return [str(labels[i]) for i in which], [[number(rows[y][x]) or 0.0 for x in which] for y in which]
+
+
+def off_diagonal(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [[value for x, value in enumerate(row) if x != y] for y, row in enumerate(rows)]
 
 
 def figures_section(facts: Facts) -> Html | None:
