@@ -137,6 +137,24 @@ def load(name: str, data_dir: str | Path | None = None, split: str = "train") ->
     )
 
 
+def set_aside(data: Dataset, per_class: int, aside: bool) -> Dataset:
+    """The last `per_class` examples of each class (`aside`), or the others, in their canonical order.
+
+    Raises UsageError if a class would have no others.
+    """
+    last = np.zeros(len(data.y), bool)
+    for number, label in enumerate(data.classes):
+        members = np.flatnonzero(data.y == number)
+        if 0 < len(members) <= per_class:
+            raise UsageError(
+                f"{label!r} has {len(members)} training examples: {per_class} is too many for validation"
+            )
+        last[members[-per_class:]] = True
+    chosen = np.flatnonzero(last == aside)
+    x = data.x[chosen] if isinstance(data.x, np.ndarray) else [data.x[i] for i in chosen.tolist()]
+    return Dataset(x, data.y[chosen], data.classes, tuple(data.ids[i] for i in chosen.tolist()))
+
+
 class DatasetSource:
     """A data set as a stream of records with the fields id, x and y.
 
@@ -144,10 +162,12 @@ class DatasetSource:
     value holds the bytes of x (text: UTF-8).
 
     Options: `dataset` (digits, the default / fashion_mnist / cifar100 / electricity / clinc150), `data_dir`,
-    `split` (train, the default; see `load`), `order` (default class_incremental; electricity: as_is),
-    `groups` (2), `blur` (.1), `repeats` (3) as in `streams.arrange`, `shuffle_classes` (true), `seed` (0),
-    `classes` (only the first so many of the order of classes), `per_class` (at most so many events of a
-    class, its first), `limit` (the stream's length at most).
+    `split` (train, the default; see `load`), `validation` (so many last training examples of each class are
+    set aside: train is without them, and the split `validation` is they), `order` (default
+    class_incremental; electricity: as_is), `groups` (2), `blur` (.1), `repeats` (3) as in
+    `streams.arrange`, `shuffle_classes` (true), `seed` (0), `classes` (only the first so many of the order
+    of classes), `per_class` (at most so many events of a class, its first), `limit` (the stream's length at
+    most).
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -167,7 +187,7 @@ class DatasetSource:
 
     def open(self, resume: Resume) -> None:
         if self._data is None:
-            self._data = load(self.topic, self._data_dir, self._split)
+            self._data = self._load()
             self._index = self._arranged(self._data)
         at = resume.cursors.get(0, resume.offsets.get(0, 0))
         if at > len(self._index):
@@ -205,6 +225,14 @@ class DatasetSource:
 
     def close(self) -> None:
         self._data = None
+
+    def _load(self) -> Dataset:
+        aside = self._options.get("validation") or 0
+        if self._split not in ("train", "validation") or (self._split == "train" and not aside):
+            return load(self.topic, self._data_dir, self._split)
+        if not isinstance(aside, int) or aside < 1:
+            raise UsageError(f"validation is {aside!r}: it must be how many examples of a class to set aside")
+        return set_aside(load(self.topic, self._data_dir, "train"), aside, self._split == "validation")
 
     def _arranged(self, data: Dataset) -> Array:
         def option(name: str, default: Any) -> Any:

@@ -26,25 +26,28 @@ find_python() {
   return 1
 }
 
-# Debian and Ubuntu ship Python without what a virtual environment needs.
+# Debian and Ubuntu ship Python without what a virtual environment needs. Its own package is enough: python3-pip
+# would bring a C compiler along.
 need_ensurepip() {
-  local python="$1" name packages as_root=()
+  local python="$1" package as_root=()
   "$python" -c 'import venv, ensurepip' >/dev/null 2>&1 && return 0
-  name="$(basename -- "$python")"
-  if [ "$name" = python3 ]; then packages=(python3-venv python3-pip); else packages=("$name-venv"); fi
+  package="$(basename -- "$python")-venv"
   if [ "$(id -u)" != 0 ]; then
     if command -v sudo >/dev/null 2>&1 && sudo -n true >/dev/null 2>&1; then as_root=(sudo -n); else as_root=(no); fi
   fi
   if [ "${as_root[0]-}" = no ] || ! command -v apt-get >/dev/null 2>&1; then
     die "$python can't make virtual environments. On Debian or Ubuntu run:" \
-      "sudo apt-get update && sudo apt-get install -y ${packages[*]}"
+      "sudo apt-get update && sudo apt-get install -y $package"
   fi
-  say "$python can't make virtual environments: installing ${packages[*]} with apt-get"
-  { ${as_root[@]+"${as_root[@]}"} apt-get update -q &&
-    ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get install -y -q "${packages[@]}"; } \
-    </dev/null >&2 || die "apt-get could not install ${packages[*]}: see its message above"
+  say "$python can't make virtual environments: installing $package with apt-get"
+  # One broken source or another update that is running must not stop us: the lists may do as they are.
+  ${as_root[@]+"${as_root[@]}"} apt-get update -q </dev/null >&2 || say "apt-get update failed: trying without it"
+  # A new machine's own updates may hold the lock: wait for them.
+  ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
+    install -y -q --no-install-recommends "$package" </dev/null >&2 ||
+    die "apt-get could not install $package: see its message above"
   "$python" -c 'import venv, ensurepip' >/dev/null 2>&1 ||
-    die "$python still can't make virtual environments although ${packages[*]} is installed"
+    die "$python still can't make virtual environments although $package is installed"
 }
 
 # Free KiB where $1 is or will be.
@@ -122,7 +125,7 @@ prepare() {
   local extras="$1" python digest stamp started="$SECONDS"
   python="$(find_python)" || die "streamlearn needs Python >= 3.11 and found" \
     "$(python3 --version 2>/dev/null || echo no Python 3). On Debian >= 12 or Ubuntu >= 24.04:" \
-    "sudo apt-get update && sudo apt-get install -y python3 python3-venv python3-pip"
+    "sudo apt-get update && sudo apt-get install -y python3 python3-venv"
   digest="$({
     cat -- "$ROOT/pyproject.toml" "$ROOT/ops/constraints.txt"
     printf '%s\n' "$ROOT" "$VENV" "$("$python" --version)" "${STREAMLEARN_TORCH_INDEX:-}"

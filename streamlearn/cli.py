@@ -58,6 +58,31 @@ COMMANDS = {
         "  use     make ID the newest, so that the next `run` goes on from it; no worker may be running\n"
         "  --json  for machines",
     ),
+    "bench": Command(
+        "[--tune] [--table] [--unequal] [--format text|markdown|json] [--results FILE]",
+        "run a benchmark settings file: streams x rows x memory x budgets x seeds; table, curves, report",
+        "streamlearn.bench",
+        "bench",
+        "--config NAME.toml holds the sections of `run`, for all runs, and tables of its own:\n"
+        "  [bench]     budgets, memory, seeds (lists), baseline (a row), interval, test_per_class,\n"
+        "              split (test|validation), validation, tolerance, unequal, processes\n"
+        "  [[streams]] dataset, name, order, groups, classes, per_class or change_every, limit, blur,\n"
+        "              repeats\n"
+        "  [[rows]]    name, any settings of its own (method.name, model.head, ...), reference\n"
+        "  [[tables]]  streams, rows, budgets, memory, seeds: several tables, each with its own\n"
+        "  [tune]      seeds, grid (a setting: values), grids (by row), and what [[tables]] have\n"
+        "What [bench] holds can also be said as --bench.NAME VALUE or STREAMLEARN_BENCH__NAME.\n"
+        "Each run is a learner of its own process. A finished one is a line of the results, on disk; the\n"
+        "same command does what is missing, after a kill too. A result counts while all settings of its\n"
+        "run are the same (the table says so where code or machines are mixed).\n"
+        "  --tune      try the settings of [tune] on its seeds, predicting training data set aside\n"
+        "  --table     show what the results hold, run nothing\n"
+        "  --unequal   rank rows whose memory or images per event differ\n"
+        "  --format    text (default), markdown or json, on standard output\n"
+        "  --results   default: results/NAME.jsonl beside the file (with --tune NAME.tune.jsonl)\n"
+        "  --report    folder for report.html, summary.json and curves.csv, one for each table\n"
+        "Status 1: some runs failed (the others are kept); 2 also: a table that compares unequals.",
+    ),
     "methods": Command(
         "",
         "the learning methods and modifiers, with their parameters and papers",

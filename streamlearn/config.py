@@ -234,7 +234,7 @@ class EvaluationSettings(Section):
         0.999, gt=0, lt=1, description="factor of the fading prequential figures", json_schema_extra=SHAPES
     )
     held_out: float = Field(
-        0.0,
+        0.02,
         ge=0,
         lt=1,
         description="share of labeled events that are held out and never learned, to see what is forgotten; "

@@ -77,6 +77,7 @@ def describe(learner: OnlineLearner) -> dict[str, Any]:
     return {
         "step": learner.counts.steps,
         "events_learned": learner.counts.learned,
+        "events_held_out": learner.counts.held_out,
         "records": learner.counts.records,
         "classes": list(learner.classes.labels),
         "settings": CoreSettings(**core).model_dump(mode="json"),

@@ -104,7 +104,7 @@ class WorkerCollector(Collector):
             {("cumulative",): seen.log_loss, ("fading",): seen.fading_log_loss},
             "kind",
         )
-        yield from _continual(seen)
+        yield from _continual(seen, base)
         recall = {(printable(label),): value for label, value in seen.class_recall.items()}
         yield _gauge(
             "class_recall",
@@ -138,7 +138,7 @@ class WorkerCollector(Collector):
         yield InfoMetricFamily("streamlearn_build", "What is running.", {"version": __version__, **versions})
 
 
-def _continual(seen: Observation) -> Iterator[Metric]:
+def _continual(seen: Observation, base: Observation) -> Iterator[Metric]:
     """Nothing before the shape of x is settled."""
     figures, evaluation = seen.continual, seen.evaluation
     if figures is None or evaluation is None:
@@ -159,13 +159,22 @@ def _continual(seen: Observation) -> Iterator[Metric]:
     errors = {(printable(o.name),): e for o, e in zip(last, evaluation.errors[-MOST_SETS:], strict=True)}
     yield _gauge("set_accuracy_standard_error", "At most, of the fixed examples'.", errors, "set")
     for name, text, value in (
-        ("evaluations", "Evaluations of the held-out sets, since the first start.", figures.evaluations),
         ("evaluation_interval_steps", "Steps between the last two evaluations.", evaluation.interval_steps),
         ("held_out_examples", "Examples in the held-out sets.", evaluation.examples),
         ("held_out_bytes", "What they take up.", evaluation.bytes),
-        ("evaluated_images", "Inputs through the network for evaluations.", evaluation.images),
     ):
         yield _gauge(name, text, {(): value})
+    before = base.evaluation
+    for name, text, count, earlier in (
+        ("evaluations", "Evaluations of the held-out sets.", evaluation.count, before and before.count),
+        (
+            "evaluated_images",
+            "Inputs put through the network for them.",
+            evaluation.images,
+            before and before.images,
+        ),
+    ):
+        yield _counter(name, text, {(): count - (earlier or 0)})
 
 
 def _events(seen: Observation, base: Observation) -> Iterator[Metric]:

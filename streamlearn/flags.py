@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path as FilePath
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -51,6 +51,14 @@ class Said:
         return ".".join(self.path)
 
 
+class Layers(NamedTuple):
+    """What was said, earlier layers first, the file's name, and what could not be read."""
+
+    said: list[Said]
+    config: str | None
+    problems: list[str]
+
+
 def load_settings(
     flags: Sequence[str], env: Mapping[str, str], base: Mapping[str, Any] | None = None
 ) -> Settings:
@@ -58,9 +66,17 @@ def load_settings(
 
     The file is named by `--config FILE` or STREAMLEARN_CONFIG. Raises SettingsError with every problem.
     """
+    layers = read_layers(flags, env, base)
+    return settle(layers.said, layers.problems)
+
+
+def read_layers(
+    flags: Sequence[str], env: Mapping[str, str], base: Mapping[str, Any] | None = None
+) -> Layers:
+    """All layers as they were said, unchecked: for a command whose file holds more than the settings."""
     problems: list[str] = []
     from_flags, config = _flags(flags, problems)
-    said = list(_table(base or {}, "default of the command"))
+    said = list(said_in(base or {}, "default of the command"))
     if config is None and env.get("STREAMLEARN_CONFIG"):
         config = env["STREAMLEARN_CONFIG"]
         said += _file(config, f"file {config} named by STREAMLEARN_CONFIG", problems)
@@ -68,7 +84,12 @@ def load_settings(
         said += _file(config, f"file {config}", problems)
     said += _environment(env, problems)
     said += from_flags
+    return Layers(said, config, problems)
 
+
+def settle(said: Iterable[Said], problems: Sequence[str] = ()) -> Settings:
+    """What was said, later over earlier, checked and validated. Raises SettingsError with every problem."""
+    problems = list(problems)
     merged: dict[str, Any] = {}
     origins: dict[Path, Said] = {}
     for item in said:
@@ -157,7 +178,7 @@ def _file(name: str, where: str, problems: list[str]) -> list[Said]:
     except (OSError, ValueError) as error:
         problems.append(f"{where}: can't be read: {_reason(error)}")
     else:
-        return list(_table(table, where))
+        return list(said_in(table, where))
     return []
 
 
@@ -167,7 +188,7 @@ def _reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def _table(table: Mapping[str, Any], where: str, above: Path = ()) -> Iterable[Said]:
+def said_in(table: Mapping[str, Any], where: str, above: Path = ()) -> Iterable[Said]:
     """The values of nested tables; a setting that is a table itself is one value."""
     for name, value in table.items():
         path = (*above, name)
@@ -175,7 +196,7 @@ def _table(table: Mapping[str, Any], where: str, above: Path = ()) -> Iterable[S
             known = path in SECTIONS or _place(path) is not None or (len(path) > 1 and path[0] == "method")
             if not value and not known:
                 yield Said(path, value, where, text=False)
-            yield from _table(value, where, path)
+            yield from said_in(value, where, path)
         else:
             yield Said(path, value, where, text=False)
 

@@ -259,14 +259,16 @@ class HeldOut:
             column[: self.size] = part.tensors[name].numpy()
         self._seen = bytearray(part.tensors["seen"].numpy().tobytes())
         self._full = set(part.tensors["full"].tolist())
-        cells, rolling = self._column("cell"), self.rolling
-        _, first = np.unique(cells, return_index=True)
-        for cell, slot in enumerate(first.tolist()):
-            self._cells[int(self.group[slot]), int(self.y[slot])] = cell
+        cells, groups, numbers, rolling = (
+            self._column(name).tolist() for name in ("cell", "group", "y", "rolling")
+        )
+        by_cell = sorted({*zip(cells, groups, numbers, strict=True)})
+        self._cells = {(group, number): cell for cell, group, number in by_cell}
+        for cell in range(len(by_cell)):
             self._fixed.open(cell)
             self._rolling.open(cell)
         for slot in np.argsort(self.taken).tolist():
-            self._put(slot, int(cells[slot]), int(self.group[slot]), bool(rolling[slot]))
+            self._put(slot, cells[slot], groups[slot], rolling[slot])
 
     def _column(self, name: str) -> Array:
         column: Array = self._columns[name][: self.size]

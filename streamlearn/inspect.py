@@ -103,6 +103,7 @@ def _row(manifest: Manifest, store: CheckpointStore) -> dict[str, Any]:
         "epoch": body["epoch"],
         "step": body["step"],
         "events_learned": body["events_learned"],
+        "events_held_out": body["events_held_out"],
         "known_classes": len(body["classes"]),
         "offsets": body.get("position", {}).get("offsets", {}),
         "bytes": store.size(manifest),
@@ -129,6 +130,7 @@ def _list(store: CheckpointStore, name: str | None, as_json: bool) -> int:
         offsets = ", ".join(f"{t}:{p}:{o}" for t, by in row["offsets"].items() for p, o in by.items())
         print(
             f"{row['id']}  {row['created']}  step {row['step']}  learned {row['events_learned']}  "
+            f"held out {row['events_held_out']}  "
             f"classes {row['known_classes']}  next {offsets or 'start'}  {row['bytes'] / 1e6:.1f} MB"
         )
     return 0

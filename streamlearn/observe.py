@@ -85,11 +85,13 @@ class EvaluationFigures:
     """What continual evaluation has to ask, and what it costs.
 
     examples, bytes: of the held-out sets. errors: standard error, at most, of each fixed set's accuracy.
-    images: put through the network for evaluations so far. interval_steps: steps between the last two.
+    count: evaluations so far. images: put through the network for them. interval_steps: steps between the
+    last two scheduled ones.
     """
 
     examples: int
     bytes: int
+    count: int
     images: int
     interval_steps: int | None
     errors: Sequence[float | None]
@@ -174,6 +176,7 @@ def _evaluated(trainer: Trainer) -> dict[str, Any]:
         "evaluation": EvaluationFigures(
             held.size,
             held.bytes,
+            evaluator.figures.evaluations,
             evaluator.images,
             evaluator.schedule.interval_steps,
             evaluator.errors,

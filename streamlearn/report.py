@@ -41,6 +41,7 @@ def figures(observation: Observation) -> dict[str, Any]:
     return {
         "steps": observation.step,
         "events_learned": observation.learned,
+        "events_held_out": observation.held_out,
         "predicted": observation.predicted,
         "dead_letters": dict(observation.rejected),
         "known_classes": observation.known_classes,

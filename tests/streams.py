@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streamlearn.config import CoreSettings, MemorySettings, MethodSettings
+from streamlearn.config import CoreSettings, EvaluationSettings, MemorySettings, MethodSettings
 from streamlearn.events import Event, Prediction, Rejection
 from streamlearn.state import Part, SegmentedPart, Snapshot
 
@@ -43,7 +43,12 @@ def images(count: int, seed: int = 0, side: int = 6, channels: int = 2) -> list[
 
 def settings(**sections: object) -> CoreSettings:
     """Core settings for a small learner."""
-    base: dict[str, object] = {"method": MethodSettings(name="er"), "memory": MemorySettings(capacity=40)}
+    base: dict[str, object] = {
+        "method": MethodSettings(name="er"),
+        "memory": MemorySettings(capacity=40),
+        # Many held out, so that what they change shows in a few hundred events.
+        "evaluation": EvaluationSettings(held_out=0.1, capacity=20),
+    }
     return CoreSettings(**{**base, **sections})
 
 

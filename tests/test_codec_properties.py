@@ -25,7 +25,9 @@ from tests.decoding import HERE, decode, reason
 # Nothing makes it raise
 
 plain = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=8)
-names = st.sampled_from(["id", "x", "y", "ts", "dtype", "shape", "data", "a:b", ""]) | st.text(max_size=3)
+names = st.sampled_from(["id", "x", "y", "ts", "task", "dtype", "shape", "data", "a:b", ""]) | st.text(
+    max_size=3
+)
 json_like = st.recursive(
     plain, lambda s: st.lists(s, max_size=4) | st.dictionaries(names, s, max_size=4), max_leaves=12
 )
@@ -46,6 +48,7 @@ def sound(result: Event | Rejection) -> None:
         return
     assert result.id
     assert result.y is None or isinstance(result.y, str)
+    assert result.task is None or isinstance(result.task, str)
     assert result.ts is None or math.isfinite(result.ts)
     assert result.x.dtype in (np.float64, np.float32, np.uint8)
     assert result.x.ndim in (1, 3)
@@ -53,7 +56,7 @@ def sound(result: Event | Rejection) -> None:
     assert result.x.flags.c_contiguous
     assert result.x.flags.writeable
     assert np.isfinite(result.x).all()
-    orjson.dumps([result.id, result.y])
+    orjson.dumps([result.id, result.y, result.task])
 
 
 def all_sound(values: list[bytes]) -> None:

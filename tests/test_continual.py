@@ -346,6 +346,8 @@ def test_a_gap_lasts_from_the_fall_to_the_recovery(
     ours.shift(1, 10, ["b"])
     for n, accuracy in enumerate(after, 2):
         ours.record(n, 10 * n, [accuracy, 0.9], None)
+        part, ours = ours.part(), Continual()
+        ours.load(carried(part))
     shift = ours.shifts[-1]
     assert (shift.before, shift.lowest, shift.recovery_events) == (0.75, lowest, recovery)
     assert shift.gap == (None if lowest is None else 0.75 - lowest)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.datasets import Dataset, DatasetSource, load
+from connectors.datasets import Dataset, DatasetSource, load, set_aside
 from connectors.files import FileSource
 from connectors.streams import ORDERS, arrange, class_order
 from streamlearn.events import Record, Resume, Unreachable, UsageError
@@ -228,3 +228,33 @@ def test_a_damaged_npz_is_unreachable(tmp_path: Path, damage: str) -> None:
     path.write_bytes({"cut": bytes(data[:500]), "text": b"hello", "flipped": bytes(data)}[damage])
     with pytest.raises(Unreachable, match="NPZ"):
         read_npz(path)
+
+
+def test_the_last_examples_of_each_class_are_set_aside() -> None:
+    data = load("digits")
+    kept, aside = (set_aside(data, 30, part) for part in (False, True))
+    assert len(aside.y) == 300
+    assert not set(kept.ids) & set(aside.ids)
+    assert sorted([*kept.ids, *aside.ids]) == sorted(data.ids)
+    for number in range(10):
+        mine = [name for name, y in zip(data.ids, data.y, strict=True) if y == number]
+        assert [name for name, y in zip(aside.ids, aside.y, strict=True) if y == number] == mine[-30:]
+    place = {name: i for i, name in enumerate(data.ids)}
+    assert isinstance(data.x, np.ndarray) and isinstance(kept.x, np.ndarray)
+    assert np.array_equal(kept.x, data.x[[place[name] for name in kept.ids]])
+    with pytest.raises(UsageError, match="145 is too many for validation"):
+        set_aside(data, 145, True)
+
+
+def test_the_validation_split_of_a_source() -> None:
+    def ids(**options: Any) -> list[str]:
+        source = DatasetSource({"dataset": "digits", "order": "as_is", **options})
+        source.open(Resume())
+        return [str(record.fields["id"]) for record in source.poll(10_000, 0) if record.fields]
+
+    learned, asked = ids(validation=5), ids(split="validation", validation=5)
+    assert sorted(learned + asked) == sorted(ids())
+    assert len(asked) == 50
+    assert ids(split="test", validation=5) == ids(split="test")
+    with pytest.raises(UsageError, match="validation is 0"):
+        ids(split="validation")

@@ -11,22 +11,16 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import Metric
 
-from streamlearn import Learner
-from streamlearn.config import MemorySettings, ModelSettings
+from streamlearn.continual import ContinualFigures, SetAccuracy
 from streamlearn.observe import (
-    MOST_CLASSES,
-    MOST_RECALLS,
-    OTHER,
     CheckpointFigures,
+    EvaluationFigures,
     Histogram,
     Observation,
     Vitals,
-    observe,
 )
 from streamlearn.prequential import Figures
-from streamlearn.settings import Settings
 from tests.scrape import OPENMETRICS, Site, parsed, serving
-from tests.streams import vectors
 
 
 def histogram(*seconds: float) -> Histogram:
@@ -59,6 +53,25 @@ FULL = Observation(
         "window": Figures(0.9, 0.5, 1.0),
         "fading": Figures(0.7, 0.5, 0.6),
     },
+    held_out=11,
+    continual=ContinualFigures(
+        evaluations=7,
+        step=12,
+        events=120,
+        average_accuracy=0.5,
+        forgetting=0.25,
+        min_accuracy=0.125,
+        worst_case_accuracy=0.375,
+        windowed_forgetting={10: 0.5},
+        windowed_plasticity={10: 0.75},
+        stability_gap=0.0625,
+        stability_gap_recovery_events=None,
+        sets=(SetAccuracy("a", 0.5, 0.25), SetAccuracy('odd "\udc80"', 1.0, None)),
+    ),
+    evaluation=EvaluationFigures(20, 4000, 7, 140, 5, [0.125, None]),
+    serving="average",
+    nearest=[("a", 'odd "\udc80"', 0.75)],
+    recall_interval=12.5,
     kappa=0.75,
     log_loss=0.25,
     fading_log_loss=0.125,
@@ -74,7 +87,28 @@ EXPECTED: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
     for name, labels, value in [
         ("streamlearn_events_total", {"outcome": "learned"}, 120),
         ("streamlearn_events_total", {"outcome": "predicted"}, 125),
+        ("streamlearn_events_total", {"outcome": "held_out"}, 11),
         ("streamlearn_events_total", {"outcome": "dead_lettered"}, 5),
+        ("streamlearn_average_accuracy", {}, 0.5),
+        ("streamlearn_forgetting", {}, 0.25),
+        ("streamlearn_min_accuracy", {}, 0.125),
+        ("streamlearn_worst_case_accuracy", {}, 0.375),
+        ("streamlearn_windowed_forgetting", {"window": "10"}, 0.5),
+        ("streamlearn_windowed_plasticity", {"window": "10"}, 0.75),
+        ("streamlearn_stability_gap", {}, 0.0625),
+        ("streamlearn_set_accuracy", {"set": "a", "kind": "fixed"}, 0.5),
+        ("streamlearn_set_accuracy", {"set": "a", "kind": "rolling"}, 0.25),
+        ("streamlearn_set_accuracy", {"set": 'odd "\\udc80"', "kind": "fixed"}, 1.0),
+        ("streamlearn_set_accuracy_standard_error", {"set": "a"}, 0.125),
+        ("streamlearn_evaluation_interval_steps", {}, 5),
+        ("streamlearn_evaluations_total", {}, 7),
+        ("streamlearn_evaluated_images_total", {}, 140),
+        ("streamlearn_held_out_examples", {}, 20),
+        ("streamlearn_held_out_bytes", {}, 4000),
+        ("streamlearn_recall_interval_steps", {}, 12.5),
+        ("streamlearn_prototype_nearest_distance", {}, 0.25),
+        ("streamlearn_prototype_distance", {"class": "a", "other": 'odd "\\udc80"'}, 0.25),
+        ("streamlearn_serving_info", {"predictor": "average"}, 1),
         ("streamlearn_dead_letters_total", {"reason": "undecodable"}, 4),
         ("streamlearn_dead_letters_total", {"reason": "too_large"}, 1),
         ("streamlearn_prequential_accuracy", {"kind": "cumulative"}, 0.8),
@@ -163,7 +197,7 @@ def test_counters_count_from_the_start_of_the_process(site: Site) -> None:
         for (name, labels), value in samples.items()
         if name == "streamlearn_events_total"
     }
-    assert outcomes == {"learned": 20, "predicted": 0, "dead_lettered": 2}
+    assert outcomes == {"learned": 20, "predicted": 0, "held_out": 11, "dead_lettered": 2}
     assert samples["streamlearn_skipped_steps_total", frozenset()] == 0
     assert json.loads(site.ask("/status").body)["learned"] == 120
 
@@ -212,6 +246,7 @@ def test_status_says_it_all(site: Site) -> None:
         "records": 130,
         "learned": 120,
         "predicted": 125,
+        "held_out": 11,
         "pending": 5,
         "held": 0,
         "dead_letters": {"undecodable": 4, "too_large": 1},
@@ -244,6 +279,32 @@ def test_status_says_it_all(site: Site) -> None:
         "kappa": 0.75,
         "class_recall": {"a": 0.5, 'odd "\\udc80"': 0.0, "other": 0.75},
         "log_loss": {"cumulative": 0.25, "fading": 0.125},
+        "continual": {
+            "average_accuracy": 0.5,
+            "forgetting": 0.25,
+            "min_accuracy": 0.125,
+            "worst_case_accuracy": 0.375,
+            "stability_gap": 0.0625,
+            "stability_gap_recovery_events": None,
+            "evaluations": 7,
+            "windowed_forgetting": {"10": 0.5},
+            "windowed_plasticity": {"10": 0.75},
+            "sets": {
+                "a": {"fixed": 0.5, "rolling": 0.25},
+                'odd "\\udc80"': {"fixed": 1.0, "rolling": None},
+            },
+        },
+        "evaluation": {
+            "examples": 20,
+            "bytes": 4000,
+            "count": 7,
+            "images": 140,
+            "interval_steps": 5,
+            "errors": [0.125, None],
+        },
+        "serving": "average",
+        "nearest_prototypes": [["a", 'odd "\\udc80"', 0.75]],
+        "recall_interval_steps": 12.5,
         "losses": {"stream": 0.5, "memory": None},
         "stage_seconds": {"decode": pytest.approx(100.504 / 4), "predict": 0.01},
         "prediction_latency_seconds": pytest.approx(0.03),
@@ -256,56 +317,6 @@ def test_status_of_a_worker_that_has_done_nothing() -> None:
     assert status["ready"] is False
     assert status["last_checkpoint"]["id"] is None
     assert status["kappa"] is None
-
-
-def scored(labels: list[str], updates: list[tuple[int, int]]) -> Observation:
-    """What is seen of a learner that knows `labels` and has scored (predicted, actual) pairs."""
-    learner = Learner(Settings(model=ModelSettings(width=1), memory=MemorySettings(capacity=1)))
-    for label in labels:
-        learner.classes.number(label)
-    for predicted, actual in updates:
-        learner.prequential.update(predicted, actual, 0.5)
-    return observe(learner)
-
-
-def test_recall_of_every_class() -> None:
-    assert scored([], []).class_recall == {}
-    seen = scored(["a", "b", "c"], [(0, 0), (-1, 0), (0, 1), (1, 1), (1, 1), (0, 1)])
-    assert seen.class_recall == {"a": 0.5, "b": 0.5}, "a class without an event has none"
-
-
-def test_recall_is_bounded() -> None:
-    """Three hits and one miss of every class; the late ones are all missed."""
-    many = MOST_RECALLS + 20
-    updates = [(c if c < MOST_RECALLS and i else many - 1, c) for c in range(many - 1) for i in range(4)]
-    seen = scored([f"c{i}" for i in range(many)], [*updates, (many - 1, many - 1)])
-    assert list(seen.class_recall) == [*(f"c{i}" for i in range(MOST_RECALLS)), OTHER]
-    assert {seen.class_recall[f"c{i}"] for i in range(MOST_RECALLS)} == {0.75}
-    assert seen.class_recall[OTHER] == 1 / (19 * 4 + 1)
-
-
-def test_a_class_that_is_called_other() -> None:
-    """Two series of one name would make Prometheus refuse the whole scrape."""
-    labels = [OTHER, *(f"c{i}" for i in range(MOST_RECALLS))]
-    seen = scored(labels, [(0, 0), (0, MOST_RECALLS)])
-    assert seen.class_recall == {OTHER: 0.5}
-    vitals = Vitals(60)
-    vitals.observation = seen
-    with serving(vitals) as site:
-        assert site.samples()["streamlearn_class_recall", frozenset({("label", OTHER)})] == 0.5
-
-
-def test_the_classes_that_are_named_are_known_and_not_too_many() -> None:
-    learner = Learner(Settings(model=ModelSettings(width=4), memory=MemorySettings(capacity=9)))
-    assert observe(learner).classes == []
-    learner.learn([event for event in vectors(60) if event.y is not None])
-    known = learner.model.classes
-    assert observe(learner).classes == learner.classes.labels[:known] != []
-    for i in range(200):
-        learner.classes.number(f"more {i}")
-    assert len(observe(learner).classes) == known, "of the others none is known yet"
-    learner.model.grow(180, learner.generators.views)
-    assert observe(learner).classes == learner.classes.labels[:MOST_CLASSES]
 
 
 def test_an_answer_is_of_one_moment(site: Site) -> None:

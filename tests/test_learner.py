@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from streamlearn import Event, Learner, Settings
 from streamlearn.classes import ClassIndex
-from streamlearn.config import CodecSettings, LearningSettings, MethodSettings, ModelSettings
+from streamlearn.config import (
+    CodecSettings,
+    EvaluationSettings,
+    LearningSettings,
+    MethodSettings,
+    ModelSettings,
+)
 from streamlearn.events import Prediction, Record, Rejection
 from streamlearn.learner import OnlineLearner
 from streamlearn.normalise import LIMIT, Normaliser
@@ -136,7 +142,7 @@ def test_normaliser_follows_a_shift_within_its_horizon() -> None:
 
 
 def test_images_are_normalised_by_channel() -> None:
-    learner = OnlineLearner(settings())
+    learner = OnlineLearner(settings(evaluation=EvaluationSettings(held_out=0)))
     events = images(50)
     learner.learn(events)
     channels = np.stack([event.x for event in events]).astype(np.float64).mean(axis=(0, 2, 3))

@@ -142,7 +142,7 @@ def judge(
     capfd.readouterr()
     assert here("checkpoints", "show", str(folder / "state"), "--json") == 0
     shown = json.loads(capfd.readouterr().out)
-    assert shown["events_learned"] == goods
+    assert shown["events_learned"] + shown["events_held_out"] == goods
     assert shown["classes"] == ["class 0", "class 1", "class 2"]
     assert shown["offsets"] == {"-": {"0": goods + len(letters)}}
 

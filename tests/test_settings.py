@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from streamlearn.config import CoreSettings
+from streamlearn.config import CoreSettings, EvaluationSettings
 from streamlearn.flags import LEAVES, NOT_SETTINGS, load_settings
 from streamlearn.settings import (
     HIDDEN,
@@ -192,10 +192,9 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
         (["--codec.shape", "99999999999"], "codec.max_values allows 4194304"),
         (["--seed", str(2**63)], f"seed (flag --seed): '{2**63}' must be at most {2**63 - 1}"),
         (["--codec.shape", "[3"], "codec.shape (flag --codec.shape): '[3' is not a JSON list"),
-        (
-            ["--evaluation.held_out", "0.1"],
-            "held-out sets arrive with continual evaluation; only 0 is possible",
-        ),
+        (["--evaluation.held_out", "1"], "must be less than 1"),
+        (["--evaluation.windows", "10,5"], "must grow from 2 or more to 1000 at most, like [10,100]"),
+        (["--evaluation.set_size=2", "--evaluation.classes_per_set=3"], "has no room for evaluation.classes"),
         (["--source.path=a", "--source.dataset=b"], "give source.path or source.dataset, not both"),
         (["--seed"], "flag --seed needs a value"),
         (["--seed", "--report", "x"], "flag --seed needs a value"),
@@ -330,8 +329,9 @@ def test_every_setting_is_state_or_other_and_is_described() -> None:
     assert (
         state["memory.capacity"] == 2000 and state["method.name"] == "er" and state["method.modifiers"] == []
     )
-    assert {"evaluation.window", "evaluation.fading"} <= state.keys()
-    assert {"codec.id", "codec.label", "codec.time"} <= state.keys(), "they say what a record means"
+    assert {f"evaluation.{name}" for name in EvaluationSettings.model_fields} <= state.keys()
+    meaning = {f"codec.{name}" for name in ("id", "label", "time", "task")}
+    assert meaning <= state.keys()
     assert {"log.level", "checkpoint.folder", "model.threads"} <= other.keys()
     assert [leaf.key for leaf in LEAVES.values() if not leaf.field.description] == []
 
