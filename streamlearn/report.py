@@ -87,9 +87,10 @@ def continual_figures(continual: Continual) -> dict[str, Any]:
     gaps = [shift.gap for shift in continual.shifts if shift.gap is not None]
     return {
         **curve_figures(now),
-        "windowed_forgetting": now.windowed_forgetting,
-        "windowed_plasticity": now.windowed_plasticity,
+        "windowed_forgetting": {str(w): value for w, value in now.windowed_forgetting.items()},
+        "windowed_plasticity": {str(w): value for w, value in now.windowed_plasticity.items()},
         "stability_gap": sum(gaps) / len(gaps) if gaps else None,
+        "stability_gap_last": now.stability_gap,
         "evaluations": now.evaluations,
         "shifts": [asdict(shift) | {"gap": shift.gap} for shift in continual.shifts],
     }
@@ -128,7 +129,7 @@ def write_report(
         "settings": state_settings(settings) | other_settings(settings),
         "versions": versions(),
     }
-    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
     written = orjson.dumps(summary, option=options)
     (folder / "summary.json").write_bytes(written)
     with open(folder / "curves.csv", "w", newline="", encoding="utf-8") as file:

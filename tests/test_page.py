@@ -206,7 +206,7 @@ def test_long_curves_are_thinned_and_drops_stay() -> None:
         (
             {"learners": {"er": {"test_accuracy": 0.4, "continual": {"forgetting": 0.5}}}},
             [{"events": 5, "sets": {"cat": 0.4, "dog": 0.4}}],
-            "er forgets: 40.0 % over all 2 sets.",
+            "er forgets: 40.0 % over all 2 classes.",
         ),
         (
             {"learners": {"a": {"test_accuracy": 0.71}, "b": {"test_accuracy": 0.7}}},
@@ -290,7 +290,7 @@ def test_small_parts() -> None:
 def test_the_files_of_a_report(tmp_path: Path) -> None:
     settings = Settings(report=str(tmp_path / "report"), evaluation=EvaluationSettings(window=7))
     summary, rows = sample(["cat", "seen_classes"], ["er"], points=4)
-    learners = {"er": summary["learners"]["er"] | {"continual": {"windowed_forgetting": {10: 0.5}}}}
+    learners = {"er": summary["learners"]["er"] | {"continual": {"windowed_forgetting": {"10": 0.5}}}}
     folder = write_report(settings, learners, rows)
     with open(folder / "curves.csv", newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]

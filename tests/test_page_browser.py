@@ -15,7 +15,7 @@ from tests.page_samples import sample
 
 pytestmark = pytest.mark.slow
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
 NASTY = [
     "</script><img src=x onerror=alert(1)>",
     "قط صغير",

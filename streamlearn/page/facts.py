@@ -70,6 +70,7 @@ class Facts:
     learners: Sequence[LearnerFacts]
     sets: Sequence[str]
     events: float
+    classes: int
     noun: str
     """What a set is: "class", or "set" where it is a group of classes or a task."""
 
@@ -118,7 +119,8 @@ def facts_of(summary: Row, curves: Sequence[Row]) -> Facts:
         learners=learners,
         sets=list(order),
         events=max(events, default=0.0),
-        noun="class" if len(order) in (0, known) else "set",
+        classes=round(known) or len(order),
+        noun="class" if len(order) == round(known) or not known else "set",
     )
 
 
@@ -249,7 +251,7 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 def headline(facts: Facts) -> Html:
     """One sentence: who forgets, who doesn't."""
     measured = [learner for learner in facts.learners if learner.accuracy is not None]
-    over = f"over all {facts.sets_said()}" if len(facts.sets) > 1 else "at the end"
+    over = f"over all {facts.classes:,} classes" if facts.classes > 1 else "at the end"
     if not measured:
         return _unmeasured(facts)
     best = max(measured, key=lambda learner: learner.accuracy or 0.0)
@@ -291,6 +293,12 @@ def _unmeasured(facts: Facts) -> Html:
 def figure(value: float) -> Html:
     """An accuracy that does not break over two lines."""
     return Html(f'<span class="n">{percent(value)}</span>')
+
+
+def examples_of(learner: LearnerFacts) -> float:
+    """Test examples, a test set's or those held out of the stream; 0 where nobody says."""
+    figures = learner.figures
+    return first(number(figures.get("test_examples")), number(figures.get("held_out"))) or 0.0
 
 
 def prequential(learner: LearnerFacts) -> float | None:

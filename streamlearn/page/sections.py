@@ -17,7 +17,16 @@ from streamlearn.page.charts import (
     similarity_map,
     strip,
 )
-from streamlearn.page.facts import Facts, LearnerFacts, Row, mapping, prequential, spread, watched
+from streamlearn.page.facts import (
+    Facts,
+    LearnerFacts,
+    Row,
+    examples_of,
+    mapping,
+    prequential,
+    spread,
+    watched,
+)
 from streamlearn.page.markup import (
     NOTHING,
     Html,
@@ -304,7 +313,7 @@ def first_of(shown: int, there_are: int) -> str:
 
 def standard_error(learner: LearnerFacts) -> float | None:
     """At most .5 / sqrt(n) for n test examples."""
-    examples = number(learner.figures.get("test_examples"))
+    examples = examples_of(learner)
     return 0.5 / examples**0.5 if examples else None
 
 
