@@ -77,7 +77,7 @@ def _demo(settings: Settings) -> int:
         return 0
     exam = make_exam(tests)
     folder = write_report(settings, {each.name: each.summary(exam) for each in contenders}, curves)
-    console.print(f"report: {folder / 'report.html'}")
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     return 0
 
 
@@ -123,7 +123,7 @@ def _race(
                 time.sleep(max(0.0, pause - (time.perf_counter() - begun)))
             elif done * LINES // len(events) > said:
                 said = done * LINES // len(events)
-                console.print(standing(contenders, done, len(seen)))
+                console.print(standing(contenders, done, len(seen)), soft_wrap=True)
     return curves
 
 
