@@ -36,7 +36,7 @@ from streamlearn.flags import load_settings
 from streamlearn.logs import setup
 from streamlearn.nets import NetError
 from streamlearn.observe import Vitals
-from streamlearn.report import figures, write_report
+from streamlearn.report import figures, knowledge, write_report
 from streamlearn.settings import Settings, SettingsError, load_object, sink_connector, source_connector
 from streamlearn.worker import Worker
 
@@ -158,7 +158,8 @@ def _run(settings: Settings) -> int:
     if status == 0 and STOP.asked is None:
         _doubt(settings, worker)
     if settings.report is not None:
-        write_report(settings, {settings.method.name: figures(vitals.observation)}, worker.curve)
+        found = figures(vitals.observation) | knowledge(worker.learner)
+        write_report(settings, {settings.method.name: found}, worker.curve)
     return status
 
 

@@ -32,6 +32,7 @@ from streamlearn.events import (
 )
 from streamlearn.keeper import Keeper
 from streamlearn.observe import Histogram, Stopwatch, Vitals, observe
+from streamlearn.report import curve_figures, set_figures
 from streamlearn.settings import Settings
 from streamlearn.state import Snapshot
 
@@ -374,7 +375,10 @@ class Worker:
         if self.curve and seen.learned - self.curve[-1]["events"] < self._stride:
             return
         kinds = {f"prequential_{kind}": f.accuracy for kind, f in seen.prequential.items()}
-        self.curve.append({"events": seen.learned, "classes": seen.known_classes, **kinds})
+        row: dict[str, Any] = {"events": seen.learned, "classes": seen.known_classes, **kinds}
+        if seen.continual is not None and seen.continual.evaluations:
+            row |= curve_figures(seen.continual) | {"sets": set_figures(seen.continual)}
+        self.curve.append(row)
         if len(self.curve) > MOST_POINTS:
             self.curve = self.curve[::2]
             self._stride *= 2
