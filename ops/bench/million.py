@@ -57,7 +57,7 @@ def long_run(folder: Path, options: Namespace) -> dict[str, Any]:
     return {
         "settings": flags,
         "file_bytes": size,
-        "events": run.learner["events_learned"],
+        "events": run.learner["predicted"],
         "seconds": run.seconds,
         "cpu_seconds": run.cpu_seconds,
         "events_per_second": options.events / run.seconds,
