@@ -21,7 +21,8 @@ MOST_GROWTH = 50 << 20
 
 MATCHED = (
     "--method.name er --evaluation.held_out 0 --model.head linear --learning.optimiser sgd "
-    "--learning.learning_rate 0.05 --learning.weight_decay 0 --memory.capacity 200 --learning.stream_batch 10 --learning.memory_batch 10"
+    "--learning.learning_rate 0.05 --learning.weight_decay 0 --memory.capacity 200 "
+    "--learning.stream_batch 10 --learning.memory_batch 10"
 ).split()
 """What the plain loop does, as settings; normalising stays on, which the plain loop doesn't do."""
 
