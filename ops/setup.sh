@@ -26,28 +26,51 @@ find_python() {
   return 1
 }
 
-# Debian and Ubuntu ship Python without what a virtual environment needs. Its own package is enough: python3-pip
-# would bring a C compiler along.
-need_ensurepip() {
-  local python="$1" package as_root=()
-  "$python" -c 'import venv, ensurepip' >/dev/null 2>&1 && return 0
-  package="$(basename -- "$python")-venv"
+# install_packages_of_system WHY PACKAGE...: with apt-get, or says what to install because of WHY, and ends.
+install_packages_of_system() {
+  local why="$1" as_root=()
+  shift
   if [ "$(id -u)" != 0 ]; then
     if command -v sudo >/dev/null 2>&1 && sudo -n true >/dev/null 2>&1; then as_root=(sudo -n); else as_root=(no); fi
   fi
   if [ "${as_root[0]-}" = no ] || ! command -v apt-get >/dev/null 2>&1; then
-    die "$python can't make virtual environments. On Debian or Ubuntu run:" \
-      "sudo apt-get update && sudo apt-get install -y $package"
+    die "$why. On Debian or Ubuntu run: sudo apt-get update && sudo apt-get install -y $*"
   fi
-  say "$python can't make virtual environments: installing $package with apt-get"
+  say "$why: installing $* with apt-get"
   # One broken source or another update that is running must not stop us: the lists may do as they are.
   ${as_root[@]+"${as_root[@]}"} apt-get update -q </dev/null >&2 || say "apt-get update failed: trying without it"
   # A new machine's own updates may hold the lock: wait for them.
   ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
-    install -y -q --no-install-recommends "$package" </dev/null >&2 ||
-    die "apt-get could not install $package: see its message above"
+    install -y -q --no-install-recommends "$@" </dev/null >&2 ||
+    die "$why, and apt-get could not install $*: see its message above"
+}
+
+# Debian and Ubuntu ship Python without what a virtual environment needs. Its own package is enough: python3-pip
+# would bring a C compiler along.
+need_ensurepip() {
+  local python="$1" package
+  "$python" -c 'import venv, ensurepip' >/dev/null 2>&1 && return 0
+  package="$(basename -- "$python")-venv"
+  install_packages_of_system "$python can't make virtual environments" "$package"
   "$python" -c 'import venv, ensurepip' >/dev/null 2>&1 ||
     die "$python still can't make virtual environments although $package is installed"
+}
+
+# The tests look at the report in a real browser: STREAMLEARN_CHROMIUM, or the first Chromium or Chrome that runs.
+has_browser() {
+  local name
+  # Last: Ubuntu's chromium-browser may be a script that only says where to get one.
+  for name in ${STREAMLEARN_CHROMIUM:+"$STREAMLEARN_CHROMIUM"} chromium google-chrome{,-stable} chromium-browser; do
+    command -v "$name" >/dev/null 2>&1 && "$name" --version >/dev/null 2>&1 && return 0
+  done
+  return 1
+}
+
+need_browser() {
+  has_browser && return 0
+  install_packages_of_system "the tests need Chromium or Chrome (STREAMLEARN_CHROMIUM says where one is)" \
+    chromium fonts-dejavu-core
+  has_browser || die "there is still no Chromium or Chrome: install one, or say where it is by STREAMLEARN_CHROMIUM"
 }
 
 # Free KiB where $1 is or will be.

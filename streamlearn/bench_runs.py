@@ -14,7 +14,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from streamlearn.events import Array, ConnectorError, Event, Resume
 from streamlearn.learner import OnlineLearner
 from streamlearn.nets import NetError
 from streamlearn.observe import Stopwatch, observe
-from streamlearn.report import versions
+from streamlearn.report import continual_figures, versions
 from streamlearn.run import ALLOCATION, make_codec, make_source
 from streamlearn.settings import Settings, SettingsError
 
@@ -269,24 +268,6 @@ def _learn(
             due = counts.steps + interval
         tell(at, len(events))
     return seconds, processor
-
-
-def continual_figures(continual: Continual) -> dict[str, Any]:
-    """The figures of continual evaluation at the end of the stream, and every shift."""
-    found = continual.figures()
-    gaps = [shift.gap for shift in continual.shifts if shift.gap is not None]
-    return {
-        "average_accuracy": found.average_accuracy,
-        "forgetting": found.forgetting,
-        "min_accuracy": found.min_accuracy,
-        "worst_case_accuracy": found.worst_case_accuracy,
-        "windowed_forgetting": {str(w): value for w, value in found.windowed_forgetting.items()},
-        "windowed_plasticity": {str(w): value for w, value in found.windowed_plasticity.items()},
-        "stability_gap": sum(gaps) / len(gaps) if gaps else None,
-        "stability_gap_last": found.stability_gap,
-        "shifts": [asdict(shift) | {"gap": shift.gap} for shift in continual.shifts],
-        "evaluations": found.evaluations,
-    }
 
 
 def learner_figures(learner: OnlineLearner) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """`streamlearn demo`: the main job on data that is at hand, several methods side by side on one stream.
 
 The handwritten digits arrive class after class. Every learner gets the very same events through the same
-codec and the same `learn` as the worker's. From time to time each is asked about test images that are
-never learned, of all classes seen so far.
+codec and the same `learn` as the worker's. From time to time, and around every arrival of a new class, each
+is asked about test images that are never learned, of all classes seen so far.
 """
 
 from __future__ import annotations
@@ -11,60 +11,46 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from streamlearn.config import MethodSettings
+from streamlearn.contender import Contender, make_exam, quick
+from streamlearn.continual import Continual
+from streamlearn.demo_view import final_table, live_view, standing
 from streamlearn.durable import Learner
 from streamlearn.events import Event, Resume
 from streamlearn.flags import load_settings
 from streamlearn.logs import setup
-from streamlearn.observe import observe
-from streamlearn.report import figures, write_report
+from streamlearn.report import write_report
 from streamlearn.run import guarded, make_codec, make_source
 from streamlearn.settings import Settings, SettingsError
 
 METHODS = ("finetune", "er")
 """They always race; beside them, what `method` names, if that is something else."""
 POINTS = 60
-"""Evaluations over the stream."""
+"""Evaluations over the stream, beside those around the arrivals."""
+AFTER = (0, 1, 2, 4)
+"""Steps after which an arrival is looked at: just before it, and when it hurts most."""
+MOST_ARRIVALS = 50
+"""So many arrivals are looked at so closely."""
+LINES = 6
+"""Lines about the standing where there is no terminal."""
 LIVE_SECONDS = 12.0
 """A live view lasts at least so long, for people to follow it; without a terminal nothing waits."""
-BARS = "▁▂▃▄▅▆▇█"
-CURVE = 30
-"""Characters of a curve."""
-
-
-@dataclass
-class Contender:
-    """One learner of the demo and its curves."""
-
-    name: str
-    learner: Learner
-    accuracy: list[float] = field(default_factory=list)
-    by_class: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def evaluate(self, tests: Sequence[Event], seen: set[str]) -> None:
-        """Accuracy over the test examples of the classes seen, and class by class."""
-        asked = [event for event in tests if event.y in seen]
-        answers = self.learner.predict(asked)
-        right: dict[str, list[int]] = {}
-        for event, answer in zip(asked, answers, strict=True):
-            right.setdefault(str(event.y), []).append(answer.label == event.y)
-        self.by_class = {label: sum(hits) / len(hits) for label, hits in right.items()}
-        self.accuracy.append(sum(sum(hits) for hits in right.values()) / max(1, len(asked)))
 
 
 def demo(words: Sequence[str]) -> int:
     """Run the demo. Returns the exit status."""
-    base = {"source": {"dataset": "digits", "order": "class_incremental"}, "memory": {"capacity": 200}}
+    base = {
+        "source": {"dataset": "digits", "order": "class_incremental"},
+        "memory": {"capacity": 200},
+        "method": {"name": "er_ace"},
+    }
     settings = load_settings(words, os.environ, base)
     setup(settings.log.level, settings.log.format)
     return guarded(lambda: _demo(settings))
@@ -85,12 +71,13 @@ def _demo(settings: Settings) -> int:
         f"{len(tests)} test examples that are never learned"
     )
     curves = _race(console, contenders, events, tests, order)
-    console.print(_final(contenders, order))
-    if settings.report is not None:
-        rows = {each.name: _summary(each) for each in contenders}
-        console.print(f"report: {write_report(settings, rows, curves)}")
-    else:
-        console.print("(--report DIR keeps the figures)")
+    console.print(final_table(contenders, order))
+    if settings.report is None:
+        console.print("(--report DIR keeps the figures and draws them)")
+        return 0
+    exam = make_exam(tests)
+    folder = write_report(settings, {each.name: each.summary(exam) for each in contenders}, curves)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     return 0
 
 
@@ -99,44 +86,67 @@ def _contenders(settings: Settings) -> list[Contender]:
     racing = {name: _with_method(settings, name) for name in METHODS}
     racing.setdefault(" + ".join([settings.method.name, *settings.method.modifiers]), settings)
     try:
-        return [Contender(name, Learner(each)) for name, each in racing.items()]
+        windows = settings.evaluation.windows
+        return [Contender(name, Learner(each), Continual(windows)) for name, each in racing.items()]
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
 
 def _race(
-    console: Console, contenders: list[Contender], events: list[Event], tests: list[Event], order: list[str]
+    console: Console,
+    contenders: Sequence[Contender],
+    events: Sequence[Event],
+    tests: Sequence[Event],
+    order: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Give all events to every contender, showing how they fare; returns the curves' rows."""
     curves: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    stride = max(1, -(-len(events) // POINTS))
-    pause = LIVE_SECONDS / POINTS if console.is_terminal else 0.0
+    exam = quick(make_exam(tests))
+    seen: dict[str, None] = {}
+    places = stops([str(event.y) for event in events], contenders[0].learner.batch)
+    said = 0
+    pause = LIVE_SECONDS / len(places) if console.is_terminal else 0.0
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     context: AbstractContextManager[Any] = live if live is not None else nullcontext()
     with context:
-        for start in range(0, len(events), stride):
+        for begin, done in pairwise([0, *places]):
             begun = time.perf_counter()
-            part = events[start : start + stride]
-            done = start + len(part)
-            seen.update(str(event.y) for event in part)
+            part = events[begin:done]
+            fresh = [label for label in dict.fromkeys(str(event.y) for event in part) if label not in seen]
+            seen.update(dict.fromkeys(fresh))
             for each in contenders:
-                before = time.perf_counter()
-                each.learner.learn(part)
-                if done == len(events):
-                    each.learner.flush()
-                each.seconds += time.perf_counter() - before
-                each.evaluate(tests, seen)
-                curves.append(_point(each, done, len(seen)))
+                each.learn(part, begin, fresh, done == len(events))
+                each.evaluate(exam, done)
+                curves.append(each.row(done))
             if live is not None:
-                live.update(_view(contenders, order, seen, done, len(events)), refresh=True)
+                live.update(live_view(contenders, order, len(seen), done, len(events)), refresh=True)
                 time.sleep(max(0.0, pause - (time.perf_counter() - begun)))
-            elif done == len(events) or (start // stride) % (POINTS // 6) == POINTS // 6 - 1:
-                standing = ", ".join(f"{each.name} {each.accuracy[-1]:.3f}" for each in contenders)
-                console.print(
-                    f"{done:>6} events, {len(seen):>3} classes: accuracy over all of them: {standing}"
-                )
+            elif done * LINES // len(events) > said:
+                said = done * LINES // len(events)
+                console.print(standing(contenders, done, len(seen)), soft_wrap=True)
     return curves
+
+
+def stops(labels: Sequence[str], batch: int) -> list[int]:
+    """Where the learners are asked, in numbers of events: evenly, and around the arrivals of new classes.
+
+    The last one is the end. A stop lies just before the first event of a new class, and none in the batch
+    that it begins: classes that come as close together as that are one arrival.
+    """
+    stride = max(1, -(-len(labels) // POINTS))
+    places = set(range(stride, len(labels), stride))
+    first: dict[str, int] = {}
+    for place, label in enumerate(labels):
+        first.setdefault(label, place)
+    came: list[int] = []
+    for place in first.values():
+        if not came or place >= came[-1] + batch:
+            came.append(place)
+    if len(came) <= MOST_ARRIVALS:
+        for place in came:
+            places.update(place + steps * batch for steps in AFTER)
+            places.difference_update(range(place + 1, place + batch))
+    return [*sorted(place for place in places if 0 < place < len(labels)), len(labels)]
 
 
 def _events(settings: Settings) -> list[Event]:
@@ -161,89 +171,3 @@ def _test_split(settings: Settings) -> Settings:
 def _with_method(settings: Settings, name: str) -> Settings:
     method = MethodSettings(name=name, **settings.method.model_extra or {})
     return settings.model_copy(update={"method": method})
-
-
-def _point(each: Contender, events: int, classes: int) -> dict[str, Any]:
-    prequential = each.learner.prequential
-    return {
-        "learner": each.name,
-        "events": events,
-        "classes": classes,
-        "accuracy_seen_classes": round(each.accuracy[-1], 4),
-        "prequential_cumulative": prequential.figures("cumulative").accuracy,
-        "prequential_window": prequential.figures("window").accuracy,
-        **{f"accuracy_{label}": round(value, 4) for label, value in sorted(each.by_class.items())},
-    }
-
-
-def _summary(each: Contender) -> dict[str, Any]:
-    return figures(observe(each.learner)) | {
-        "test_accuracy": each.accuracy[-1],
-        "test_accuracy_by_class": each.by_class,
-        "seconds": round(each.seconds, 3),
-    }
-
-
-def _view(contenders: list[Contender], order: list[str], seen: set[str], done: int, total: int) -> Group:
-    """What the terminal shows while the learners run; 80 columns are enough for ten classes."""
-    table = Table(title=f"{done}/{total} events, {len(seen)} classes seen", title_justify="left")
-    table.add_column("learner")
-    table.add_column("now", justify="right")
-    table.add_column(f"{'accuracy, all classes seen':<{CURVE}}", no_wrap=True)
-    table.add_column("each class", no_wrap=True)
-    for each in contenders:
-        curve = "".join(_bar(value) for value in _thinned(each.accuracy, CURVE))
-        classes = Text()
-        for label in order:
-            value = each.by_class.get(label)
-            classes.append("·" if value is None else _bar(value), _colour(value))
-        table.add_row(each.name, f"{each.accuracy[-1]:.1%}", curve, classes)
-    labels = " ".join(order[:20]) + (" …" if len(order) > 20 else "")
-    return Group(
-        table, Text(f"each class: on its own test examples, in order of appearance: {labels}", "dim")
-    )
-
-
-def _thinned(values: Sequence[float], width: int) -> Sequence[float]:
-    """At most `width` of the values, evenly spaced, the last one among them."""
-    if len(values) <= width:
-        return values
-    return [values[round(i * (len(values) - 1) / (width - 1))] for i in range(width)]
-
-
-def _bar(value: float) -> str:
-    return BARS[round(value * (len(BARS) - 1))]
-
-
-def _colour(value: float | None) -> str:
-    if value is None:
-        return "dim"
-    return "green" if value >= 0.8 else "yellow" if value >= 0.5 else "red"
-
-
-def _final(contenders: list[Contender], order: list[str]) -> Table:
-    table = Table(title="at the end, on test examples of every class", title_justify="left")
-    for heading in ("learner", "accuracy", "worst", "early", "late", "online", "images", "time"):
-        table.add_column(heading, justify="left" if heading == "learner" else "right")
-    half = len(order) // 2
-    for each in contenders:
-        by_class, counts = each.by_class, each.learner.counts
-        table.add_row(
-            each.name,
-            f"{each.accuracy[-1]:.1%}",
-            f"{min(by_class.values()):.0%}",
-            f"{_mean([by_class[label] for label in order[:half]]):.0%}",
-            f"{_mean([by_class[label] for label in order[half:]]):.0%}",
-            f"{each.learner.prequential.figures('cumulative').accuracy or 0:.1%}",
-            f"{counts.images / max(1, counts.learned):.1f}",
-            f"{each.seconds:.1f} s",
-        )
-    table.caption = (
-        "worst: of the single classes; early, late: the half of the classes that came first, last; "
-        "online: each event predicted before it was learned; images: trained on, for each event"
-    )
-    return table
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

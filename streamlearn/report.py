@@ -1,4 +1,4 @@
-"""`--report DIR`: summary.json (figures, settings, seed, versions) and curves.csv."""
+"""`--report DIR`: summary.json (figures, settings, seed, versions), curves.csv, and both as report.html."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ import orjson
 import torch
 
 from streamlearn import __version__
+from streamlearn.continual import Continual, ContinualFigures
+from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Observation
+from streamlearn.page import page
 from streamlearn.settings import Settings, other_settings, state_settings
+
+MOST_PROTOTYPES = 100
+"""Classes, the first, whose prototypes are compared."""
+NEAREST = 10
+"""Pairs of classes that are named."""
 
 
 def versions() -> dict[str, str]:
@@ -37,6 +45,7 @@ def figures(observation: Observation) -> dict[str, Any]:
         "predicted": observation.predicted,
         "dead_letters": dict(observation.rejected),
         "known_classes": observation.known_classes,
+        "memory_examples": observation.memory_examples,
         "images_per_event": observation.images_per_event,
         "prequential": {
             kind: asdict(f) | {"kappa_majority": f.kappa_majority, "kappa_no_change": f.kappa_no_change}
@@ -48,12 +57,68 @@ def figures(observation: Observation) -> dict[str, Any]:
     }
 
 
+def knowledge(learner: OnlineLearner, continual: Continual | None = None) -> dict[str, Any]:
+    """What a learner still knows of everything: continual evaluation, prototypes, what answers.
+
+    `continual`: made with examples of one's own; the learner's own otherwise.
+    """
+    if not learner.settled:
+        return {}
+    found: dict[str, Any] = {"serving": learner.serving.name}
+    continual = continual if continual is not None else learner.trainer.evaluator.continual
+    if continual.evaluations:
+        found["continual"] = continual_figures(continual)
+    with torch.inference_mode():
+        prototypes = learner.serving.prototypes()[:MOST_PROTOTYPES]
+        cosines = (prototypes @ prototypes.T).cpu().numpy().astype(np.float64).round(4)
+    labels = learner.classes.labels
+    found["prototypes"] = {
+        "labels": labels[: len(cosines)],
+        "similarity": cosines,
+        "pairs": [(labels[a], labels[b], round(c, 4)) for a, b, c in learner.serving.nearest(NEAREST)],
+    }
+    return found
+
+
+def continual_figures(continual: Continual) -> dict[str, Any]:
+    """Figures and shifts (the newest 256) of a continual evaluation; `stability_gap` is their mean."""
+    now = continual.figures()
+    gaps = [shift.gap for shift in continual.shifts if shift.gap is not None]
+    return {
+        **curve_figures(now),
+        "windowed_forgetting": {str(w): value for w, value in now.windowed_forgetting.items()},
+        "windowed_plasticity": {str(w): value for w, value in now.windowed_plasticity.items()},
+        "stability_gap": sum(gaps) / len(gaps) if gaps else None,
+        "stability_gap_last": now.stability_gap,
+        "evaluations": now.evaluations,
+        "shifts": [asdict(shift) | {"gap": shift.gap} for shift in continual.shifts],
+    }
+
+
+def curve_figures(now: ContinualFigures) -> dict[str, float | None]:
+    """The figures that the curves follow, by the columns' names."""
+    return {
+        "worst_case_accuracy": now.worst_case_accuracy,
+        "average_accuracy": now.average_accuracy,
+        "forgetting": now.forgetting,
+        "min_accuracy": now.min_accuracy,
+    }
+
+
+def set_figures(now: ContinualFigures) -> dict[str, float]:
+    """Accuracy by set: a row's `sets`."""
+    return {each.name: round(each.fixed, 4) for each in now.sets if each.fixed is not None}
+
+
 def write_report(
     settings: Settings,
     learners: Mapping[str, Mapping[str, Any]],
     curves: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write the report of `learners` (their figures by name) into settings.report. Raises OSError."""
+    """Write the report of `learners` (their figures by name) into settings.report. Raises OSError.
+
+    `curves`: rows of numbers, with the row's `learner` and `events`; accuracy by set in a mapping, `sets`.
+    """
     assert settings.report is not None
     folder = Path(settings.report)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,12 +128,24 @@ def write_report(
         "settings": state_settings(settings) | other_settings(settings),
         "versions": versions(),
     }
-    (folder / "summary.json").write_bytes(
-        orjson.dumps(summary, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
-    )
-    with open(folder / "curves.csv", "w", newline="") as file:
-        names = list(dict.fromkeys(name for row in curves for name in row))
-        writer = csv.DictWriter(file, names)
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
+    written = orjson.dumps(summary, option=options)
+    (folder / "summary.json").write_bytes(written)
+    with open(folder / "curves.csv", "w", newline="", encoding="utf-8") as file:
+        rows = [flat(row) for row in curves]
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
-        writer.writerows(curves)
+        writer.writerows(rows)
+    # What the page shows is what the file says.
+    (folder / "report.html").write_text(page(orjson.loads(written), curves), "utf-8")
     return folder
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for CSV: a column `accuracy_<set>` for each set; `_` is added to a name that is taken."""
+    columns = {name: value for name, value in row.items() if name != "sets"}
+    taken = set(columns)
+    for name, value in row.get("sets", {}).items():
+        column = f"accuracy_{name}"
+        columns[f"{column}_" if column in taken else column] = value
+    return columns

@@ -1,8 +1,7 @@
-"""The command line: help, what is there, what `checkpoints` shows, the demo."""
+"""The command line: help, what is there, what `checkpoints` shows."""
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from streamlearn import __version__, cli, methods, modifiers
 from streamlearn.checkpoint import CheckpointStore
 from streamlearn.flags import LEAVES
 from streamlearn.method import available
-from tests.processes import ROOT, Process, count_lines, flags, hashes, here, newest, tree, write_events
+from tests.processes import ROOT, count_lines, flags, hashes, here, newest, tree, write_events
 from tests.streams import vectors
 
 EVENTS = vectors(60)
@@ -273,38 +272,3 @@ def test_the_reader_of_a_list_leaves(folder: Path) -> None:
     assert run.stderr.read() == b""
     run.stderr.close()
     assert run.wait(60) == 4
-
-
-# ---- the demo
-
-
-@pytest.mark.slow  # scikit-learn is long in coming
-def test_the_demo_races_what_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    few = ["demo", "--source.options.limit", "60", "--model.width", "4"]
-    named = ["--method.name", "er_ace", "--method.modifiers", "momentum_teacher"]
-    text = said(capfd, *few, *named, "--report", str(tmp_path))
-    assert "er_ace + momentum_teacher " in text
-    learners = json.loads((tmp_path / "summary.json").read_bytes())["learners"]
-    assert [*learners] == ["finetune", "er", "er_ace + momentum_teacher"]
-    assert len({json.dumps(each["loss"]) for each in learners.values()}) == 3
-    text = said(capfd, *few, "--method.name", "er")
-    assert "er_ace" not in text and text.endswith("(--report DIR keeps the figures)\n")
-    assert "oracle" in said(capfd, *few, "--method.name", "oracle", status=2)
-
-
-@pytest.mark.slow
-def test_the_demo(tmp_path: Path) -> None:
-    with Process("demo", "--report", str(tmp_path / "report")) as run:
-        assert run.ends() == 0
-    assert not any("\x1b" in text for text in run.out), "no terminal, no colours"
-    assert any("10 classes: accuracy over all of them: finetune" in text for text in run.out)
-    assert any("│ er" in text for text in run.out)
-    summary = json.loads((tmp_path / "report/summary.json").read_bytes())
-    learners = summary["learners"]
-    assert learners["finetune"]["test_accuracy"] < 0.7 < 0.85 < learners["er"]["test_accuracy"]
-    assert (summary["seed"], summary["versions"]["streamlearn"]) == (0, __version__)
-    with open(tmp_path / "report/curves.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["learner"] for row in rows} == {"finetune", "er"}
-    assert int(rows[-1]["events"]) == learners["er"]["predicted"]
-    assert float(rows[-1]["accuracy_seen_classes"]) == round(learners["er"]["test_accuracy"], 4)

@@ -280,6 +280,20 @@ def test_the_report(tmp_path: Path) -> None:
     assert summary["learners"]["er"]["predicted"] == 120
     assert summary["settings"]["memory.capacity"] == 2000
     assert count_lines(tmp_path / "report/curves.csv") > 1
+    text = (tmp_path / "report/report.html").read_text("utf-8")
+    assert "each before it was learned." in text and "Nothing was held out" in text
+
+
+def test_the_report_of_what_was_held_out(tmp_path: Path) -> None:
+    write_events(tmp_path / "events.jsonl", vectors(600))
+    held_out = ["--evaluation.held_out", "0.2", "--evaluation.images_per_image_learned", "1"]
+    assert again(tmp_path, *held_out, "--report", str(tmp_path / "report")) == 0
+    (learner,) = json.loads((tmp_path / "report/summary.json").read_bytes())["learners"].values()
+    continual = learner["continual"]
+    assert 0 <= continual["worst_case_accuracy"] <= continual["average_accuracy"] <= 1
+    assert learner["held_out"] > 10 and len(learner["prototypes"]["labels"]) == learner["known_classes"]
+    text = (tmp_path / "report/report.html").read_text("utf-8")
+    assert f"{100 * continual['average_accuracy']:.1f}" in text and "Which classes look alike" in text
 
 
 @pytest.mark.slow  # scikit-learn is long in coming
