@@ -38,7 +38,9 @@ class Method:
         """The method's table in the settings."""
 
     budget: ClassVar[float] = 2.0
-    """learning.images_per_event where the settings leave it open."""
+    """learning.images_per_event where the settings leave it open and x is an image."""
+    vector_budget: ClassVar[float] = 2.0
+    """The same where x is a vector: more replay gains less there and slows the answer to drift."""
     predictor: ClassVar[str] = "weights"
     """serving.predictor where the settings leave it open."""
     projector: int = 0

@@ -54,14 +54,19 @@ class ClassMeans:
 class Serving:
     """Keeps what the predictors need and answers with the one that is chosen.
 
-    name: the predictor that answers now. Everything here changes only at a step.
+    name: the predictor that answers now. Everything here changes only at a step. Where nothing has been
+    measured it is the average for images and the weights for vectors, whose small net gains less by it
+    than it loses when the stream drifts. mirrors: answer by the mean over an image and its mirror image.
     """
 
-    def __init__(self, settings: ServingSettings, predictor: str, model: Model) -> None:
+    def __init__(self, settings: ServingSettings, predictor: str, model: Model, mirrors: bool) -> None:
         self.model = model
+        self.mirrors = mirrors if settings.mirror is None else settings.mirror
+        self.mirrors = self.mirrors and len(model.shape) == 3
         self.auto = predictor == "auto"
-        self.name = AVERAGE if self.auto else predictor
-        self.average = Average(settings.rate, model) if self.auto or predictor == AVERAGE else None
+        prior = AVERAGE if len(model.shape) == 3 else WEIGHTS
+        self.name = prior if self.auto else predictor
+        self.average = Average(settings, model) if self.auto or predictor == AVERAGE else None
         self.means = ClassMeans(model) if self.auto or predictor == MEANS else None
 
     def after_step(self, rows: Rows) -> None:
@@ -81,6 +86,14 @@ class Serving:
 
     def logits(self, x: Tensor) -> Tensor:
         """Of normalised inputs [rows, *shape] by the predictor that answers now: [rows, classes]."""
+        logits = self._logits(self._sides(x))
+        return logits.view(-1, len(x), logits.shape[1]).mean(dim=0)
+
+    def _sides(self, x: Tensor) -> Tensor:
+        """The inputs, and behind them their mirror images where these have a say."""
+        return torch.cat([x, x.flip(-1)]) if self.mirrors else x
+
+    def _logits(self, x: Tensor) -> Tensor:
         if self.name == AVERAGE and self.average is not None:
             return self.average.logits(self.model, x)
         features = self.model.encode(x)
@@ -90,13 +103,14 @@ class Serving:
 
     def candidates(self, x: Tensor) -> Mapping[str, Tensor]:
         """Logits [rows, classes] of every predictor that is kept, by name."""
-        features = self.model.encode(x)
+        sides = self._sides(x)
+        features = self.model.encode(sides)
         found = {WEIGHTS: self.model.classify(features)}
         if self.average is not None:
-            found[AVERAGE] = self.average.logits(self.model, x)
+            found[AVERAGE] = self.average.logits(self.model, sides)
         if self.means is not None:
             found[MEANS] = self.means.logits(self.model, features)
-        return found
+        return {name: of.view(-1, len(x), of.shape[1]).mean(dim=0) for name, of in found.items()}
 
     def part(self) -> Part:
         tensors: dict[str, Tensor] = {}

@@ -65,8 +65,8 @@ class Trainer:
         self.device = device
         self.generators = generators
         self.method = make_method(settings.method)
-        self.replay_batch = self._plan()
         shape = schema.shape
+        self.replay_batch = self._plan(len(shape) == 3)
         self.model = Model(settings.model, shape, settings.seed, device, self.method.projector)
         self.optimiser = Optimiser(settings.learning, self.model)
         self.normaliser = Normaliser(
@@ -76,12 +76,13 @@ class Trainer:
         self.memory = Memory(settings.memory, shape, kind, device)
         self.views = Views(settings.views, shape, self.normaliser, generators.views)
         predictor = settings.serving.predictor or chain(self.method)[-1].predictor
-        self.serving = Serving(settings.serving, predictor, self.model)
+        self.serving = Serving(settings.serving, predictor, self.model, self.views.mirrors)
 
-    def _plan(self) -> int:
+    def _plan(self, image: bool) -> int:
         """Examples to replay in a step; the method chooses its views by the budget."""
         learning, batch = self.settings.learning, self.settings.learning.stream_batch
-        budget = learning.images_per_event or chain(self.method)[-1].budget
+        method = chain(self.method)[-1]
+        budget = learning.images_per_event or (method.budget if image else method.vector_budget)
         planned = self.method.plan(batch, budget * batch)
         return planned if learning.memory_batch is None else learning.memory_batch
 
