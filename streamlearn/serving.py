@@ -86,12 +86,18 @@ class Serving:
 
     def logits(self, x: Tensor) -> Tensor:
         """Of normalised inputs [rows, *shape] by the predictor that answers now: [rows, classes]."""
-        logits = self._logits(self._sides(x))
-        return logits.view(-1, len(x), logits.shape[1]).mean(dim=0)
+        return self._mean(self._logits(self._sides(x)))
 
     def _sides(self, x: Tensor) -> Tensor:
         """The inputs, and behind them their mirror images where these have a say."""
         return torch.cat([x, x.flip(-1)]) if self.mirrors else x
+
+    def _mean(self, logits: Tensor) -> Tensor:
+        """Of each input and its mirror image, as `_sides` laid them."""
+        if not self.mirrors:
+            return logits
+        straight, mirrored = logits.chunk(2)
+        return (straight + mirrored) / 2
 
     def _logits(self, x: Tensor) -> Tensor:
         if self.name == AVERAGE and self.average is not None:
@@ -110,7 +116,7 @@ class Serving:
             found[AVERAGE] = self.average.logits(self.model, sides)
         if self.means is not None:
             found[MEANS] = self.means.logits(self.model, features)
-        return {name: of.view(-1, len(x), of.shape[1]).mean(dim=0) for name, of in found.items()}
+        return {name: self._mean(logits) for name, logits in found.items()}
 
     def part(self) -> Part:
         tensors: dict[str, Tensor] = {}
