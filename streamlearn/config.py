@@ -215,13 +215,13 @@ class ServingSettings(Section):
         json_schema_extra=SHAPES,
     )
     power: float = Field(
-        2.0,
+        1.0,
         ge=0,
         description="at age k steps the share is (power + 1) / (k + power + 1); 0: a plain mean",
         json_schema_extra=SHAPES,
     )
     restart: int = Field(
-        20,
+        10,
         ge=0,
         description="age in steps that the average falls back to when a class arrives; 0: it stays old",
         json_schema_extra=SHAPES,
