@@ -12,15 +12,20 @@ from streamlearn.state import Part, copy, fill
 
 
 class Average:
-    """e <- e + a (theta - e) after each step, a = max(rate, 1 / (age + 1)), over all weights.
+    """e <- e + a (theta - e) after each step, over all weights; a = max(rate, (power + 1) / (age + power + 1)).
 
-    The age of the encoder is the number of steps; every row of the head has its own, so that the row of a
-    class that came late follows as fast as the first rows did. Running statistics of normalisation layers
-    are averaged alike: with those of the weights an average is no better than chance.
+    With power 0 that is the plain mean over `age` steps, with more of it recent steps weigh more
+    (polynomial-decay averaging: Shamir and Zhang, ICML 2013), until the rate makes it exponential.
+    The age is the number of steps, but falls to `restart` when a class arrives (0: never): the average
+    then follows fast, and more and more slowly as the stream settles. So a slow rate doesn't lag where
+    classes come fast, and no task has to be known. Every row of the head has an age of its own, so that
+    the row of a class that came late follows as fast as the first rows did. Running statistics of
+    normalisation layers are averaged alike: with those of the weights an average is no better than chance.
     """
 
-    def __init__(self, rate: float, model: Model) -> None:
-        self.rate = rate
+    def __init__(self, model: Model, rate: float, power: float = 0.0, restart: int = 0) -> None:
+        self.rate, self.restart = rate, restart
+        self.weight = power + 1
         self.steps = 0
         self.flat = model.flat.clone()
         self.rows = model.rows.clone()
@@ -33,22 +38,26 @@ class Average:
     @torch.no_grad()
     def update(self, model: Model) -> None:
         """Take the weights of `model` after a step."""
-        self.flat.lerp_(model.flat, max(self.rate, 1 / (self.steps + 1)))
+        share = max(self.rate, self.weight / (self.steps + self.weight))
+        self.flat.lerp_(model.flat, share)
         pairs = zip(self.encoder.buffers(), model.encoder.buffers(), strict=True)
         for mine, theirs in pairs:
             if mine.is_floating_point():
-                mine.lerp_(theirs, max(self.rate, 1 / (self.steps + 1)))
+                mine.lerp_(theirs, share)
             else:
                 mine.copy_(theirs)
         k = model.classes
         ages = self.ages[:k]
         rows = self.rows[:k]
-        rows.add_((model.rows[:k] - rows) * (1 / (ages + 1)).clamp_min(self.rate))
+        rows.add_((model.rows[:k] - rows) * (self.weight / (ages + self.weight)).clamp_min(self.rate))
         ages.add_(1)
         self.steps += 1
 
     def grow(self, model: Model) -> None:
         """New classes: take the model's new rows as they are; changes no row that was there."""
+        if self.restart and model.classes > self.classes:
+            self.steps = min(self.steps, self.restart)
+            self.ages.clamp_(max=self.restart)
         if self.rows.shape != model.rows.shape:
             rows, ages = model.rows.clone(), torch.zeros(model.rows.shape[0], 1, device=model.device)
             rows[: self.classes] = self.rows[: self.classes]

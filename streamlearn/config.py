@@ -134,7 +134,10 @@ class MethodSettings(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str = Field("er", description="a file of streamlearn/methods (`streamlearn methods` lists them)")
+    name: str = Field(
+        "prototype_replay",
+        description="a file of streamlearn/methods (`streamlearn methods` lists them)",
+    )
     modifiers: list[str] = Field(
         default_factory=list, description="files of streamlearn/modifiers, applied in order"
     )
@@ -216,11 +219,27 @@ class ServingSettings(Section):
         json_schema_extra=SHAPES,
     )
     rate: float = Field(
-        0.03,
+        0.01,
         gt=0,
         le=1,
-        description="share of the weights taken into their average at a step",
+        description="least share of the weights taken into their average at a step",
         json_schema_extra=SHAPES,
+    )
+    power: float = Field(
+        1.0,
+        ge=0,
+        description="at age k steps the share is (power + 1) / (k + power + 1); 0: a plain mean",
+        json_schema_extra=SHAPES,
+    )
+    restart: int = Field(
+        10,
+        ge=0,
+        description="age in steps that the average falls back to when a class arrives; 0: it stays old",
+        json_schema_extra=SHAPES,
+    )
+    mirror: bool | None = Field(
+        None,
+        description="answer by the mean over an image and its mirror image; unset: the method's own",
     )
 
 

@@ -49,7 +49,6 @@ def demo(words: Sequence[str]) -> int:
     base = {
         "source": {"dataset": "digits", "order": "class_incremental"},
         "memory": {"capacity": 200},
-        "method": {"name": "er_ace"},
     }
     settings = load_settings(words, os.environ, base)
     setup(settings.log.level, settings.log.format)

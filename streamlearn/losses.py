@@ -32,14 +32,16 @@ def class_rows(rows: Rows, classes: int) -> Tensor:
     return counts.index_add_(0, rows.other, 1 - rows.share)
 
 
-def proxy_contrastive(logits: Tensor, rows: Rows) -> Tensor:
+def proxy_contrastive(logits: Tensor, rows: Rows, absent: float = 0.0) -> Tensor:
     """Proxy-based contrastive loss (Lin et al., PCR, CVPR 2023, equation 7), mean over rows.
 
     With n_c rows of class c in the step:  L_i = log sum_{c: n_c > 0} n_c exp(s_ic) - s_{i, y_i}.
     (The paper sums over rows; all rows of a class share one proxy, which gives this form.)
+    A known class without a row in the step takes part as though it had `absent` rows.
     """
     counts = class_rows(rows, logits.shape[1])
-    adjusted = (logits + counts.clamp_min(1e-6).log()).masked_fill(counts == 0, MASKED)
+    weights = counts if not absent else torch.where(counts == 0, absent, counts)
+    adjusted = (logits + weights.clamp_min(1e-6).log()).masked_fill(weights == 0, MASKED)
     right = logits.gather(1, rows.y[:, None])[:, 0]
     if rows.share is not None and rows.other is not None:
         right = rows.share * right + (1 - rows.share) * logits.gather(1, rows.other[:, None])[:, 0]

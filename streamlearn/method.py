@@ -38,9 +38,13 @@ class Method:
         """The method's table in the settings."""
 
     budget: ClassVar[float] = 2.0
-    """learning.images_per_event where the settings leave it open."""
+    """learning.images_per_event where the settings leave it open and x is an image."""
+    vector_budget: ClassVar[float] = 2.0
+    """The same where x is a vector: more replay gains less there and slows the answer to drift."""
     predictor: ClassVar[str] = "weights"
     """serving.predictor where the settings leave it open."""
+    mirrors: ClassVar[bool] = False
+    """Whether images that views may mirror are answered with their mirror images, unless settings say."""
     recall_interval: float | None = None
     """Steps between two recalls of the same stored example, where the method measures it."""
     projector: int = 0

@@ -59,14 +59,20 @@ class ClassMeans:
 class Serving:
     """Keeps what the predictors need and answers with the one that is chosen.
 
-    name: the predictor that answers now. Everything here changes only at a step.
+    name: the predictor that answers now. Everything here changes only at a step. Where nothing has been
+    measured it is the average for images and the weights for vectors, whose small net gains less by it
+    than it loses when the stream drifts. mirrors: answer by the mean over an image and its mirror image.
     """
 
-    def __init__(self, settings: ServingSettings, predictor: str, model: Model) -> None:
+    def __init__(self, settings: ServingSettings, predictor: str, model: Model, mirrors: bool) -> None:
         self.model = model
+        self.mirrors = (mirrors if settings.mirror is None else settings.mirror) and len(model.shape) == 3
         self.auto = predictor == "auto"
-        self.name = AVERAGE if self.auto else predictor
-        self.average = Average(settings.rate, model) if self.auto or predictor == AVERAGE else None
+        prior = AVERAGE if len(model.shape) == 3 else WEIGHTS
+        self.name = prior if self.auto else predictor
+        self.average: Average | None = None
+        if self.auto or predictor == AVERAGE:
+            self.average = Average(model, settings.rate, settings.power, settings.restart)
         self.means = ClassMeans(model) if self.auto or predictor == MEANS else None
 
     def after_step(self, rows: Rows) -> None:
@@ -86,6 +92,20 @@ class Serving:
 
     def logits(self, x: Tensor) -> Tensor:
         """Of normalised inputs [rows, *shape] by the predictor that answers now: [rows, classes]."""
+        return self._mean(self._logits(self._sides(x)))
+
+    def _sides(self, x: Tensor) -> Tensor:
+        """The inputs, and behind them their mirror images where these have a say."""
+        return torch.cat([x, x.flip(-1)]) if self.mirrors else x
+
+    def _mean(self, logits: Tensor) -> Tensor:
+        """Of each input and its mirror image, as `_sides` laid them."""
+        if not self.mirrors:
+            return logits
+        straight, mirrored = logits.chunk(2)
+        return (straight + mirrored) / 2
+
+    def _logits(self, x: Tensor) -> Tensor:
         if self.name == AVERAGE and self.average is not None:
             return self.average.logits(self.model, x)
         features = self.model.encode(x)
@@ -102,20 +122,21 @@ class Serving:
     @property
     def forwards(self) -> int:
         """Forwards of an input to ask every predictor that may serve."""
-        return 2 if self.auto else 1
+        return (2 if self.auto else 1) * (2 if self.mirrors else 1)
 
     def candidates(self, x: Tensor, names: Sequence[str]) -> Mapping[str, Tensor]:
         """Logits [rows, classes] of normalised inputs [rows, *shape] by each of the predictors `names`."""
         found: dict[str, Tensor] = {}
+        sides = self._sides(x)
         if self.average is not None and AVERAGE in names:
-            found[AVERAGE] = self.average.logits(self.model, x)
+            found[AVERAGE] = self.average.logits(self.model, sides)
         if set(names) - {AVERAGE}:
-            features = self.model.encode(x)
+            features = self.model.encode(sides)
             if WEIGHTS in names:
                 found[WEIGHTS] = self.model.classify(features)
             if self.means is not None and MEANS in names:
                 found[MEANS] = self.means.logits(self.model, features)
-        return found
+        return {name: self._mean(logits) for name, logits in found.items()}
 
     def prototypes(self) -> Tensor:
         """What stands for each class in the predictor that answers, of length 1 each: [classes, d].

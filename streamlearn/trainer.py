@@ -73,7 +73,7 @@ class Trainer:
         self.generators = generators
         shape = schema.shape
         self.method = make_method(settings.method, shape)
-        self.replay_batch = self._plan()
+        self.replay_batch = self._plan(len(shape) == 3)
         self.model = Model(settings.model, shape, settings.seed, device, self.method.projector)
         self.optimiser = Optimiser(settings.learning, self.model)
         self.normaliser = Normaliser(
@@ -83,7 +83,8 @@ class Trainer:
         self.memory = Memory(settings.memory, shape, kind, device)
         self.views = Views(settings.views, shape, self.normaliser, generators.views)
         predictor = settings.serving.predictor or chain(self.method)[-1].predictor
-        self.serving = Serving(settings.serving, predictor, self.model)
+        mirrors = self.views.mirrors and chain(self.method)[-1].mirrors
+        self.serving = Serving(settings.serving, predictor, self.model, mirrors)
         self.evaluator = Evaluator(
             settings,
             shape,
@@ -94,10 +95,11 @@ class Trainer:
             self._asked,
         )
 
-    def _plan(self) -> int:
+    def _plan(self, image: bool) -> int:
         """Examples to replay in a step; the method chooses its views by the budget."""
         learning, batch = self.settings.learning, self.settings.learning.stream_batch
-        budget = learning.images_per_event or chain(self.method)[-1].budget
+        method = chain(self.method)[-1]
+        budget = learning.images_per_event or (method.budget if image else method.vector_budget)
         planned = self.method.plan(batch, budget * batch)
         return planned if learning.memory_batch is None else learning.memory_batch
 

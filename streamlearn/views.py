@@ -61,6 +61,7 @@ class Views:
         self.normaliser = normaliser
         self.generator = generator
         self.image = len(shape) == 3
+        self.mirrors = False
         if self.image:
             colour = shape[0] >= 3
             given = settings
@@ -68,6 +69,7 @@ class Views:
             shift = given.shift if given.shift is not None else 0.0 if colour else GRAY_SHIFT
             light = given.light if given.light is not None else COLOUR_LIGHT if colour else GRAY_LIGHT
             flip = given.flip if given.flip is not None else colour
+            self.mirrors = flip
             self.reach = {
                 WEAK: _Reach(crop, shift, light, flip, hole=False),
                 STRONG: _Reach(0.75 * crop, 1.5 * shift, min(1.0, 1.5 * light), flip, hole=True),

@@ -53,7 +53,7 @@ class MomentumTeacher(Modifier):
     def after_step(self, model: Model, rows: Rows) -> None:
         self.inner.after_step(model, rows)
         if self.teacher is None:
-            self.teacher = Average(self.params.rate, model)
+            self.teacher = Average(model, self.params.rate)
         self.teacher.update(model)
 
     def grow(self, model: Model) -> None:
@@ -66,5 +66,5 @@ class MomentumTeacher(Modifier):
 
     def load(self, part: Part, model: Model) -> None:
         if part.tensors:
-            self.teacher = Average(self.params.rate, model)
+            self.teacher = Average(model, self.params.rate)
             self.teacher.load(part)

@@ -1,0 +1,115 @@
+"""The default: replay against prototypes, in the form that pays at a small budget of images.
+
+The rows of the cosine head are the classes' prototypes, learned over all of stream and memory in place of
+means over the one to three rows a class that a small step holds (Wei et al., "Online prototype learning for
+online continual learning", ICCV 2023, takes those means). The loss is that of proxy-based contrastive replay
+(Lin et al., CVPR 2023) over an untouched and an augmented view of everything. Changed from there:
+
+- Part of the replay is drawn by prototypes (OnPro's adaptive prototypical feedback without its mixtures,
+  which brought nothing): classes that lie near others are replayed more, at no image's cost.
+- Where a step replays fewer examples than there are known classes, those that it misses compete as well,
+  as though they had a share of a row: a step then says too little about which classes there are.
+- Below four images an event there is one view of more examples; vectors have two images, and no noise.
+
+Mixtures of examples and draws from a shuffled queue brought nothing and are not here (ops/decisions).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from streamlearn.buffers import Memory
+from streamlearn.config import Section
+from streamlearn.events import Array
+from streamlearn.losses import proxy_contrastive
+from streamlearn.method import Losses, Method
+from streamlearn.model import Model, unit
+from streamlearn.rows import Draw, Rows
+from streamlearn.state import Part
+from streamlearn.views import RAW, STANDARD, WEAK
+
+TWO_VIEWS_FROM = 4.0
+"""Images per event below which one view of more examples beats two views of fewer."""
+
+MOST_CLASSES = 512
+"""Classes up to which prototypes steer the draw; beyond, comparing all pairs would cost as much as a step."""
+
+
+class PrototypeReplay(Method):
+    summary = "replay against class prototypes over two views, served by averaged weights (the default)"
+    paper = "after Wei et al., OnPro, ICCV 2023, and Lin et al., PCR, CVPR 2023"
+    budget = 8.0
+    predictor = "auto"
+    mirrors = True
+
+    class Params(Section):
+        """Parameters of prototype_replay."""
+
+        feedback: float = Field(
+            0.0, ge=0, le=1, description="share of the replay drawn by how near a class is to others; 0: none"
+        )
+        sharpness: float = Field(
+            0.1, gt=0, description="temperature of the softmax over the cosines of all pairs of prototypes"
+        )
+        absent: float = Field(
+            0.5,
+            ge=0,
+            le=1,
+            description="rows that a known class counts for in a step without it, "
+            "where fewer examples are replayed than classes are known; 0: none",
+        )
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params)
+        self.stream_views = self.memory_views = (RAW, WEAK)
+        self.nearness: Array | None = None
+
+    def plan(self, batch: int, images: float) -> int:
+        views = (RAW, WEAK) if images >= TWO_VIEWS_FROM * batch else (STANDARD,)
+        self.stream_views = self.memory_views = views
+        return super().plan(batch, images)
+
+    def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Draw:
+        """Most examples uniformly, the rest by the nearness of their class's prototype to others."""
+        near = round(self.params.feedback * min(count, memory.size))
+        if self.nearness is None or not near:
+            return super().draw(memory, count, rng)
+        slots = memory.draw(min(count, memory.size) - near, rng)
+        labels = memory.labels[: memory.size]
+        weights = (self.nearness / np.bincount(labels, minlength=len(self.nearness)).clip(1))[labels]
+        weights[slots] = 0
+        # Of too few that are left there is nothing to choose; of those without weight, nothing to gain.
+        if np.count_nonzero(weights) < near:
+            return super().draw(memory, count, rng)
+        more = rng.choice(memory.size, near, replace=False, p=weights / weights.sum())
+        return Draw(np.concatenate([slots, more]))
+
+    def _compare(self, model: Model) -> None:
+        """Share of every class [classes] in the pairs of prototypes, each pair by softmax(cosine / sharpness).
+
+        Always that of the head as it is: nothing of it has to be part of the state.
+        """
+        self.nearness = None
+        if self.params.feedback and 2 <= model.classes <= MOST_CLASSES:
+            prototypes = unit(model.head.detach()[:, : model.features])
+            cosines = (prototypes @ prototypes.T).cpu().numpy().astype(np.float64)
+            np.fill_diagonal(cosines, -np.inf)
+            pairs = np.exp((cosines - cosines.max()) / self.params.sharpness)
+            self.nearness = pairs.sum(axis=1) / pairs.sum()
+
+    def grow(self, model: Model) -> None:
+        self._compare(model)
+
+    def after_step(self, model: Model, rows: Rows) -> None:
+        self._compare(model)
+
+    def load(self, part: Part, model: Model) -> None:
+        self._compare(model)
+
+    def loss(self, model: Model, rows: Rows) -> Losses:
+        sparse = len(rows.memory_raw) < model.classes
+        absent = self.params.absent if sparse else 0.0
+        return {"prototypes": proxy_contrastive(rows.logits(model), rows, absent)}

@@ -1,0 +1,126 @@
+"""The default method's loss and plan, and the mirror images that have a say in its answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from streamlearn.buffers import Memory
+from streamlearn.config import CoreSettings, MemorySettings, ModelSettings
+from streamlearn.events import Array, Event
+from streamlearn.learner import OnlineLearner
+from streamlearn.losses import proxy_contrastive
+from streamlearn.methods.prototype_replay import PrototypeReplay
+from streamlearn.model import Model
+from streamlearn.rows import Rows
+from streamlearn.views import RAW, STANDARD, WEAK
+from tests.streams import images, vectors
+
+
+def rows_of(y: torch.Tensor) -> Rows:
+    return Rows(torch.zeros(len(y), 1), y, len(y), 1, 1, None, y, y)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("absent", [0.0, 0.5, 1.0])
+def test_absent_classes_compete_as_part_of_a_row(absent: float) -> None:
+    y = torch.tensor([0, 0, 0, 2])
+    logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    counts = [3.0, absent, 1.0, absent]
+    total = 0.0
+    for i, label in enumerate(y.tolist()):
+        mass = sum(n * math.exp(logits[i, c]) for c, n in enumerate(counts))
+        total += math.log(mass) - float(logits[i, label])
+    found = proxy_contrastive(logits, rows_of(y), absent)
+    assert float(found) == pytest.approx(total / 4, rel=1e-5)
+
+
+def test_views_and_examples_follow_the_budget() -> None:
+    method = PrototypeReplay(PrototypeReplay.Params())
+    assert method.plan(10, 80.0) == 30
+    assert method.stream_views == method.memory_views == (RAW, WEAK)
+    assert method.plan(10, 20.0) == 10
+    assert method.stream_views == method.memory_views == (STANDARD,)
+
+
+def drawn(method: PrototypeReplay, labels: list[int], count: int, times: int = 400) -> Array:
+    """How often every class is drawn, of a memory with these labels."""
+    memory = Memory(MemorySettings(capacity=len(labels)), (1,), torch.float32, torch.device("cpu"))
+    rng = np.random.default_rng(0)
+    memory.insert(torch.zeros(len(labels), 1), np.array(labels), np.arange(len(labels)), rng)
+    counts = np.zeros(max(labels) + 1)
+    for _ in range(times):
+        slots = method.draw(memory, count, rng).slots
+        assert len(slots) == len(set(slots.tolist())) == min(count, len(labels))
+        counts += np.bincount(memory.labels[slots], minlength=len(counts))
+    return counts / times
+
+
+def test_classes_near_each_other_are_replayed_more() -> None:
+    method = PrototypeReplay(PrototypeReplay.Params(feedback=0.5))
+    model = Model(ModelSettings(width=2), (3,), 0, torch.device("cpu"))
+    model.grow(3, torch.Generator().manual_seed(0))
+    model.rows[:3] = torch.tensor([[1.0, 0.0], [2.0, 0.2], [-1.0, 0.0]])
+    method.grow(model)
+    labels = [0, 1, 2] * 40
+    uniform = drawn(PrototypeReplay(PrototypeReplay.Params()), labels, 12)
+    near = drawn(method, labels, 12)
+    np.testing.assert_allclose(uniform, [4, 4, 4], atol=0.4)
+    np.testing.assert_allclose(near, [5, 5, 2], atol=0.4)
+
+
+def test_feedback_needs_two_classes_and_enough_examples() -> None:
+    method = PrototypeReplay(PrototypeReplay.Params(feedback=1.0))
+    model = Model(ModelSettings(width=2), (3,), 0, torch.device("cpu"))
+    model.grow(1, torch.Generator().manual_seed(0))
+    method.grow(model)
+    assert drawn(method, [0, 0, 0], 2, times=1).tolist() == [2]
+    model.grow(3, torch.Generator().manual_seed(0))
+    method.grow(model)
+    assert drawn(method, [0, 1], 5, times=1).tolist() == [1, 1]
+
+
+def learner(**sections: object) -> OnlineLearner:
+    return OnlineLearner(CoreSettings(method={"name": "prototype_replay"}, **sections))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "replayed", "per_event", "name"), [(images, 30, 8, "average"), (vectors, 10, 2, "weights")]
+)
+def test_images_have_eight_a_step_and_the_average_vectors_two_and_the_weights(
+    kind: Callable[[int], list[Event]], replayed: int, per_event: int, name: str
+) -> None:
+    made = learner()
+    made.learn(kind(200))
+    made.flush()
+    assert made.trainer.replay_batch == replayed
+    assert made.counts.images / made.counts.learned == pytest.approx(per_event, abs=0.8)
+    assert made.serving.name == name
+
+
+def colour(count: int) -> list[Event]:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (count, 3, 12, 12), dtype=np.uint8)
+    return [Event(f"c{i}", x[i], str(i % 3)) for i in range(count)]
+
+
+def test_an_image_and_its_mirror_image_get_the_same_answer() -> None:
+    made = learner()
+    made.learn(colour(60))
+    x = np.stack([event.x for event in colour(9)])
+    assert made.serving.mirrors
+    straight, mirrored = (made.trainer.forward(side) for side in (x, x[..., ::-1].copy()))
+    torch.testing.assert_close(straight, mirrored, atol=1e-6, rtol=1e-5)
+    plain = learner(serving={"mirror": False})
+    plain.learn(colour(60))
+    assert not torch.allclose(plain.trainer.forward(x), plain.trainer.forward(x[..., ::-1].copy()))
+
+
+def test_what_may_not_be_mirrored_is_not() -> None:
+    for sections in ({"views": {"flip": False}}, {"serving": {"mirror": False}}):
+        made = learner(**sections)
+        made.learn(colour(20))
+        assert not made.serving.mirrors
