@@ -13,15 +13,17 @@ from streamlearn.state import Part, copy, fill
 
 
 class Average:
-    """e <- e + a (theta - e) after each step, a = max(rate, (power + 1) / (age + power + 1)), over all weights.
+    """e <- e + a (theta - e) after each step, over all weights, with
+
+        a = max(rate, (power + 1) / (age + power + 1)).
 
     With power 0 that is the plain mean over `age` steps, with more of it recent steps weigh more
     (polynomial-decay averaging: Shamir and Zhang, ICML 2013), until the rate makes it exponential.
     The age is the number of steps, but falls to `restart` when a class arrives (0: never): the average
     then follows fast, and more and more slowly as the stream settles. So a slow rate doesn't lag where
     classes come fast, and no task has to be known. Every row of the head has an age of its own, so that
-    the row of a class that came late follows as fast as the first rows did. Running statistics of normalisation layers
-    are averaged alike: with those of the weights an average is no better than chance.
+    the row of a class that came late follows as fast as the first rows did. Running statistics of
+    normalisation layers are averaged alike: with those of the weights an average is no better than chance.
     """
 
     def __init__(self, settings: ServingSettings, model: Model) -> None:
