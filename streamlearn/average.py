@@ -12,7 +12,9 @@ from streamlearn.state import Part, copy, fill
 
 
 class Average:
-    """e <- e + a (theta - e) after each step, over all weights; a = max(rate, (power + 1) / (age + power + 1)).
+    """e <- e + a (theta - e) after each step, over all weights, with
+
+        a = max(rate, (power + 1) / (age + power + 1)).
 
     With power 0 that is the plain mean over `age` steps, with more of it recent steps weigh more
     (polynomial-decay averaging: Shamir and Zhang, ICML 2013), until the rate makes it exponential.

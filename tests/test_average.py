@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from streamlearn.average import Average
-from streamlearn.config import ModelSettings, ServingSettings
+from streamlearn.config import ModelSettings
 from streamlearn.model import Model
 
 
@@ -31,7 +31,7 @@ def wander(made: Model, steps: int, average: Average, seed: int = 1) -> list[tor
 
 def test_power_0_is_the_plain_mean_while_it_is_young() -> None:
     made = model()
-    average = Average(ServingSettings(rate=0.001, power=0), made)
+    average = Average(made, 0.001)
     average.grow(made)
     seen = wander(made, 9, average)
     torch.testing.assert_close(average.flat, torch.stack(seen).mean(dim=0))
@@ -40,7 +40,7 @@ def test_power_0_is_the_plain_mean_while_it_is_young() -> None:
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
 def test_the_share_of_every_step(power: float) -> None:
     made = model()
-    average = Average(ServingSettings(rate=0.2, power=power), made)
+    average = Average(made, 0.2, power)
     average.grow(made)
     seen = wander(made, 30, average)
     expected = np.zeros(made.flat.shape[0])
@@ -53,7 +53,7 @@ def test_the_share_of_every_step(power: float) -> None:
 @pytest.mark.parametrize(("restart", "age"), [(5, 5), (0, 30), (100, 30)])
 def test_a_new_class_makes_it_young_again(restart: int, age: int) -> None:
     made = model()
-    average = Average(ServingSettings(restart=restart), made)
+    average = Average(made, 0.01, 1, restart)
     average.grow(made)
     wander(made, 30, average)
     flat, rows = average.flat.clone(), average.rows[:2].clone()
@@ -71,7 +71,7 @@ def test_a_slow_rate_follows_a_stream_whose_classes_come_fast() -> None:
     lag = {}
     for restart in (0, 10):
         made = model(1)
-        average = Average(ServingSettings(rate=0.01, restart=restart), made)
+        average = Average(made, 0.01, 1, restart)
         average.grow(made)
         for place in range(1, 6):
             made.grow(place, torch.Generator().manual_seed(place))

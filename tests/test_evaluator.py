@@ -58,7 +58,7 @@ def test_without_a_share_nothing_is_held_out_and_nothing_evaluated() -> None:
     one = learner(held_out=0)
     one.learn(labeled(300))
     assert one.counts.held_out == 0 and one.trainer.evaluator.figures.evaluations == 0
-    assert one.serving.name == AVERAGE, "with nothing to judge by, the average serves"
+    assert one.serving.name == WEIGHTS, "with nothing to judge by, vectors are answered by the weights"
 
 
 def test_every_new_class_is_a_shift_with_an_evaluation_before_and_after() -> None:
@@ -156,6 +156,7 @@ def test_another_predictor_takes_over_only_when_it_is_surely_better() -> None:
     one.learn(labeled(50))
     y = [0] * 20 + [1] * 20
     half = [1, 0] * 20
+    one.serving.name = AVERAGE
     assert choice(one, {WEIGHTS: half, AVERAGE: half, MEANS: half}, y) == AVERAGE
     a_little_better = [*half[:-1], 1]
     assert choice(one, {WEIGHTS: a_little_better, AVERAGE: half, MEANS: half}, y) == AVERAGE
@@ -171,6 +172,7 @@ def test_the_choice_is_class_balanced() -> None:
     average = [0] * 20 + [1] * 10 + [1] * 11
     weights = [1] * 30 + [0] * 11
     assert sum(weights) > sum(average)
+    one.serving.name = AVERAGE
     assert choice(one, {WEIGHTS: weights, AVERAGE: average, MEANS: average}, y) == AVERAGE
     one.serving.name = WEIGHTS
     assert choice(one, {WEIGHTS: weights, AVERAGE: average, MEANS: average}, y) == AVERAGE

@@ -40,10 +40,10 @@ def test_absent_classes_compete_as_part_of_a_row(absent: float) -> None:
 
 def test_views_and_examples_follow_the_budget() -> None:
     method = PrototypeReplay(PrototypeReplay.Params())
-    assert method.plan(10, 80.0) == 30
-    assert method.stream_views == method.memory_views == (RAW, WEAK)
-    assert method.plan(10, 20.0) == 10
-    assert method.stream_views == method.memory_views == (STANDARD,)
+    planned: list[tuple[float, int, tuple[str, ...]]] = [(80.0, 30, (RAW, WEAK)), (20.0, 10, (STANDARD,))]
+    for images_a_step, examples, views in planned:
+        assert method.plan(10, images_a_step) == examples
+        assert method.stream_views == method.memory_views == views
 
 
 def drawn(method: PrototypeReplay, labels: list[int], count: int, times: int = 400) -> Array:
@@ -66,7 +66,7 @@ def test_classes_near_each_other_are_replayed_more() -> None:
     model.rows[:3] = torch.tensor([[1.0, 0.0], [2.0, 0.2], [-1.0, 0.0]])
     method.grow(model)
     labels = [0, 1, 2] * 40
-    uniform = drawn(PrototypeReplay(PrototypeReplay.Params()), labels, 12)
+    uniform = drawn(PrototypeReplay(PrototypeReplay.Params(feedback=0)), labels, 12)
     near = drawn(method, labels, 12)
     np.testing.assert_allclose(uniform, [4, 4, 4], atol=0.4)
     np.testing.assert_allclose(near, [5, 5, 2], atol=0.4)
@@ -84,7 +84,7 @@ def test_feedback_needs_two_classes_and_enough_examples() -> None:
 
 
 def learner(**sections: object) -> OnlineLearner:
-    return OnlineLearner(CoreSettings(method={"name": "prototype_replay"}, **sections))  # type: ignore[arg-type]
+    return OnlineLearner(CoreSettings(method={"name": "prototype_replay"}, **sections))
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def recursion(values: list[Tensor], rate: float = RATE) -> Tensor:
 def test_the_average_is_its_recursion_row_by_row(steps: int, shape: tuple[int, ...], net: str) -> None:
     """Classes 2 and 3 come at step 3, up to 20 at step 5, where the storage grows: each has its own age."""
     model = make_model(shape, classes=2, net=net, width=2)
-    average = Average(RATE, model)
+    average = Average(model, RATE)
     flats: list[Tensor] = []
     rows: dict[int, list[Tensor]] = {}
     buffers: dict[str, list[Tensor]] = {name: [] for name in model.buffers()}
@@ -71,7 +71,7 @@ def test_the_average_is_its_recursion_row_by_row(steps: int, shape: tuple[int, .
 
 def test_the_average_predicts_with_its_own_weights_and_statistics() -> None:
     model, other = (make_model((2, 8, 8), net="resnet18", width=2) for _ in range(2))
-    average = Average(RATE, model)
+    average = Average(model, RATE)
     for step in range(4):
         disturb(model, step)
         average.update(model)
@@ -88,7 +88,7 @@ def test_the_average_predicts_with_its_own_weights_and_statistics() -> None:
 
 def test_an_average_goes_on_where_its_state_was() -> None:
     model = make_model((2, 8, 8), net="resnet18", width=2)
-    one, two = Average(RATE, model), Average(RATE, model)
+    one, two = Average(model, RATE), Average(model, RATE)
     for step in range(6):
         disturb(model, step)
         one.update(model)
@@ -139,7 +139,7 @@ def test_class_means_are_the_loop_over_steps() -> None:
 @pytest.mark.parametrize("predictor", ["auto", WEIGHTS, AVERAGE, MEANS])
 def test_what_is_kept_and_what_answers(predictor: str) -> None:
     model = make_model(IMAGE, width=2)
-    serving = Serving(ServingSettings(rate=RATE), predictor, model)
+    serving = Serving(ServingSettings(rate=RATE), predictor, model, mirrors=False)
     assert serving.name == (AVERAGE if predictor == "auto" else predictor)
     kept = {WEIGHTS, AVERAGE, MEANS} if predictor == "auto" else {WEIGHTS, predictor}
     assert set(serving.names) == kept

@@ -49,7 +49,7 @@ class PrototypeReplay(Method):
         """Parameters of prototype_replay."""
 
         feedback: float = Field(
-            0.0, ge=0, le=1, description="share of the replay drawn by how near a class is to others; 0: none"
+            0.3, ge=0, le=1, description="share of the replay drawn by how near a class is to others; 0: none"
         )
         sharpness: float = Field(
             0.1, gt=0, description="temperature of the softmax over the cosines of all pairs of prototypes"
@@ -88,7 +88,7 @@ class PrototypeReplay(Method):
         return Draw(np.concatenate([slots, more]))
 
     def _compare(self, model: Model) -> None:
-        """Share of every class [classes] in the pairs of prototypes, each pair by softmax(cosine / sharpness).
+        """Share of every class [classes] in the pairs of prototypes, a pair by softmax(cosine / sharpness).
 
         Always that of the head as it is: nothing of it has to be part of the state.
         """
