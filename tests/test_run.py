@@ -64,7 +64,7 @@ def again(folder: Path, *more: str) -> int:
     ("more", "said"),
     [
         (["--memory.capacity", "50"], "memory.capacity was 2000, now 50"),
-        (["--method.name", "finetune"], "method.name was 'er', now 'finetune'"),
+        (["--method.name", "finetune"], "method.name was 'prototype_replay', now 'finetune'"),
         (["--seed=3", "--model.width=9"], "model.width was None, now 9; seed was 0, now 3"),
     ],
 )
@@ -277,7 +277,7 @@ def test_the_report(tmp_path: Path) -> None:
     write_events(tmp_path / "events.jsonl", EVENTS)
     assert again(tmp_path, "--report", str(tmp_path / "report")) == 0
     summary = json.loads((tmp_path / "report/summary.json").read_bytes())
-    assert summary["learners"]["er"]["predicted"] == 120
+    assert summary["learners"]["prototype_replay"]["predicted"] == 120
     assert summary["settings"]["memory.capacity"] == 2000
     assert count_lines(tmp_path / "report/curves.csv") > 1
     text = (tmp_path / "report/report.html").read_text("utf-8")
@@ -291,7 +291,7 @@ def test_the_report_of_what_was_held_out(tmp_path: Path) -> None:
     (learner,) = json.loads((tmp_path / "report/summary.json").read_bytes())["learners"].values()
     continual = learner["continual"]
     assert 0 <= continual["worst_case_accuracy"] <= continual["average_accuracy"] <= 1
-    assert learner["held_out"] > 10 and len(learner["prototypes"]["labels"]) == learner["known_classes"]
+    assert learner["events_held_out"] > 10 and len(learner["prototypes"]["labels"]) == learner["known_classes"]
     text = (tmp_path / "report/report.html").read_text("utf-8")
     assert f"{100 * continual['average_accuracy']:.1f}" in text and "Which classes look alike" in text
 

@@ -326,9 +326,8 @@ def test_every_setting_is_state_or_other_and_is_described() -> None:
     state, other = state_settings(settings), other_settings(settings)
     assert not state.keys() & other.keys()
     assert state.keys() | other.keys() == {".".join(path) for path in LEAVES} | {"method.er.weight"}
-    assert (
-        state["memory.capacity"] == 2000 and state["method.name"] == "er" and state["method.modifiers"] == []
-    )
+    assert state["memory.capacity"] == 2000 and state["method.modifiers"] == []
+    assert state["method.name"] == "prototype_replay"
     assert {f"evaluation.{name}" for name in EvaluationSettings.model_fields} <= state.keys()
     meaning = {f"codec.{name}" for name in ("id", "label", "time", "task")}
     assert meaning <= state.keys()
