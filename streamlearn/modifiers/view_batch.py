@@ -1,5 +1,6 @@
-"""View-batch recall ("View-batch model", CVPR 2025): fewer distinct examples in a memory batch, several
-views of each, so that an example is recalled less often and with more to be learned from it.
+"""View-batch recall (Kang et al., "Do your best and get enough rest for continual learning", CVPR 2025):
+fewer distinct examples in a memory batch, several views of each, so that an example is recalled less often
+and more is learned from it.
 
     L = L_method + weight / (n (V - 1)) sum_i sum_{j > 1} KL(p_i1 || p_ij)
 
@@ -78,7 +79,7 @@ class _Queued(Memory):
 
 class ViewBatch(Modifier):
     summary = "replays several views of fewer examples, each less often, and keeps their answers consistent"
-    paper = "View-batch model, CVPR 2025"
+    paper = "Kang et al., Do your best and get enough rest for continual learning, CVPR 2025"
 
     class Params(Section):
         """Parameters of view-batch recall."""
