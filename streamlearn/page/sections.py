@@ -75,14 +75,14 @@ def comparison(facts: Facts) -> Html | None:
     blocks = []
     for learner in facts.shown:
         bars = [
-            bar(learner.accuracy, learner.index, "thick", "all classes"),
-            bar(learner.worst_case, learner.index, "thin", "worst case"),
+            bar(learner.accuracy, learner.colour, "thick", "all classes"),
+            bar(learner.worst_case, learner.colour, "thin", "worst case"),
         ]
         if learner.accuracy is None:
             online = prequential(learner)
             if online is None:
                 continue
-            bars = [bar(online, learner.index, "thick", "online")]
+            bars = [bar(online, learner.colour, "thick", "online")]
         elif learner.worst_case is None:
             bars = bars[:1]
         values = [learner.final.get(name) for name in sets]
@@ -109,7 +109,7 @@ def curve_section(
     facts: Facts, book: Book, key: str, title: str, how: str, columns: Sequence[str]
 ) -> Html | None:
     """All learners' curves of one figure, the first of the columns that is there."""
-    lines = [Line(each.name, each.index, values) for each in facts.shown if (values := each.curve(*columns))]
+    lines = [Line(each.name, each.colour, values) for each in facts.shown if (values := each.curve(*columns))]
     if not lines:
         return None
     last = {
@@ -121,7 +121,7 @@ def curve_section(
         book, key, f"{title}. Line chart over {count(facts.events)} events. At the end: {ends}.", lines,
         facts.events, facts.arrivals,
     )  # fmt: skip
-    names = [(line.name, line.index, percent(last[line.name])) for line in lines]
+    names = [(line.name, line.colour, percent(last[line.name])) for line in lines]
     return section(title, how, legend(names), chart, folded("As a table", curve_table(title, lines)))
 
 
@@ -191,7 +191,7 @@ def gaps_section(facts: Facts, book: Book) -> Html | None:
         there_are += len(gaps)
         mean, largest = sum(shift.gap or 0.0 for shift in gaps) / len(gaps), max(s.gap or 0.0 for s in gaps)
         said = f"mean gap {points(mean)} points, largest {points(largest)}"
-        line = Line(learner.name, learner.index, watched(learner.rows, gaps))
+        line = Line(learner.name, learner.colour, watched(learner.rows, gaps))
         chart = drops(
             book, f"gaps{learner.index}", f"{plain(learner.name)}: {said}", line, gaps, facts.events
         )
