@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import select
@@ -11,19 +10,16 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from connectors.above import CHUNK, Found, foreign, lines, shorter, start_of
 from streamlearn.codec import encode_dead_letter, encode_prediction
-from streamlearn.events import Output, Position, Prediction, Stalled, StateMismatch, Unreachable, UsageError
+from streamlearn.events import Output, Position, Prediction, Stalled, Unreachable, UsageError
 
-CHUNK = 1024 * 1024
 ATOM = select.PIPE_BUF
 """A pipe that is ready to be written takes so many bytes without blocking."""
 PATIENCE = 0.2
 """Seconds that one flush waits, in all, for the reader of a stream."""
-LONGEST = 128 * 1024 * 1024
-"""No line of ours is longer: a dead letter holds 64 MiB in base64."""
-AGAIN = "give the file that the state has written, or start with another --checkpoint.folder"
 
 
 class FileSink:
@@ -77,6 +73,36 @@ class FileSink:
             self.close()
             raise
 
+    def look(self, marks: Mapping[str, int] | None) -> list[str]:
+        """What `open` would do to what stands in the files now, a sentence each. Changes nothing.
+
+        Raises StateMismatch and UsageError as `open` would, Unreachable if a file can't be read.
+        """
+        notes = []
+        paths = {name: path for name, path in self._paths.items() if path != "-" and _plain(path)}
+        if len(paths) > 1 and all(map(os.path.exists, paths.values())) and os.path.samefile(*paths.values()):
+            raise UsageError("sink.predictions and sink.dead_letters are one file: name two")
+        for name, path in paths.items():
+            mark = None if marks is None else marks.get(name)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if mark:
+                    raise shorter(path, 0, mark) from None
+                continue
+            except OSError as error:
+                raise Unreachable(f"{path} can't be read: {error.strerror}") from None
+            try:
+                end, length = start_of(fd, path, mark), os.fstat(fd).st_size
+                for found in lines(fd, end, length):
+                    end = found.end
+                what = foreign(fd, path, end, length)
+            finally:
+                os.close(fd)
+            if what is not None:
+                notes.append(f"{what}: {length - end} bytes would be cut from there on, and made again")
+        return notes
+
     def write(self, outputs: Sequence[Output]) -> None:
         predictions, dead_letters = self._files["predictions"], self._files["dead_letters"]
         for output in outputs:
@@ -113,15 +139,6 @@ class FileSink:
             file.close()
 
 
-class _Found(NamedTuple):
-    """A whole line of an output file: whose output it is, and where it stands."""
-
-    key: tuple[str, int]
-    offset: int
-    start: int
-    end: int
-
-
 class _Lines:
     """One output: a descriptor, the lines that wait for it, and what was found above the mark."""
 
@@ -131,8 +148,8 @@ class _Lines:
         self._waiting = bytearray()
         self._seen: dict[tuple[str, int], int] = {}
         # The lines found above the mark are read a second time as their outputs come again.
-        self._found: Iterator[_Found] = iter(())
-        self._ahead: _Found | None = None
+        self._found: Iterator[Found] = iter(())
+        self._ahead: Found | None = None
         self._passed: dict[tuple[str, int], int] = {}
         self._lock = threading.Lock()
         self._folder_synced = False
@@ -164,66 +181,24 @@ class _Lines:
         if not self.regular:
             return
         length = os.fstat(self._fd).st_size
-        if mark is None:
-            mark = length
-        if length < mark:
-            raise StateMismatch(
-                f"{self.name} has {length} bytes, but the checkpoint was taken when it had {mark}: {AGAIN}"
-            )
-        if mark and os.pread(self._fd, 1, mark - 1) != b"\n":
-            raise StateMismatch(
-                f"{self.name} has no line that ends at byte {mark}, where outputs are to go: {AGAIN} "
-                "or, if this is a first start, name a new file or end this one's last line"
-            )
-        self._length = mark
-        for found in self._lines(mark, length):
+        mark = self._length = start_of(self._fd, self.name, mark)
+        for found in lines(self._fd, mark, length):
             self._seen[found.key] = max(found.offset, self._seen.get(found.key, -1))
             self._length = found.end
         self._cut(length)
         os.lseek(self._fd, self._length, os.SEEK_SET)
-        self._found = self._lines(mark, self._length)
+        self._found = lines(self._fd, mark, self._length)
         self._ahead = next(self._found, None)
 
     def _cut(self, length: int) -> None:
         """Cut what is behind the last good line; a line that a crash has torn is nothing to speak of."""
-        surplus = length - self._length
-        if not surplus:
-            return
-        torn = os.pread(self._fd, 1, self._length) == b"{" and not self._has_newline(self._length, length)
-        if not torn or surplus > LONGEST:
+        what = foreign(self._fd, self.name, self._length, length)
+        if what is not None:
             logging.getLogger(__name__).warning(
-                "%s: what stands at byte %d, above the mark of the checkpoint, is no output of streamlearn "
-                "(a power loss leaves such things): %d bytes were cut from there on, and are made again",
-                *(self.name, self._length, surplus),
+                "%s: %d bytes were cut from there on, and are made again", what, length - self._length
             )
-        os.ftruncate(self._fd, self._length)
-
-    def _has_newline(self, start: int, stop: int) -> bool:
-        places = range(start, min(stop, start + LONGEST), CHUNK)
-        return any(b"\n" in os.pread(self._fd, min(CHUNK, stop - place), place) for place in places)
-
-    def _lines(self, start: int, stop: int) -> Iterator[_Found]:
-        """The whole lines between two places of the file, read as they are asked for, while they are ours."""
-        rest = b""
-        while data := os.pread(self._fd, min(CHUNK, stop - start - len(rest)), start + len(rest)):
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                end = start + len(line) + 1
-                found = self._parsed(line, start, end)
-                if found is None:
-                    return
-                yield found
-                start = end
-            if rest and (not rest.startswith(b"{") or len(rest) > LONGEST):
-                return
-
-    @staticmethod
-    def _parsed(line: bytes, at: int, end: int) -> _Found | None:
-        try:
-            topic, partition, offset = json.loads(line)["source"]
-            return _Found((str(topic), int(partition)), int(offset), at, end)
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            return None
+        if length > self._length:
+            os.ftruncate(self._fd, self._length)
 
     def lacks(self, position: Position) -> bool:
         return not self._seen or position.offset > self._seen.get(position[:2], -1)
@@ -297,6 +272,11 @@ class _Lines:
             if self._terminal >= 0:
                 os.close(self._terminal)
             self._fd = self._terminal = -1
+
+
+def _plain(path: str) -> bool:
+    """A regular file, or none that is there yet."""
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 class _Waits:

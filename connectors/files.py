@@ -15,6 +15,8 @@ from connectors.inputs import SAME, Input, remaining
 from connectors.npz import NpzReader
 from streamlearn.events import Position, Record, Resume, StateMismatch, Unreachable, UsageError
 
+log = logging.getLogger(__name__)
+
 AT_ONCE = 16 * 1024 * 1024
 """A poll gives about so many bytes of content at most (one record at least), and reads no further ahead."""
 
@@ -48,7 +50,7 @@ class Reader(Protocol):
     @property
     def ended(self) -> bool: ...
 
-    def resume(self, cursor: int, fingerprint: Mapping[str, Any], patience: float) -> None: ...
+    def resume(self, cursor: int, resume: Resume, patience: float) -> None: ...
 
     def fill(self, count: int, timeout: float) -> None: ...
 
@@ -68,7 +70,7 @@ class FileSource:
     format makes of odd content is said in `formats`, `csv_rows` and `npz`.
 
     Resuming seeks where it can; a gzip file or a stream is read again from its start, which must be given
-    again, and whose fingerprint is compared.
+    again, and whose fingerprint is compared. `Resume.stopped` ends that within a fraction of a second.
 
     Options: `path` ("-", the default: standard input), `format` (jsonl / msgpack / csv / npz; default: by
     the suffix, for "-" jsonl), `fd` (the descriptor that "-" reads, default 0), `patience` (seconds that
@@ -109,7 +111,7 @@ class FileSource:
         else:
             self._reader = ByteReader(self._input, CUTTERS[self._format](self._input.name))
         try:
-            self._reader.resume(cursor, resume.fingerprint, self._patience)
+            self._reader.resume(cursor, resume, self._patience)
         except BaseException:
             self.close()
             raise
@@ -184,16 +186,18 @@ class ByteReader:
     def ended(self) -> bool:
         return self._done and self.broken is None
 
-    def resume(self, cursor: int, fingerprint: Mapping[str, Any], patience: float) -> None:
+    def resume(self, cursor: int, resume: Resume, patience: float) -> None:
         if not cursor:
             # A header that can't be used is better refused now; a stream's may be long in coming.
             while self._input.regular and self._cutter.wants_start and not self._done:
                 self._pull()
             return
-        self._input.skip(cursor, patience, self._header)
+        if not self._input.seekable:
+            log.info("%s is read again to byte %d, where the state goes on", self._input.name, cursor)
+        self._input.skip(cursor, patience, self._header, resume.stopped)
         head, tail = self._input.prefix(cursor)
-        compare(self._input.name, fingerprint, fingerprint_of(head, tail), cursor)
-        self._cutter.jump(cursor, (tail or b"")[-1:], fingerprint.get("corrupt_from"))
+        compare(self._input.name, resume.fingerprint, fingerprint_of(head, tail), cursor)
+        self._cutter.jump(cursor, (tail or b"")[-1:], resume.fingerprint.get("corrupt_from"))
 
     def fill(self, count: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -235,7 +239,7 @@ class ByteReader:
         self._done = True
         left = self._cutter.finish(may_grow=self._input.seekable)
         if left is not None:
-            logging.getLogger(__name__).warning(
+            log.warning(
                 "%s: the file ends in a half-written line of %d bytes at byte %d, left for the next start: "
                 "it is read when it is whole",
                 *(self._input.name, left[1], left[0]),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from connectors.gzip_stream import Gunzip
-from streamlearn.events import StateMismatch, Unreachable
+from streamlearn.events import StateMismatch, Stopped, Unreachable
 
 SAME = "give the same input, which may have grown, or start with another --checkpoint.folder"
 """What to do where the input isn't the one that a state has learned from."""
@@ -23,6 +23,8 @@ TAIL = 4 * 1024
 """A fingerprint covers at most so many bytes before the cursor."""
 KEEP = 32 * 1024 * 1024
 """What can't be read again keeps at most so many of its last bytes for the next fingerprint's tail."""
+GLANCE = 0.2
+"""Seconds between two looks at whether a long wait is to end."""
 
 
 class Trail:
@@ -110,6 +112,18 @@ class Input:
         poller.register(self._fd, select.POLLIN)
         return bool(poller.poll(max(0.0, timeout) * 1000))
 
+    def wait_long(self, patience: float, stopped: Callable[[], bool]) -> bool:
+        """`wait`, and between two reads of many. Raises Stopped soon after `stopped` has become true."""
+        deadline = time.monotonic() + patience
+        while True:
+            if stopped():
+                raise Stopped(f"stopped while {self.name} was read again")
+            left = remaining(deadline)
+            if self.wait(min(GLANCE, left)):
+                return True
+            if not left:
+                return False
+
     def read(self) -> bytes:
         """The next bytes; none if decompression needs more, at `ended`, or if the content is `broken`."""
         if self._surplus:
@@ -122,18 +136,21 @@ class Input:
             self._trail.add(data)
         return data
 
-    def skip(self, cursor: int, timeout: float, tee: Callable[[bytes], bool]) -> None:
+    def skip(
+        self, cursor: int, timeout: float, tee: Callable[[bytes], bool], stopped: Callable[[], bool]
+    ) -> None:
         """Go to `cursor`, showing the content from its start to `tee` until that returns False.
 
         Seeks where it can, otherwise reads and discards, waiting at most `timeout` seconds for each read.
-        Raises StateMismatch if the content is shorter than that, Unreachable if it is broken or keeps still.
+        Raises StateMismatch if the content is shorter than that, Unreachable if it is broken or keeps still,
+        Stopped soon after `stopped` has become true.
         """
         wanted = tee(b"")
         if self.seekable and os.fstat(self._fd).st_size < cursor:
             raise self._shorter(os.fstat(self._fd).st_size, cursor)
         position = 0
         while position < cursor and (wanted or not self.seekable):
-            if not self.wait(timeout):
+            if not self.wait_long(timeout, stopped):
                 raise Unreachable(
                     f"{self.name} gave nothing for {timeout:g} s while it was read again to byte {cursor}, "
                     "where the state goes on: give the same input from its start"

@@ -7,14 +7,13 @@ import io
 import math
 import time
 import zipfile
-from collections.abc import Mapping
 from typing import IO, Any, BinaryIO
 
 import numpy as np
 
 from connectors.formats import Frames
 from connectors.inputs import SAME, Input, remaining
-from streamlearn.events import Array, ConnectorError, StateMismatch, Unreachable, UsageError
+from streamlearn.events import Array, ConnectorError, Resume, StateMismatch, Unreachable, UsageError
 
 HASHED_ROWS = 1000
 MAGIC = b"\x93NUMPY"
@@ -50,26 +49,28 @@ class NpzReader:
     def ended(self) -> bool:
         return self._arrays is not None
 
-    def resume(self, cursor: int, fingerprint: Mapping[str, Any], patience: float) -> None:
+    def resume(self, cursor: int, resume: Resume, patience: float) -> None:
         if self._input.seekable:
             with self._input.whole() as file:
                 self._load(file)
         if not cursor:
             return
-        while self._arrays is None and self.broken is None and self._pull(patience):
-            pass
+        while self._arrays is None and self.broken is None:
+            if not self._input.wait_long(patience, resume.stopped):
+                break
+            self._pull()
         if self._arrays is None:
             raise Unreachable(f"{self._input.name} {self.broken or 'has not come to its end'}")
         if cursor > len(self._arrays["x"]):
             self._refuse(f"it has {len(self._arrays['x'])} rows, the state has learned {cursor}")
-        if fingerprint and dict(fingerprint) != self.fingerprint(cursor):
+        if resume.fingerprint and dict(resume.fingerprint) != self.fingerprint(cursor):
             self._refuse("its arrays or its first rows differ")
         self._row = cursor
 
     def fill(self, count: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        while self._arrays is None and self.broken is None and self._pull(remaining(deadline)):
-            pass
+        while self._arrays is None and self.broken is None and self._input.wait(remaining(deadline)):
+            self._pull()
 
     def take(self, count: int) -> Frames:
         if self._arrays is None or count <= 0:
@@ -103,10 +104,7 @@ class NpzReader:
             "rows_sha256": digest.hexdigest(),
         }
 
-    def _pull(self, timeout: float) -> bool:
-        """Read on, unless nothing comes within `timeout`: then False."""
-        if not self._input.wait(timeout):
-            return False
+    def _pull(self) -> None:
         self._read.append(self._input.read())
         self._read_bytes += len(self._read[-1])
         if self._read_bytes > self._most:
@@ -115,7 +113,6 @@ class NpzReader:
         if self._input.ended and not self.broken:
             content, self._read = io.BytesIO(b"".join(self._read)), []
             self._load(content)
-        return True
 
     def _load(self, file: BinaryIO) -> None:
         name = self._input.name

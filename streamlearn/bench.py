@@ -100,6 +100,8 @@ def _bench(plan: Plan, results: Results, switches: Switches, command: str) -> in
             failures = run_missing(plan, results, command)
     _complain(*results.problems)
     tables, notes = summarise(plan, results.found), remarks(plan.runs, results.found)
+    if plan.base.report is not None:
+        _complain(f"report: {write_reports(plan, results.found, tables, notes, command)}")
     if switches.format == "json":
         found = {"command": command, **as_json(tables, notes)}
         sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
@@ -108,8 +110,6 @@ def _bench(plan: Plan, results: Results, switches: Switches, command: str) -> in
     else:
         console = Console()
         show(console if console.is_terminal else Console(width=WIDTH), tables, notes)
-    if plan.base.report is not None:
-        _complain(f"report: {write_reports(plan, results.found, tables, notes, command)}")
     for ended in failures:
         _complain(f"failed: {ended.run}: {ended.failure}")
     unranked = [table for table in tables if table.unequal and table.unranked]

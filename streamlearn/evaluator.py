@@ -27,6 +27,9 @@ Candidates = Callable[[Array], dict[str, Array]]
 NEVER = (1 << 63) - 1
 """A choice that no share takes."""
 
+MOST_SETS = 10_000
+"""No set is begun for a task beyond these: its name comes from outside, and every set keeps a history."""
+
 NEAREST = 5
 """Pairs of classes that are shown."""
 
@@ -79,6 +82,8 @@ class Evaluator:
         key = f"class {number // self.classes_per_set}" if task is None else f"task {task}"
         group = self.groups.get(key)
         if group is None:
+            if task is not None and len(self.groups) >= MOST_SETS:
+                return False
             group = self.groups[key] = len(self.groups)
             choice = NEVER
         return self.held.offer(self.stored(x) if self.held.chooses(choice) else x, number, group, choice)
@@ -124,7 +129,9 @@ class Evaluator:
         # Judged before anything is changed: the figures are of what has been serving.
         fixed, rolling = self.held.accuracies(right[self.serving.name])
         self.continual.record(step, events, fixed[: self.announced], rolling[: self.announced])
-        self.serving.choose(right, self.held.y)
+        # Who is to serve is judged by the newest examples: on old ones of a drifting stream the past wins.
+        newest = self.held.newest
+        self.serving.choose({name: hits[newest] for name, hits in right.items()}, self.held.y[newest])
         self.nearest = self.serving.nearest(NEAREST)
 
     @property

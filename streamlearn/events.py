@@ -6,7 +6,7 @@ except this module and `streamlearn.codec`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -109,12 +109,14 @@ class Resume:
     fingerprint: what the source said of itself when the checkpoint was taken.
     topic: the name under which the source was first read. A file that is found again keeps it, wherever
         it lies now: positions, and ids made of them, are part of the state.
+    stopped: a source whose `open` can take long asks now and then, and raises Stopped once it is true.
     """
 
     offsets: Mapping[int, int] = field(default_factory=dict)
     cursors: Mapping[int, int] = field(default_factory=dict)
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     topic: str = ""
+    stopped: Callable[[], bool] = field(default=lambda: False, compare=False)
 
 
 class ConnectorError(Exception):
@@ -137,13 +139,20 @@ class Stalled(OSError):
     """The reader of an output doesn't take more at the moment; what is unwritten stays, flush again."""
 
 
+class Stopped(Exception):
+    """`Source.open` was left because `Resume.stopped` had become true; the message says where."""
+
+
 class Source(Protocol):
     """Where records come from. One thread calls it. Offsets grow by one a record within a partition."""
 
     topic: str
 
     def open(self, resume: Resume) -> None:
-        """Go to `resume`. Raises StateMismatch if this is another source, Unreachable if it can't be read."""
+        """Go to `resume`. Raises StateMismatch if this is another source, Unreachable if it can't be read.
+
+        Raises Stopped if it was left on demand (see `Resume`).
+        """
 
     def poll(self, max_records: int, timeout: float) -> list[Record]:
         """The next records, at most `max_records`, waiting at most `timeout` seconds for the first one.
@@ -162,7 +171,11 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Where outputs go. `write`, `flush` and `close` are called by one thread, `sync` by another."""
+    """Where outputs go. `write`, `flush` and `close` are called by one thread, `sync` by another.
+
+    A sink may also have `look(marks) -> list[str]`, for `streamlearn check`: before `open`, it changes
+    nothing, raises what `open` would, and returns a sentence for whatever `open` would not take as it is.
+    """
 
     def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:
         """Resume behind `marks` (what `flush` returned when the checkpoint was taken), or start (None).

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
+from concurrent.futures import Future
 from typing import Any
 
 from streamlearn.bookkeeping import Counts
@@ -21,13 +23,16 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
 """Between two attempts while checkpoints can't be written."""
+HANGING_SECONDS = 5.0
+"""A write never counts as one that hangs before, however short checkpoint.patience is."""
 
 
 class Keeper:
     """Takes checkpoints of one learner. All methods belong to the learner's thread.
 
     Taking one stops the learner for as long as copying what changed takes; hashing, writing and fsync
-    happen on a thread of their own, one checkpoint at a time.
+    happen on a thread of their own, one checkpoint at a time. A write that hangs for longer than
+    `checkpoint.patience` (a file server that is gone) counts as one that failed all that time.
     """
 
     def __init__(self, settings: CheckpointSettings, store: CheckpointStore, learner: OnlineLearner) -> None:
@@ -35,8 +40,7 @@ class Keeper:
         self.figures = CheckpointFigures()
         self.problem: OSError | Damaged | None = None
         """Why the last attempt failed; None once one has succeeded."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-writer")
-        self._writing: Future[Manifest] | None = None
+        self._writing: Future[tuple[Manifest, int]] | None = None
         self._snapshot: Snapshot = {}
         self._begun = 0.0
         self._failing_since = 0.0
@@ -56,46 +60,116 @@ class Keeper:
 
     def impatient(self) -> bool:
         """Have checkpoints failed for longer than checkpoint.patience?"""
-        if self.problem is None:
-            return False
+        sickness = self.sickness()
+        if sickness is not None:
+            log.error("%s: giving up", sickness)
+        return sickness is not None
+
+    def sickness(self) -> str | None:
+        """What is wrong if checkpoints have failed for longer than checkpoint.patience. From any thread."""
+        hanging, problem = self._hanging(), self.problem
+        if hanging is not None:
+            return f"{hanging.filename}: {hanging.strerror}"
         failing = time.monotonic() - self._failing_since
-        if failing > self.settings.patience:
-            log.error("no checkpoint could be written for %.0f s (%s): giving up", failing, self.problem)
-            return True
-        return False
+        if problem is None or failing <= self.settings.patience:
+            return None
+        return f"no checkpoint could be written to {self.store.folder} for {failing:.0f} s ({problem})"
+
+    @property
+    def under_way(self) -> bool:
+        """Is a checkpoint being written, or has it been and was not settled?"""
+        return self._writing is not None
+
+    @property
+    def hangs(self) -> bool:
+        """Has the write under way taken longer than checkpoint.patience?"""
+        return self._hanging() is not None
 
     def begin(self, about: Mapping[str, Any], sync: Callable[[], None]) -> None:
         """Copy what changed and let it be written. None may be under way (see `settle`)."""
-        self._begun = time.perf_counter()
+        assert self._writing is None
+        self._begun = time.monotonic()
         self._snapshot = self.learner.snapshot()
-        self.figures.pause.observe(time.perf_counter() - self._begun)
+        self.figures.pause.observe(time.monotonic() - self._begun)
         self._records = self._total(self.learner.counts)
         self._labeled = self.learner.counts.labeled
         self._due_at = time.monotonic() + self.settings.seconds
-        self._writing = self._thread.submit(self.store.write, self._snapshot, about, sync)
+        self._writing = Future()
+        # A daemon: Python waits for other threads when it ends, and this one may never return.
+        threading.Thread(
+            target=self._write,
+            args=(self._writing, self._snapshot, about, sync),
+            name="checkpoint-writer",
+            daemon=True,
+        ).start()
 
     def settle(self, wait: bool) -> None:
-        """Take note of how the write under way has ended, if it has (`wait`: once it has)."""
+        """Take note of how the write under way has ended, if it has (`wait`: once it has, or hangs).
+
+        One that hangs is a `problem` and stays `under_way`: no other can begin.
+        """
         writing = self._writing
-        if writing is None or not (wait or writing.done()):
+        if writing is None:
+            return
+        if wait:
+            self._await(writing)
+        if not writing.done():
+            hanging = self._hanging()
+            if hanging is not None:
+                self._failing_since = self._begun if self.problem is None else self._failing_since
+                self.problem = hanging
             return
         self._writing = None
         try:
-            self._written(writing.result())
+            self._written(*writing.result())
         except (OSError, Damaged) as error:
             self._not_written(error)
         self._snapshot = {}
 
     def close(self) -> None:
-        """Wait for a write under way and end the thread."""
-        self._thread.shutdown(wait=True)
+        """Wait for a write under way, unless it hangs."""
+        if self._writing is not None:
+            self._await(self._writing)
 
-    def _written(self, manifest: Manifest) -> None:
+    def _await(self, writing: Future[tuple[Manifest, int]]) -> None:
+        """Until it is done, or hangs."""
+        while not writing.done() and self._hanging() is None:
+            futures.wait([writing], max(0.0, self._begun + self._patience() - time.monotonic()))
+
+    def _patience(self) -> float:
+        """Seconds that a write may take. Who wants to stop at the first failure doesn't mean a slow disk."""
+        return max(self.settings.patience, HANGING_SECONDS)
+
+    def _hanging(self) -> OSError | None:
+        """The write under way as an error, if it has taken longer than it may."""
+        writing, taken = self._writing, time.monotonic() - self._begun
+        if writing is None or writing.done() or taken < self._patience():
+            return None
+        what = f"the writing of a checkpoint has been hanging for {taken:.0f} s"
+        return OSError(errno.ETIMEDOUT, what, str(self.store.folder))
+
+    def _write(
+        self,
+        writing: Future[tuple[Manifest, int]],
+        snapshot: Snapshot,
+        about: Mapping[str, Any],
+        sync: Callable[[], None],
+    ) -> None:
+        """What the writer's thread does; everything that touches the disk."""
+        try:
+            manifest = self.store.write(snapshot, about, sync)
+            written = manifest, self.store.size(manifest)
+        except BaseException as error:
+            writing.set_exception(error)
+        else:
+            writing.set_result(written)
+
+    def _written(self, manifest: Manifest, size: int) -> None:
         self.figures.written += 1
         self.figures.last_id = manifest.id
         self.figures.last_timestamp = time.time()
-        self.figures.bytes = self.store.size(manifest)
-        self.figures.duration.observe(time.perf_counter() - self._begun)
+        self.figures.bytes = size
+        self.figures.duration.observe(time.monotonic() - self._begun)
         if self.problem is not None:
             log.info("checkpoints can be written again: %s", manifest.id)
         self.problem = None

@@ -45,6 +45,8 @@ class Method:
     """Steps between two recalls of the same stored example, where the method measures it."""
     projector: int = 0
     """Width of the linear projector beside the head; 0: none."""
+    shape: tuple[int, ...] = ()
+    """Of the inputs; known by the time of `plan`."""
 
     def __init__(self, params: Any) -> None:
         self.params = params
@@ -146,9 +148,10 @@ def _params(cls: type[Method], settings: MethodSettings, name: str) -> Section:
         raise ValueError(f"{where}: {first['msg']}") from error
 
 
-def make_method(settings: MethodSettings) -> Method:
+def make_method(settings: MethodSettings, shape: Sequence[int] = ()) -> Method:
     """The method of the settings, wrapped in its modifiers, the first one innermost.
 
+    shape: of the inputs, where it is known.
     Raises ValueError for a name that isn't there and for parameters that don't fit.
     """
     known = {"method": available(methods), "modifier": available(modifiers)}
@@ -164,6 +167,8 @@ def make_method(settings: MethodSettings) -> Method:
     for name in settings.modifiers:
         wrapper: Any = known["modifier"][name]
         method = wrapper(_params(wrapper, settings, name), method)
+    for layer in chain(method):
+        layer.shape = tuple(shape)
     return method
 
 

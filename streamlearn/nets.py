@@ -151,7 +151,31 @@ def make_encoder(net: str, shape: Sequence[int], width: int | None, seed: int) -
             factory = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise NetError(f"model.net = {net!r} can't be imported: {error}") from error
-        encoder = factory(tuple(shape), width)
-    if not isinstance(encoder, nn.Module) or not isinstance(getattr(encoder, "features", None), int):
-        raise NetError(f"model.net = {net!r} must make a torch module with an integer attribute `features`")
+        try:
+            encoder = factory(tuple(shape), width)
+        except Exception as error:
+            raise NetError(
+                f"model.net = {net!r} can't be made for x of shape {list(shape)}: {error}"
+            ) from error
+        if not isinstance(encoder, nn.Module) or not isinstance(getattr(encoder, "features", None), int):
+            raise NetError(
+                f"model.net = {net!r} must make a torch module with an integer attribute `features`"
+            )
+        _try(encoder, net, shape)
     return encoder
+
+
+def _try(encoder: nn.Module, net: str, shape: Sequence[int]) -> None:
+    """A stranger's net is asked once before it is trusted. Raises NetError."""
+    training = encoder.training
+    try:
+        with torch.no_grad():
+            found = list(encoder.eval()(torch.zeros(2, *shape)).shape)
+    except Exception as error:
+        raise NetError(f"model.net = {net!r} doesn't take x of shape {list(shape)}: {error}") from error
+    encoder.train(training)
+    if found != [2, encoder.features]:
+        raise NetError(
+            f"model.net = {net!r} makes features of shape {found} of two rows: "
+            f"its attribute `features` promises [2, {encoder.features}]"
+        )

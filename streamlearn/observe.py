@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -206,8 +206,8 @@ def _recall(scores: Prequential, labels: Sequence[str]) -> dict[str, float]:
 class Vitals:
     """Is the worker alive? Written by the worker's thread, read by the HTTP server's.
 
-    Healthy means: no thread has died, and whenever there was something to apply, something was applied
-    within `stall_seconds`. Waiting for input is healthy.
+    Healthy means: no thread has died, checkpoints have not failed for longer than they may, and whenever
+    there was something to apply, something was applied within `stall_seconds`. Waiting for input is healthy.
     """
 
     def __init__(self, stall_seconds: float) -> None:
@@ -218,6 +218,8 @@ class Vitals:
         self.ready = False
         self.failure: str | None = None
         self.output_problem: str | None = None
+        self.checkpoint_problem: Callable[[], str | None] = lambda: None
+        """Asked anew each time: the worker's thread may be waiting for the very write that hangs."""
         self._busy_since: float | None = None
 
     def busy(self) -> None:
@@ -232,6 +234,8 @@ class Vitals:
         """Why the worker is not healthy, or None."""
         if self.failure is not None:
             return self.failure
+        if (problem := self.checkpoint_problem()) is not None:
+            return problem
         since = self._busy_since
         waited = 0.0 if since is None else time.monotonic() - since
         if waited > self.stall_seconds:

@@ -45,7 +45,6 @@ def figures(observation: Observation) -> dict[str, Any]:
         "predicted": observation.predicted,
         "dead_letters": dict(observation.rejected),
         "known_classes": observation.known_classes,
-        "held_out": observation.held_out,
         "memory_examples": observation.memory_examples,
         "images_per_event": observation.images_per_event,
         "prequential": {

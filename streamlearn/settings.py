@@ -82,7 +82,10 @@ class CheckpointSettings(Section):
     seconds: float = Field(10.0, gt=0, allow_inf_nan=False, description="checkpoint after so many seconds")
     keep: int = Field(3, ge=1, description="checkpoints kept")
     patience: float = Field(
-        300.0, ge=0, allow_inf_nan=False, description="seconds of failing to write before the worker stops"
+        300.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds of failing to write before the worker stops; a write that hangs fails",
     )
 
 

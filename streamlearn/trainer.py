@@ -71,9 +71,9 @@ class Trainer:
         self.settings = settings
         self.device = device
         self.generators = generators
-        self.method = make_method(settings.method)
-        self.replay_batch = self._plan()
         shape = schema.shape
+        self.method = make_method(settings.method, shape)
+        self.replay_batch = self._plan()
         self.model = Model(settings.model, shape, settings.seed, device, self.method.projector)
         self.optimiser = Optimiser(settings.learning, self.model)
         self.normaliser = Normaliser(

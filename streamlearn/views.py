@@ -123,3 +123,22 @@ class Views:
         noise = torch.randn(n, d, generator=self.generator, device=x.device)
         moved = (x + strength * self.settings.noise * noise) * keep
         return torch.where(sparse, x, moved)
+
+
+def turned(x: Tensor, count: int) -> Tensor:
+    """Further variants of square images by quarter turns, all but the untouched one.
+
+    x [n, C, H, H]; count 1, 4 or 16. 4: turned by 90, 180, 270 degrees. 16: each of these, and no turn, with
+    the left half, the right half, both or none turned by 180 degrees in place (Guo et al., OCM, ICML 2022).
+    Returns [(count - 1) n, C, H, H], variant after variant.
+    """
+    if count == 1:
+        return x[:0]
+    bases = [x]
+    if count == 16:
+        half = x.shape[3] // 2
+        left, right = x[..., :half], x[..., half:]
+        over = left.flip(2, 3), right.flip(2, 3)
+        bases += [torch.cat(halves, dim=3) for halves in ((over[0], right), (left, over[1]), over)]
+    made = [base if turn == 0 else base.rot90(turn, (2, 3)) for base in bases for turn in range(4)]
+    return torch.cat(made[1:])

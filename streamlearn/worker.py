@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
@@ -26,6 +27,7 @@ from streamlearn.events import (
     Sink,
     Source,
     Stalled,
+    Stopped,
     Unreachable,
 )
 from streamlearn.keeper import Keeper
@@ -65,6 +67,7 @@ class Worker:
         self.stopwatch = Stopwatch()
         self.latency = Histogram()
         self.keeper = Keeper(settings.checkpoint, store, self.learner)
+        self.vitals.checkpoint_problem = self.keeper.sickness
         self.offsets: dict[int, int] = {}
         self.cursors: dict[int, int] = {}
         self.epoch = 0
@@ -85,7 +88,8 @@ class Worker:
     def start(self) -> None:
         """Load the newest whole checkpoint, or begin; open source and sink. The store must be locked.
 
-        Raises ConnectorError, Disagreement, NothingWhole, WrongFormat, OSError.
+        Raises ConnectorError, Disagreement, NothingWhole, WrongFormat, OSError; Stopped if `stop` was called
+        while the source was read again.
         """
         found = self.store.newest(log.error)
         resume, marks = Resume(), None
@@ -100,7 +104,7 @@ class Worker:
                 self.resumed = manifest
             self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
         # Both may refuse, and a refusal must leave the folder as it was: the epoch begins after them.
-        self.source.open(resume)
+        self.source.open(replace(resume, stopped=self._stop.is_set))
         self.epoch = self.store.next_epoch()
         self.sink.open(marks, self.epoch)
         self.store.begin(self.resumed)
@@ -108,8 +112,7 @@ class Worker:
         if self.resumed is None:
             # The first checkpoint is there before the first record is read.
             self._marks = self.sink.flush()
-            self._checkpoint()
-            self.keeper.settle(wait=True)
+            self._checkpoint_now()
             if self.keeper.problem is not None:
                 raise self.keeper.problem
         # Counters count from the start of the process: after a crash the learner's own go back to C.
@@ -140,6 +143,10 @@ class Worker:
             status = self._loop()
             self._observe(force=True)
             return status
+        except Stopped as stopped:
+            log.info("%s: the last checkpoint stands, a new start goes on from it", stopped)
+            self._observe(force=True)
+            return DONE
         except BaseException as error:
             self.vitals.failure = f"the worker ended: {error}"
             raise
@@ -147,7 +154,9 @@ class Worker:
             self.vitals.ready = False
             self.keeper.close()
             self.source.close()
-            self.sink.close()
+            # A write that hangs may hang in the sink's `sync`, and closing would wait for that.
+            if not self.keeper.hangs:
+                self.sink.close()
 
     # -- the loop
 
@@ -205,14 +214,11 @@ class Worker:
         self._answer(self.learner.flush())
         if not self._flush():
             return False
-        self.keeper.settle(wait=True)
-        self._checkpoint()
-        self.keeper.settle(wait=True)
+        self._checkpoint_now()
         while self.keeper.problem is not None:
             if self.keeper.impatient() or self._stop.wait(RETRY_SECONDS):
                 return False
-            self._checkpoint()
-            self.keeper.settle(wait=True)
+            self._checkpoint_now()
         return True
 
     def _apply(self, records: Sequence[Record]) -> None:
@@ -283,9 +289,7 @@ class Worker:
         """A last checkpoint; the exit status says whether it could be written."""
         if not self._flush():
             return NOT_WRITABLE
-        self.keeper.settle(wait=True)
-        self._checkpoint()
-        self.keeper.settle(wait=True)
+        self._checkpoint_now()
         if self.keeper.problem is not None:
             log.error(
                 "the last checkpoint could not be written to %s: %s", self.store.folder, self.keeper.problem
@@ -310,6 +314,9 @@ class Worker:
                     raise Unreachable(
                         f"stopped while {error}: the last checkpoint stands, a new start goes on from it"
                     ) from error
+                # (One that merely failed could not be tried again meanwhile: that counts later.)
+                if self.keeper.hangs and self.keeper.impatient():
+                    return False
             except OSError as error:
                 if not said:
                     log.error("outputs can't be written (%s): nothing is read until they can", error)
@@ -336,6 +343,13 @@ class Worker:
         """Begin a checkpoint of this very moment, in the background."""
         about = {**describe(self.learner), "position": self._position(), "outputs": self._marks}
         self.keeper.begin(about, self.sink.sync)
+
+    def _checkpoint_now(self) -> None:
+        """A checkpoint of this very moment, waited for; `keeper.problem` says what came of it."""
+        self.keeper.settle(wait=True)
+        if not self.keeper.under_way:
+            self._checkpoint()
+            self.keeper.settle(wait=True)
 
     # -- figures
 

@@ -16,6 +16,9 @@ memory = [100]
 seeds = [0, 1, 2]
 baseline = "er"
 
+[evaluation]
+held_out = 0
+
 [model]
 net = "conv"
 width = 4

@@ -41,6 +41,19 @@ def images(count: int, seed: int = 0, side: int = 6, channels: int = 2) -> list[
     return events
 
 
+def hashed(count: int, seed: int = 0) -> list[Event]:
+    """Sparse vectors, as hashed words make them; a class has words of its own."""
+    rng = np.random.default_rng(seed)
+    events = []
+    for i in range(count):
+        label = int(rng.integers(4))
+        x = np.zeros(24, np.float32)
+        x[rng.choice(24, 2, replace=False)] = 1
+        x[6 * label + rng.choice(6, 3, replace=False)] = rng.choice([-1, 1])
+        events.append(Event(f"text {i}", x, str(label)))
+    return events
+
+
 def settings(**sections: object) -> CoreSettings:
     """Core settings for a small learner."""
     base: dict[str, object] = {

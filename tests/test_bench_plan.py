@@ -104,7 +104,7 @@ def test_classes_that_change_every_so_many_steps(tmp_path: Path) -> None:
 
 
 def test_replay_has_what_held_out_sets_leave() -> None:
-    plain = Settings()
+    plain = Settings.model_validate({"evaluation": {"held_out": 0}})
     assert with_memory(plain, 200).memory.capacity == 200
     sharing = Settings.model_validate({"evaluation": {"held_out": 0.02}})
     shared = with_memory(sharing, 220)

@@ -48,7 +48,7 @@ def done(run: Run) -> dict[str, Any]:
     return found
 
 
-HELD_OUT = FILE.replace("[model]", "[evaluation]\nheld_out = 0.2\nset_size = 5\n[model]")
+HELD_OUT = FILE.replace("held_out = 0", "held_out = 0.2\nset_size = 5")
 
 
 @pytest.mark.parametrize("text", [FILE, HELD_OUT], ids=["plain", "held_out"])
@@ -156,6 +156,8 @@ def test_the_curve_is_what_a_learner_knew_then(tmp_path: Path) -> None:
     for point in curve:
         learner.learn(events[at : point["events"]])
         at = point["events"]
+        if at == len(events):
+            learner.flush()
         assert learner.counts.steps == point["step"]
         by_set = []
         for name, labels in zip(found["figures"]["sets"], (order[:5], order[5:]), strict=True):

@@ -143,3 +143,48 @@ def test_check_takes_folders_that_run_makes(tmp_path: Path, capfd: pytest.Captur
     checked(capfd, tmp_path, path, *more)
     assert here(*flags(tmp_path, path, *more)) == 0
     checked(capfd, tmp_path, path, *more)
+
+
+FOREIGN = [
+    b"junk\n",
+    b"\0" * 5000,
+    b'{"id": 1}\n{"source": ["e", 0, 99]}\n',
+    b'{"source": ["e", 0, 99]}\n\xff\n{"a',
+]
+OURS_OR_TORN = [b'{"source": ["e", 0, 99]}\n', b'{"id": "torn', b'{"source": ["e", 0, 99]}\n{"torn']
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "state/dead_letters.jsonl"])
+@pytest.mark.parametrize("more", [*FOREIGN, *OURS_OR_TORN])
+def test_check_says_what_run_does_with_what_stands_above_the_mark(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, more: bytes
+) -> None:
+    path = write_events(tmp_path / "events.jsonl", EVENTS)
+    assert here(*flags(tmp_path, path)) == 0
+    mark = (tmp_path / name).stat().st_size
+    with open(tmp_path / name, "ab") as file:
+        file.write(more)
+    good = more.index(b"\n") + 1 if more.startswith(b'{"source"') else 0
+    what = (
+        f"{tmp_path / name}: what stands at byte {mark + good}, above the mark of the checkpoint, "
+        "is no output of streamlearn (a power loss leaves such things): "
+    )
+    text = checked(capfd, tmp_path, path)
+    assert text.endswith("settings are fine\n")
+    if more in OURS_OR_TORN:
+        assert "warning" not in text
+    else:
+        assert f"{what}{len(more) - good} bytes would be cut from there on, and made again\n" in text
+    assert here(*flags(tmp_path, path)) == 0
+    err = capfd.readouterr().err
+    assert (what in err) == (more in FOREIGN)
+    assert (tmp_path / name).stat().st_size == mark + good
+
+
+def test_check_finds_one_file_under_two_names(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_events(tmp_path / "events.jsonl", EVENTS)
+    (tmp_path / "predictions.jsonl").touch()
+    (tmp_path / "dead").hardlink_to(tmp_path / "predictions.jsonl")
+    more = ["--sink.dead_letters", str(tmp_path / "dead")]
+    assert "are one file: name two" in checked(capfd, tmp_path, path, *more, status=2)
+    assert here(*flags(tmp_path, path, *more)) == 2

@@ -91,7 +91,7 @@ def test_only_changed_segments_are_written(tmp_path: Path) -> None:
     store, one = begun(tmp_path), learner()
     one.learn(EVENTS[:200])
     first = write(store, one)
-    one.learn(EVENTS[200:220])
+    one.learn(EVENTS[200:212])
     snapshot = one.snapshot()
     memory = snapshot["memory"]
     assert isinstance(memory, SegmentedPart)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from streamlearn import evaluator
 from streamlearn.config import (
     CoreSettings,
     EvaluationSettings,
@@ -78,22 +79,22 @@ def test_the_figures_are_those_of_the_predictor_that_serves() -> None:
         one.learn([event])
         if one.counts.steps == 30:
             break
-    evaluator = one.trainer.evaluator
-    served = one.trainer._asked(evaluator.held.x)[MEANS]
-    fixed, rolling = evaluator.held.accuracies(served == evaluator.held.y)
-    sets = evaluator.figures.sets
+    its = one.trainer.evaluator
+    served = one.trainer._asked(its.held.x)[MEANS]
+    fixed, rolling = its.held.accuracies(served == its.held.y)
+    sets = its.figures.sets
     assert [each.fixed for each in sets] == [None if np.isnan(a) else a for a in fixed]
     assert [each.rolling for each in sets] == [None if np.isnan(a) else a for a in rolling]
-    assert [each.name for each in sets] == evaluator.classes.labels
+    assert [each.name for each in sets] == its.classes.labels
 
 
 def test_the_cost_keeps_to_its_budget() -> None:
     one = learner(images_per_image_learned=0.5, interval=1)
     one.learn(labeled(2000))
-    evaluator = one.trainer.evaluator
+    its = one.trainer.evaluator
     most = 0.5 * one.counts.images + 8 * 2 * 40
-    assert 0.2 * one.counts.images < evaluator.images <= most
-    assert evaluator.schedule.interval_steps is not None
+    assert 0.2 * one.counts.images < its.images <= most
+    assert its.schedule.interval_steps is not None
 
 
 def test_tasks_make_the_sets_where_events_name_them() -> None:
@@ -103,6 +104,17 @@ def test_tasks_make_the_sets_where_events_name_them() -> None:
         event.task = "morning" if i < 250 else "evening"
     one.learn(events)
     assert [each.name for each in one.trainer.evaluator.figures.sets] == ["morning", "evening"]
+
+
+def test_tasks_without_end_make_no_sets_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluator, "MOST_SETS", 5)
+    one = learner()
+    events = labeled(300)
+    for i, event in enumerate(events):
+        event.task = f"task {i}"
+    one.learn(events)
+    assert len(one.trainer.evaluator.figures.sets) == 5
+    assert one.counts.learned + one.pending + one.counts.held_out == 300
 
 
 def test_classes_can_share_a_set() -> None:

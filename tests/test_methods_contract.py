@@ -16,7 +16,7 @@ from streamlearn.durable import Learner
 from streamlearn.events import Event, Output
 from streamlearn.learner import OnlineLearner
 from streamlearn.method import available
-from tests.streams import answers, bits, images, settings, vectors
+from tests.streams import answers, bits, hashed, images, settings, vectors
 
 METHODS = [pytest.param(MethodSettings(name=name), id=name) for name in available(methods)]
 MODIFIED = [
@@ -24,7 +24,12 @@ MODIFIED = [
     for name in available(modifiers)
 ]
 EVERY = METHODS + MODIFIED
-KINDS = {"vectors": vectors, "images": images}
+TOGETHER = [
+    pytest.param(MethodSettings(name=name, modifiers=order), id="+".join([name, *order]))
+    for name in available(methods)
+    for order in (sorted(available(modifiers)), sorted(available(modifiers), reverse=True))
+]
+KINDS = {"vectors": vectors, "images": images, "hashed": hashed}
 
 
 def make(method: MethodSettings, **sections: object) -> OnlineLearner:
@@ -71,8 +76,9 @@ def test_how_events_arrive_changes_nothing(method: MethodSettings, kind: str) ->
     assert bits(odd.snapshot(full=True)) == bits(at_once.snapshot(full=True))
 
 
-@pytest.mark.parametrize("policy", ["reservoir", "balanced", "ageing"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "policy"), [("vectors", "reservoir"), ("images", "balanced"), ("hashed", "ageing")]
+)
 @pytest.mark.parametrize("method", EVERY)
 def test_stop_and_resume_is_the_run_that_never_stopped(
     method: MethodSettings, kind: str, policy: str, tmp_path_factory: pytest.TempPathFactory
@@ -93,6 +99,25 @@ def test_stop_and_resume_is_the_run_that_never_stopped(
         second.flush()
     whole.flush()
     assert bits(second.snapshot(full=True)) == bits(whole.snapshot(full=True))
+
+
+@pytest.mark.parametrize("method", TOGETHER)
+def test_all_modifiers_at_once_resume_and_do_not_mind_how_events_arrive(
+    method: MethodSettings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """On every method and in either order; which kind of input follows the order."""
+    events = KINDS["images" if method.modifiers == sorted(method.modifiers) else "hashed"](110)
+    memory = MemorySettings(capacity=25)
+    whole = make(method, memory=memory)
+    expected = answers(feed(whole, events))
+    folder = tmp_path_factory.mktemp("state")
+    first = Learner(whole.settings)
+    before = answers(feed(first, events[:77], (3, 20, 21)))
+    first.save(folder)
+    second = Learner.load(folder)
+    assert before + answers(feed(second, events[77:], (9,))) == expected
+    assert bits(second.snapshot(full=True)) == bits(whole.snapshot(full=True))
+    assert whole.counts.skipped_steps == 0
 
 
 @pytest.mark.parametrize("method", EVERY)

@@ -84,9 +84,9 @@ def main() -> None:
                     "accuracy": run.accuracy,
                     "kappa_no_change": figures["prequential"]["cumulative"]["kappa_no_change"],
                     "last_1000": figures["prequential"]["window"]["accuracy"],
-                    "events": figures["events_learned"],
+                    "events": figures["predicted"],
                     "dead_letters": sum(figures["dead_letters"].values()),
-                    "events_per_second": figures["events_learned"] / run.seconds,
+                    "events_per_second": figures["predicted"] / run.seconds,
                 }
             )
             say(f"seed {seed}: {run.accuracy:.4f}")

@@ -20,8 +20,9 @@ WARM_EVENTS = 100_000
 MOST_GROWTH = 50 << 20
 
 MATCHED = (
-    "--model.head linear --learning.optimiser sgd --learning.learning_rate 0.05 --learning.weight_decay 0 "
-    "--memory.capacity 200 --learning.stream_batch 10 --learning.memory_batch 10"
+    "--method.name er --evaluation.held_out 0 --model.head linear --learning.optimiser sgd "
+    "--learning.learning_rate 0.05 --learning.weight_decay 0 --memory.capacity 200 "
+    "--learning.stream_batch 10 --learning.memory_batch 10"
 ).split()
 """What the plain loop does, as settings; normalising stays on, which the plain loop doesn't do."""
 
@@ -57,7 +58,7 @@ def long_run(folder: Path, options: Namespace) -> dict[str, Any]:
     return {
         "settings": flags,
         "file_bytes": size,
-        "events": run.learner["events_learned"],
+        "events": run.learner["predicted"],
         "seconds": run.seconds,
         "cpu_seconds": run.cpu_seconds,
         "events_per_second": options.events / run.seconds,

@@ -319,7 +319,7 @@ def figure(value: float) -> Html:
 def examples_of(learner: LearnerFacts) -> float:
     """Test examples, a test set's or those held out of the stream; 0 where nobody says."""
     figures = learner.figures
-    return first(number(figures.get("test_examples")), number(figures.get("held_out"))) or 0.0
+    return first(number(figures.get("test_examples")), number(figures.get("events_held_out"))) or 0.0
 
 
 def prequential(learner: LearnerFacts) -> float | None:

@@ -1,0 +1,97 @@
+"""What continual evaluation costs: two learners take the same events in turns, one with it and one without.
+
+python -m ops.bench.evaluation_cost --data-dir ../shared/data
+
+Blocks of 500 events, each learned by one and then the other (who begins alternates), so that a busy machine
+slows both alike; processor seconds of this thread. Images (Fashion-MNIST, 5 x 2 classes) and vectors (64
+numbers), default settings.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ops.bench.common import arguments, data_dir, made_with, needed, say, table, write
+from streamlearn.config import CoreSettings, EvaluationSettings
+from streamlearn.events import Event
+from streamlearn.learner import OnlineLearner
+
+BLOCK = 500
+
+
+def fashion(folder: Path, count: int, seed: int) -> list[Event]:
+    """Two new classes at a time."""
+    with np.load(needed(folder / "fashion_mnist.npz"), allow_pickle=False) as arrays:
+        x, y = arrays["train_x"][:, None], arrays["train_y"]
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(10)
+    chosen = []
+    for pair in order.reshape(5, 2):
+        chosen.append(rng.permutation(np.flatnonzero(np.isin(y, pair)))[: count // 5])
+    return [Event(f"f{i}", x[i], str(y[i])) for i in np.concatenate(chosen)]
+
+
+def vectors(count: int, seed: int) -> list[Event]:
+    """Twenty Gaussian classes of 64 numbers, one after another at first."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(20, 64))
+    events = []
+    for i in range(count):
+        label = int(rng.integers(1 + min(19, 40 * i // count)))
+        events.append(Event(f"v{i}", centres[label] + rng.normal(size=64), str(label)))
+    return events
+
+
+def measure(events: Sequence[Event], seed: int) -> dict[str, Any]:
+    """CPU seconds with and without, and what the evaluations were."""
+    off = EvaluationSettings(held_out=0)
+    learners = [
+        OnlineLearner(CoreSettings(seed=seed)),
+        OnlineLearner(CoreSettings(seed=seed, evaluation=off)),
+    ]
+    seconds = [0.0, 0.0]
+    for number, start in enumerate(range(0, len(events), BLOCK)):
+        for which in (0, 1) if number % 2 else (1, 0):
+            begun = time.thread_time()
+            learners[which].learn(events[start : start + BLOCK])
+            seconds[which] += time.thread_time() - begun
+    on, counts = learners[0], learners[0].counts
+    evaluator = on.trainer.evaluator
+    return {
+        "seconds_on": round(seconds[0], 2),
+        "seconds_off": round(seconds[1], 2),
+        "percent": round(100 * (seconds[0] / seconds[1] - 1), 2),
+        "evaluations": evaluator.figures.evaluations,
+        "interval_steps": evaluator.schedule.interval_steps,
+        "images_per_image_learned": round(evaluator.images / counts.images, 4),
+        "held_out": counts.held_out,
+    }
+
+
+def main(options: Namespace) -> None:
+    torch.use_deterministic_algorithms(True)
+    about = made_with()
+    streams = {
+        "Fashion-MNIST": fashion(options.data_dir, options.events, options.seed),
+        "64 numbers": vectors(5 * options.events, options.seed),
+    }
+    rows = []
+    for name, events in streams.items():
+        say(f"{name}: {len(events):,} events")
+        rows.append({"stream": name, "events": len(events), **measure(events, options.seed)})
+    table(rows)
+    write(options.out, about, options, {"rows": rows})
+
+
+if __name__ == "__main__":
+    parser = arguments("evaluation_cost", __doc__)
+    parser.add_argument("--events", type=int, default=10_000, help="images; vectors: five times as many")
+    data_dir(parser)
+    main(parser.parse_args())
