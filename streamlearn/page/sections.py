@@ -21,7 +21,6 @@ from streamlearn.page.facts import (
     Facts,
     LearnerFacts,
     Row,
-    examples_of,
     mapping,
     prequential,
     spread,
@@ -299,7 +298,7 @@ def figures_section(facts: Facts) -> Html | None:
     error = max((standard_error(learner) or 0.0 for learner in learners), default=0.0)
     notes = []
     if error:
-        notes.append(f"Standard error of an accuracy over all test examples: at most {points(error)} points.")
+        notes.append(f"Standard error of the accuracy: at most {points(error)} points.")
     if len(learners) < len(facts.learners):
         notes.append(first_of(len(learners), len(facts.learners)))
     table_of = table("Final figures of every learner", headings, rows)
@@ -312,9 +311,9 @@ def first_of(shown: int, there_are: int) -> str:
 
 
 def standard_error(learner: LearnerFacts) -> float | None:
-    """At most .5 / sqrt(n) for n test examples."""
-    examples = examples_of(learner)
-    return 0.5 / examples**0.5 if examples else None
+    """Of the final accuracy: what the learner says, or at most .5 / sqrt(n) for n test examples."""
+    examples = number(learner.figures.get("test_examples"))
+    return 0.5 / examples**0.5 if examples else number(learner.figures.get("standard_error"))
 
 
 def final_figures(learners: Sequence[LearnerFacts]) -> list[tuple[str, str, list[str]]]:
