@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamlearn.bench_settings import OWN, BenchFile, BenchSection, Row, Selection, Stream, read_file
-from streamlearn.config import CoreSettings
+from streamlearn.config import LEAST_HELD_OUT, CoreSettings
 from streamlearn.flags import Layers, Said, said_in, settle
 from streamlearn.method import chain, make_method
 from streamlearn.settings import Settings, SettingsError
@@ -188,21 +188,20 @@ def _settings(
 
 def examples(settings: CoreSettings) -> int:
     """Most examples that a learner keeps: for replay and in its own held-out sets."""
-    evaluation, capacity = settings.evaluation, settings.memory.capacity
-    if not evaluation.held_out:
-        return capacity
-    return capacity + (capacity // 10 if evaluation.capacity is None else evaluation.capacity)
+    return settings.memory.capacity + (settings.settled_evaluation().capacity or 0)
 
 
 def with_memory(settings: Settings, total: int) -> Settings:
     """The settings with `total` examples, of which held-out sets take their capacity and replay the rest.
 
-    Where their capacity is not set it is an eleventh: a tenth of what replay has. Raises SettingsError.
+    Where the share is not set it is as though all were for replay; where their capacity is not set, an
+    eleventh (a tenth of what replay has) and LEAST_HELD_OUT at least. Raises SettingsError.
     """
-    evaluation = settings.evaluation
-    if evaluation.held_out and evaluation.capacity is None:
-        evaluation = evaluation.model_copy(update={"capacity": total // 11})
-    left = total - (evaluation.capacity or 0 if evaluation.held_out else 0)
+    memory = settings.memory.model_copy(update={"capacity": total})
+    evaluation = settings.model_copy(update={"memory": memory}).settled_evaluation()
+    if evaluation.held_out and settings.evaluation.capacity is None:
+        evaluation = evaluation.model_copy(update={"capacity": max(LEAST_HELD_OUT, total // 11)})
+    left = total - (evaluation.capacity or 0)
     if left < 1:
         raise SettingsError(
             f"a memory of {total} examples leaves none for replay: evaluation.capacity is "

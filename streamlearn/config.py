@@ -252,12 +252,12 @@ class EvaluationSettings(Section):
     fading: float = Field(
         0.999, gt=0, lt=1, description="factor of the fading prequential figures", json_schema_extra=SHAPES
     )
-    held_out: float = Field(
-        0.02,
+    held_out: float | None = Field(
+        None,
         ge=0,
         lt=1,
         description="share of labeled events that are held out and never learned, to see what is forgotten; "
-        "0: no continual evaluation",
+        "0: no continual evaluation; unset: 0.02 where memory.capacity is above 500, else 0",
         json_schema_extra=SHAPES,
     )
     set_size: int = Field(50, ge=1, description="examples of a full evaluation set", json_schema_extra=SHAPES)
@@ -271,7 +271,7 @@ class EvaluationSettings(Section):
     capacity: int | None = Field(
         None,
         ge=0,
-        description="most held-out examples in all sets; unset: a tenth of memory.capacity",
+        description="most held-out examples in all sets; unset: a tenth of memory.capacity, 100 at least",
         json_schema_extra=SHAPES,
     )
     interval: int = Field(
@@ -307,6 +307,13 @@ class EvaluationSettings(Section):
         return self
 
 
+HELD_OUT = 0.02
+SMALL_MEMORY = 500
+"""Up to so many examples for replay, one that is held out costs more than it can tell (decision 0008)."""
+LEAST_HELD_OUT = 100
+"""So many examples can tell something: their accuracy has a standard error of at most five points."""
+
+
 class CoreSettings(Section):
     """All that a learner is made of. Two learners of equal settings and events are equal to the bit."""
 
@@ -319,3 +326,14 @@ class CoreSettings(Section):
     serving: ServingSettings = ServingSettings()
     learning: LearningSettings = LearningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    def settled_evaluation(self) -> EvaluationSettings:
+        """The evaluation section with share and capacity of the held-out sets as they are, none unset."""
+        given, memory = self.evaluation, self.memory.capacity
+        share = given.held_out
+        if share is None:
+            share = HELD_OUT if memory > SMALL_MEMORY else 0.0
+        capacity = given.capacity
+        if capacity is None:
+            capacity = max(LEAST_HELD_OUT, memory // 10)
+        return given.model_copy(update={"held_out": share, "capacity": capacity if share else 0})

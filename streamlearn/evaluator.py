@@ -33,9 +33,6 @@ MOST_SETS = 10_000
 NEAREST = 5
 """Pairs of classes that are shown."""
 
-MEMORY_SHARE = 10
-"""The held-out examples may be a tenth of the memory's capacity where the settings don't say."""
-
 
 class Evaluator:
     """Owns the held-out sets, their accuracies over time and the budget that evaluations keep to."""
@@ -51,16 +48,13 @@ class Evaluator:
         candidates: Candidates,
     ) -> None:
         """stored: makes of an input as it came the form that the memory holds."""
-        own = settings.evaluation
-        capacity = own.capacity
-        if capacity is None:
-            capacity = settings.memory.capacity // MEMORY_SHARE
+        own = settings.settled_evaluation()
         self.classes = classes
         self.serving = serving
         self.stored = stored
         self.candidates = candidates
         self.classes_per_set = own.classes_per_set
-        self.held = HeldOut(own, capacity, shape, dtype)
+        self.held = HeldOut(own, own.capacity or 0, shape, dtype)
         self.continual = Continual(own.windows)
         self.schedule = Schedule(own)
         self.groups: dict[str, int] = {}

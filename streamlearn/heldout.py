@@ -49,10 +49,11 @@ class HeldOut:
     def __init__(
         self, settings: EvaluationSettings, capacity: int, shape: Sequence[int], dtype: DTypeLike
     ) -> None:
-        self.capacity = capacity if settings.held_out else 0
+        share = settings.held_out or 0.0
+        self.capacity = capacity if share else 0
         self._set_size = settings.set_size
         self._pile_size = settings.set_size // settings.classes_per_set
-        self._chosen_below = int(settings.held_out * _CHOICES) - _CHOICES // 2
+        self._chosen_below = int(share * _CHOICES) - _CHOICES // 2
         self._x = np.zeros((self.capacity, *shape), dtype)
         # Slots 0 … size - 1 are in use. A cell is a class of a set; it has a number and two piles of slots.
         self._columns = {

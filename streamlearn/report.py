@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -60,12 +61,17 @@ def figures(observation: Observation) -> dict[str, Any]:
 def knowledge(learner: OnlineLearner, continual: Continual | None = None) -> dict[str, Any]:
     """What a learner still knows of everything: continual evaluation, prototypes, what answers.
 
-    `continual`: made with examples of one's own; the learner's own otherwise.
+    `continual`: made with examples of one's own; the learner's own otherwise, with the standard error, at
+    most, of its average accuracy.
     """
     if not learner.settled:
         return {}
     found: dict[str, Any] = {"serving": learner.serving.name}
-    continual = continual if continual is not None else learner.trainer.evaluator.continual
+    if continual is None:
+        evaluator = learner.trainer.evaluator
+        continual = evaluator.continual
+        errors = [error for error in evaluator.errors if error is not None]
+        found["standard_error"] = math.hypot(*errors) / len(errors) if errors else None
     if continual.evaluations:
         found["continual"] = continual_figures(continual)
     with torch.inference_mode():

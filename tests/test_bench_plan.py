@@ -107,13 +107,19 @@ def test_replay_has_what_held_out_sets_leave() -> None:
     plain = Settings.model_validate({"evaluation": {"held_out": 0}})
     assert with_memory(plain, 200).memory.capacity == 200
     sharing = Settings.model_validate({"evaluation": {"held_out": 0.02}})
-    shared = with_memory(sharing, 220)
-    assert (shared.memory.capacity, shared.evaluation.capacity) == (200, 20)
+    shared = with_memory(sharing, 2200)
+    assert (shared.memory.capacity, shared.evaluation.capacity) == (2000, 200)
+    few = with_memory(sharing, 220)
+    assert (few.memory.capacity, few.evaluation.capacity) == (120, 100)
+    unset = with_memory(Settings(), 2200)
+    assert (unset.memory.capacity, unset.evaluation.held_out) == (2000, 0.02)
+    small = with_memory(Settings(), 500)
+    assert (small.memory.capacity, small.evaluation.held_out) == (500, 0)
     own = Settings.model_validate({"evaluation": {"held_out": 0.02, "capacity": 50}})
     assert with_memory(own, 220).memory.capacity == 170
-    assert examples(with_memory(plain, 220)) == examples(shared) == examples(with_memory(own, 220)) == 220
-    unset = Settings.model_validate({"evaluation": {"held_out": 0.02}, "memory": {"capacity": 200}})
-    assert examples(unset) == 220
+    assert examples(with_memory(plain, 220)) == examples(few) == examples(with_memory(own, 220)) == 220
+    asked = Settings.model_validate({"evaluation": {"held_out": 0.02}, "memory": {"capacity": 200}})
+    assert examples(asked) == 300
     with pytest.raises(SettingsError, match="leaves none for replay"):
         with_memory(own, 50)
 

@@ -207,3 +207,24 @@ def test_bulk_answers_change_nothing() -> None:
 
 def test_nothing_known_is_said_by_minus_one() -> None:
     assert learner().numbers(np.zeros((3, 5))).tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("memory", "given", "share", "capacity"),
+    [
+        (2000, {}, 0.02, 200),
+        (501, {}, 0.02, 100),
+        (500, {}, 0.0, 0),
+        (500, {"held_out": 0.1}, 0.1, 100),
+        (500, {"held_out": 0.1, "capacity": 7}, 0.1, 7),
+        (5000, {"held_out": 0}, 0.0, 0),
+    ],
+)
+def test_how_much_is_held_out_follows_the_memory(
+    memory: int, given: dict[str, object], share: float, capacity: int
+) -> None:
+    settings = CoreSettings(
+        memory=MemorySettings(capacity=memory), evaluation=EvaluationSettings.model_validate(given)
+    )
+    settled = settings.settled_evaluation()
+    assert (settled.held_out, settled.capacity) == (share, capacity)

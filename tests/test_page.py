@@ -243,6 +243,20 @@ def test_one_evaluation_and_one_class() -> None:
     assert "Which classes look alike" not in text
 
 
+def test_orange_is_who_forgets_and_blue_the_best() -> None:
+    summary, rows = sample(learners=("onpro", "er", "finetune"))
+    summary["learners"]["er"]["seeds"] = [3, 4]
+    text = page(summary, rows)
+    assert "Means over 2 seeds." in text
+    fills = re.findall(r'<li><h2><bdi>(\w+)</bdi></h2>.*?class="fill c(\d)"', text)
+    assert fills == [("onpro", "2"), ("er", "1"), ("finetune", "0")]
+    summary, rows = sample(learners=("one", "two"))
+    for figures in summary["learners"].values():
+        figures["continual"]["forgetting"] = 0.1
+    shown = facts_of(summary, rows).shown
+    assert [learner.colour for learner in shown] == [1, 2], "nobody forgets"
+
+
 def test_forgetting_is_computed_where_it_is_not_given() -> None:
     rows = [{"sets": {"a": 0.9}}, {"sets": {"a": 0.5, "b": 0.8}}, {"sets": {"a": 0.7, "b": 0.2}}]
     assert lost(rows) == pytest.approx((0.2 + 0.6) / 2)

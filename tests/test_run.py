@@ -291,9 +291,13 @@ def test_the_report_of_what_was_held_out(tmp_path: Path) -> None:
     (learner,) = json.loads((tmp_path / "report/summary.json").read_bytes())["learners"].values()
     continual = learner["continual"]
     assert 0 <= continual["worst_case_accuracy"] <= continual["average_accuracy"] <= 1
-    assert learner["events_held_out"] > 10 and len(learner["prototypes"]["labels"]) == learner["known_classes"]
+    assert (
+        learner["events_held_out"] > 10 and len(learner["prototypes"]["labels"]) == learner["known_classes"]
+    )
     text = (tmp_path / "report/report.html").read_text("utf-8")
     assert f"{100 * continual['average_accuracy']:.1f}" in text and "Which classes look alike" in text
+    assert f"{learner['events_held_out']} test examples that were never learned" in text
+    assert f"at most {100 * learner['standard_error']:.1f} points" in text
 
 
 @pytest.mark.slow  # scikit-learn is long in coming

@@ -12,7 +12,7 @@ import orjson
 
 from streamlearn.page.charts import Book
 from streamlearn.page.facts import Facts, examples_of, facts_of, headline
-from streamlearn.page.markup import Html, count, join, number, tag
+from streamlearn.page.markup import Html, count, join, tag
 from streamlearn.page.sections import (
     comparison,
     curve_section,
@@ -71,11 +71,11 @@ def lead(facts: Facts) -> str:
     said = f"{count(facts.events)} events"
     if facts.classes > 1:
         said += f" of {facts.classes:,} classes"
-    seeds = max((number(each.figures.get("seeds")) or 0.0 for each in facts.learners), default=0.0)
+    seeds = max((len(each.figures.get("seeds") or ()) for each in facts.learners), default=0)
     if any(learner.accuracy is not None for learner in facts.learners):
         examples = max((examples_of(learner) for learner in facts.learners), default=0.0)
         asked = f"{count(examples)} test examples" if examples else "examples"
-        mean = f" Means over {count(seeds)} seeds." if seeds > 1 else ""
+        mean = f" Means over {seeds} seeds." if seeds > 1 else ""
         return f"{said}, each seen once. Accuracy is measured on {asked} that were never learned.{mean}"
     return f"{said}. Nothing was held out for testing, so this page can't say what was forgotten."
 

@@ -39,21 +39,21 @@ class Book:
 
 @dataclass(frozen=True)
 class Line:
-    """A curve and the learner's number, which gives its colour and its dashes."""
+    """A curve and the number of its colour and dashes."""
 
     name: str
-    index: int
+    colour: int
     values: Values
 
 
 def legend(names: Iterable[tuple[str, int, str]]) -> Html:
-    """(name, number, what is said beside it) of every line."""
+    """(name, colour, what is said beside it) of every line."""
     items = [
         tag(
             "li",
             tag(
                 "svg",
-                tag("line", x1=0, x2=28, y1=5, y2=5, class_=f"line c{index}"),
+                tag("line", x1=0, x2=28, y1=5, y2=5, class_=f"line c{colour}"),
                 viewBox="0 0 28 10",
                 class_="key",
                 aria_hidden="true",
@@ -61,7 +61,7 @@ def legend(names: Iterable[tuple[str, int, str]]) -> Html:
             named(name),
             tag("b", said) if said else None,
         )
-        for name, index, said in names
+        for name, colour, said in names
     ]
     return tag("ul", *items, class_="legend")
 
@@ -70,7 +70,7 @@ def line_chart(book: Book, key: str, label: str, lines: Sequence[Line], end: flo
     """Accuracies (0..1) over events (0..end), with a thin line where new classes came."""
     end = end or 1.0
     drawn = [
-        tag("path", d=path(line.values, end), class_=f"line c{line.index}", fill="none") for line in lines
+        tag("path", d=path(line.values, end), class_=f"line c{line.colour}", fill="none") for line in lines
     ]
     book.charts[key] = {
         "kind": "lines",
@@ -78,7 +78,6 @@ def line_chart(book: Book, key: str, label: str, lines: Sequence[Line], end: flo
         "lines": [
             {
                 "name": brief(line.name),
-                "index": line.index,
                 "x": [events for events, _ in line.values],
                 "y": [None if value is None else round(1000 * value) for _, value in line.values],
             }
@@ -292,7 +291,7 @@ def drops(book: Book, key: str, label: str, line: Line, shifts: Sequence[Any], e
         x = f"{WIDTH * shift.events / end:.1f}"
         top, low = HEIGHT * (1 - shift.before), HEIGHT * (1 - min(shift.before, shift.lowest))
         bars.append(tag("path", d=f"M{x} {top:.1f}V{low + 0.01:.2f}", class_="drop"))
-    curve = tag("path", d=path(line.values, end), class_=f"line c{line.index} faint", fill="none")
+    curve = tag("path", d=path(line.values, end), class_=f"line c{line.colour} faint", fill="none")
     book.charts[key] = {
         "kind": "drops",
         "end": end,
@@ -309,14 +308,14 @@ def drops(book: Book, key: str, label: str, line: Line, shifts: Sequence[Any], e
     return plot(key, label, [*grid(), curve, *bars], end)
 
 
-def bar(value: float | None, index: int, kind: str, what: str) -> Html:
+def bar(value: float | None, colour: int, kind: str, what: str) -> Html:
     """A bar with its figure at the right, for the comparison at the top."""
     width = 0.0 if value is None else 100 * value
     return join(
         [
             tag("span", what, class_=f"what {kind}"),
             tag(
-                "span", tag("span", style=f"width:{width:.1f}%", class_=f"fill c{index}"),
+                "span", tag("span", style=f"width:{width:.1f}%", class_=f"fill c{colour}"),
                 class_=f"track {kind}", aria_hidden="true",
             ),
             tag("span", percent(value), class_=f"value {kind}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from streamlearn.page.markup import Html, count, join, named, number, percent
@@ -18,6 +18,8 @@ FORGETS = 0.2
 """A learner that has lost so much accuracy, on average over the sets, is said to forget."""
 BEHIND = 0.1
 """... if another learner is so far ahead of it."""
+ORANGE, BLUE = 0, 2
+"""Numbers of colours."""
 CLOSE = 0.02
 """Learners no further apart than this are level."""
 
@@ -40,6 +42,7 @@ class LearnerFacts:
 
     name: str
     index: int
+    colour: int
     figures: Row
     rows: Sequence[Row]
     """Of its curves; `sets` is there in each."""
@@ -107,6 +110,7 @@ def facts_of(summary: Row, curves: Sequence[Row]) -> Facts:
         learner_facts(index, name, mapping(figures), by_learner[name])
         for index, (name, figures) in enumerate(given.items())
     ]
+    learners = coloured(learners)
     order: dict[str, None] = {}
     for learner in learners:
         for row in learner.rows:
@@ -124,6 +128,22 @@ def facts_of(summary: Row, curves: Sequence[Row]) -> Facts:
     )
 
 
+def coloured(learners: list[LearnerFacts]) -> list[LearnerFacts]:
+    """Who forgets most is orange and the best is blue, as what is forgotten and known is in all the page."""
+    shown = learners[:MOST_LEARNERS]
+    by_accuracy = sorted(shown, key=lambda learner: learner.accuracy or 0.0)
+    taken: dict[int, int] = {}
+    if by_accuracy and (by_accuracy[0].forgetting or 0.0) >= FORGETS:
+        taken[by_accuracy[0].index] = ORANGE
+    if by_accuracy:
+        taken.setdefault(by_accuracy[-1].index, BLUE)
+    others = [i for i in (1, 3, 4, 5, 6, 7, BLUE, ORANGE) if i not in taken.values()]
+    for learner in shown:
+        if learner.index not in taken:
+            taken[learner.index] = others.pop(0)
+    return [replace(learner, colour=taken.get(learner.index, 0)) for learner in learners]
+
+
 def learner_facts(index: int, name: str, figures: Row, rows: Sequence[Row]) -> LearnerFacts:
     """One learner's, from its figures and its rows."""
     rows = [{**row, "sets": accuracies(row.get("sets"))} for row in thinned(rows)]
@@ -135,6 +155,7 @@ def learner_facts(index: int, name: str, figures: Row, rows: Sequence[Row]) -> L
     return LearnerFacts(
         name=name,
         index=index,
+        colour=0,
         figures=figures,
         rows=rows,
         accuracy=first(

@@ -21,7 +21,6 @@ from streamlearn.page.facts import (
     Facts,
     LearnerFacts,
     Row,
-    examples_of,
     mapping,
     prequential,
     spread,
@@ -75,14 +74,14 @@ def comparison(facts: Facts) -> Html | None:
     blocks = []
     for learner in facts.shown:
         bars = [
-            bar(learner.accuracy, learner.index, "thick", "all classes"),
-            bar(learner.worst_case, learner.index, "thin", "worst case"),
+            bar(learner.accuracy, learner.colour, "thick", "all classes"),
+            bar(learner.worst_case, learner.colour, "thin", "worst case"),
         ]
         if learner.accuracy is None:
             online = prequential(learner)
             if online is None:
                 continue
-            bars = [bar(online, learner.index, "thick", "online")]
+            bars = [bar(online, learner.colour, "thick", "online")]
         elif learner.worst_case is None:
             bars = bars[:1]
         values = [learner.final.get(name) for name in sets]
@@ -109,7 +108,7 @@ def curve_section(
     facts: Facts, book: Book, key: str, title: str, how: str, columns: Sequence[str]
 ) -> Html | None:
     """All learners' curves of one figure, the first of the columns that is there."""
-    lines = [Line(each.name, each.index, values) for each in facts.shown if (values := each.curve(*columns))]
+    lines = [Line(each.name, each.colour, values) for each in facts.shown if (values := each.curve(*columns))]
     if not lines:
         return None
     last = {
@@ -121,7 +120,7 @@ def curve_section(
         book, key, f"{title}. Line chart over {count(facts.events)} events. At the end: {ends}.", lines,
         facts.events, facts.arrivals,
     )  # fmt: skip
-    names = [(line.name, line.index, percent(last[line.name])) for line in lines]
+    names = [(line.name, line.colour, percent(last[line.name])) for line in lines]
     return section(title, how, legend(names), chart, folded("As a table", curve_table(title, lines)))
 
 
@@ -191,7 +190,7 @@ def gaps_section(facts: Facts, book: Book) -> Html | None:
         there_are += len(gaps)
         mean, largest = sum(shift.gap or 0.0 for shift in gaps) / len(gaps), max(s.gap or 0.0 for s in gaps)
         said = f"mean gap {points(mean)} points, largest {points(largest)}"
-        line = Line(learner.name, learner.index, watched(learner.rows, gaps))
+        line = Line(learner.name, learner.colour, watched(learner.rows, gaps))
         chart = drops(
             book, f"gaps{learner.index}", f"{plain(learner.name)}: {said}", line, gaps, facts.events
         )
@@ -299,7 +298,7 @@ def figures_section(facts: Facts) -> Html | None:
     error = max((standard_error(learner) or 0.0 for learner in learners), default=0.0)
     notes = []
     if error:
-        notes.append(f"Standard error of an accuracy over all test examples: at most {points(error)} points.")
+        notes.append(f"Standard error of the accuracy: at most {points(error)} points.")
     if len(learners) < len(facts.learners):
         notes.append(first_of(len(learners), len(facts.learners)))
     table_of = table("Final figures of every learner", headings, rows)
@@ -312,9 +311,9 @@ def first_of(shown: int, there_are: int) -> str:
 
 
 def standard_error(learner: LearnerFacts) -> float | None:
-    """At most .5 / sqrt(n) for n test examples."""
-    examples = examples_of(learner)
-    return 0.5 / examples**0.5 if examples else None
+    """Of the final accuracy: what the learner says, or at most .5 / sqrt(n) for n test examples."""
+    examples = number(learner.figures.get("test_examples"))
+    return 0.5 / examples**0.5 if examples else number(learner.figures.get("standard_error"))
 
 
 def final_figures(learners: Sequence[LearnerFacts]) -> list[tuple[str, str, list[str]]]:
