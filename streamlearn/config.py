@@ -135,8 +135,9 @@ class MethodSettings(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str = Field(
-        "prototype_replay",
-        description="a file of streamlearn/methods (`streamlearn methods` lists them)",
+        "auto",
+        description="a file of streamlearn/methods (`streamlearn methods` lists them); auto: "
+        "prototype_replay, or onpro where learning.images_per_event is 64 or more",
     )
     modifiers: list[str] = Field(
         default_factory=list, description="files of streamlearn/modifiers, applied in order"
@@ -307,6 +308,8 @@ class EvaluationSettings(Section):
         return self
 
 
+LARGE_BUDGET = 64
+"""Images per event from which OnPro in its own form is the default."""
 HELD_OUT = 0.02
 SMALL_MEMORY = 500
 """Up to so many examples for replay, one that is held out costs more than it can tell (decision 0008)."""
@@ -326,6 +329,15 @@ class CoreSettings(Section):
     serving: ServingSettings = ServingSettings()
     learning: LearningSettings = LearningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _name_the_method(self) -> CoreSettings:
+        """Put a method in the place of auto: everybody is to see which one learns."""
+        if self.method.name == "auto":
+            large = (self.learning.images_per_event or 0) >= LARGE_BUDGET
+            name = "onpro" if large else "prototype_replay"
+            object.__setattr__(self, "method", self.method.model_copy(update={"name": name}))
+        return self
 
     def settled_evaluation(self) -> EvaluationSettings:
         """The evaluation section with share and capacity of the held-out sets as they are, none unset."""

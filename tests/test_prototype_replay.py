@@ -124,3 +124,13 @@ def test_what_may_not_be_mirrored_is_not() -> None:
         made = learner(**sections)
         made.learn(colour(20))
         assert not made.serving.mirrors
+
+
+@pytest.mark.parametrize(
+    ("budget", "name"), [(None, "prototype_replay"), (8, "prototype_replay"), (64, "onpro")]
+)
+def test_the_default_follows_the_budget(budget: float | None, name: str) -> None:
+    learning = {} if budget is None else {"images_per_event": budget}
+    assert CoreSettings.model_validate({"learning": learning}).method.name == name
+    named = {"learning": learning, "method": {"name": "pcr"}}
+    assert CoreSettings.model_validate(named).method.name == "pcr"
