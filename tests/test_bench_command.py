@@ -66,7 +66,7 @@ def test_smoke(smoke: tuple[Path, Process], capfd: pytest.CaptureFixture[str]) -
 def test_the_report_of_the_smoke_benchmark(smoke: tuple[Path, Process]) -> None:
     report = smoke[0] / "report"
     summary = json.loads((report / "summary.json").read_bytes())
-    assert set(summary["learners"]) == {"er", "er, served by auto", "finetune"}
+    assert set(summary["learners"]) == {"er", "default", "finetune"}
     assert summary["learners"]["er"]["seeds"] == [0, 1]
     assert len(json.loads((report / "tables.json").read_bytes())["tables"]) == 1
     assert count_lines(report / "runs.csv") > 6 * 15
