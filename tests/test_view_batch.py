@@ -136,7 +136,7 @@ def test_the_rows_stay_as_many_and_the_examples_become_fewer() -> None:
         assert method.plan(10, 80) == examples == rows // views
         assert method.memory_views == ("weak", *["strong"] * (views - 1))
         assert method.stream_views == inner.stream_views
-    assert view_batch(first="raw").memory_views[0] == "raw"
+    assert view_batch(views=3, first="raw", others="weak").memory_views == ("raw", "weak", "weak")
     assert view_batch("er").plan(10, 10) == 0, "nothing to replay"
     assert view_batch("er").plan(10, 12) == 1, "fewer rows than views: one example"
 

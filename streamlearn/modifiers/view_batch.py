@@ -34,7 +34,6 @@ from streamlearn.method import Losses, Method, Modifier
 from streamlearn.model import Model
 from streamlearn.rows import Draw, Rows
 from streamlearn.state import Part
-from streamlearn.views import STRONG
 
 
 class Queue:
@@ -86,7 +85,10 @@ class ViewBatch(Modifier):
 
         views: int = Field(4, ge=2, description="of every example of the memory batch")
         first: Literal["raw", "standard", "weak", "strong"] = Field(
-            "weak", description="strength of the first view, the teacher; the others are strong"
+            "weak", description="strength of the first view, the teacher"
+        )
+        others: Literal["standard", "weak", "strong"] = Field(
+            "strong", description="strength of the other views"
         )
         weight: float = Field(1.0, ge=0, description="of the consistency term")
 
@@ -105,7 +107,7 @@ class ViewBatch(Modifier):
         self._set_views()
 
     def _set_views(self) -> None:
-        self.memory_views = (self.params.first, *[STRONG] * (self.params.views - 1))
+        self.memory_views = (self.params.first, *[self.params.others] * (self.params.views - 1))
 
     def plan(self, batch: int, images: float) -> int:
         """As many rows of the memory as the method would have, at most, and one example at least."""
