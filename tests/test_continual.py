@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 import safetensors.torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlearn.config import EvaluationSettings
@@ -195,6 +195,7 @@ def assert_equal(ours: Continual, whole: WholeMatrix) -> None:
     assert ours.shifts == [whole.shift_figures(i) for i in range(len(whole.shifts))]
 
 
+@settings(max_examples=40)
 @given(histories(), st.sets(st.integers(2, 12), min_size=1, max_size=3))
 def test_every_figure_is_that_of_the_whole_matrix(history: list[Happening], windows: set[int]) -> None:
     ours, whole = Continual(sorted(windows)), WholeMatrix(sorted(windows))
@@ -253,6 +254,7 @@ def assert_resumes(history: Sequence[Happening], at: int, windows: Sequence[int]
     assert plain(part) == then, "the part is a copy: it is still that of the moment at which it was taken"
 
 
+@settings(max_examples=40)
 @given(histories(), st.data())
 def test_a_state_has_equal_bytes_and_an_equal_future(history: list[Happening], data: st.DataObject) -> None:
     assert_resumes(history, data.draw(st.integers(0, len(history))), (3, 7))

@@ -29,6 +29,7 @@ TOGETHER = [
     for name in available(methods)
     for order in (sorted(available(modifiers)), sorted(available(modifiers), reverse=True))
 ]
+"""Every method with all modifiers, in two orders."""
 KINDS = {"vectors": vectors, "images": images, "hashed": hashed}
 
 
@@ -101,6 +102,7 @@ def test_stop_and_resume_is_the_run_that_never_stopped(
     assert bits(second.snapshot(full=True)) == bits(whole.snapshot(full=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", TOGETHER)
 def test_all_modifiers_at_once_resume_and_do_not_mind_how_events_arrive(
     method: MethodSettings, tmp_path_factory: pytest.TempPathFactory

@@ -50,6 +50,8 @@ class Plan:
     def options(self, events: int) -> tuple[str, ...]:
         every = self.checkpoint_events or max(10, 2 * events // (3 * self.kills))
         options = ["--method.name", self.method, "--seed", str(self.seed), "--memory.capacity", "500"]
+        # Held-out sets and every predictor, whatever the method's own: they are state like the rest.
+        options += ["--evaluation.held_out", "0.05", "--serving.predictor", "auto"]
         options += ["--codec.max_classes", str(MOST_CLASSES), "--checkpoint.events", str(every)]
         if self.modifiers:
             options += ["--method.modifiers", self.modifiers]
