@@ -72,7 +72,9 @@ class Views:
             self.mirrors = flip
             self.reach = {
                 WEAK: _Reach(crop, shift, light, flip, hole=False),
-                STRONG: _Reach(0.75 * crop, 1.5 * shift, min(1.0, 1.5 * light), flip, hole=True),
+                STRONG: _Reach(
+                    0.75 * crop if crop < 1 else crop, 1.5 * shift, min(1.0, 1.5 * light), flip, hole=True
+                ),
             }
 
     def __call__(self, raw: Tensor, strength: str) -> Tensor:

@@ -48,7 +48,7 @@ def done(run: Run) -> dict[str, Any]:
     return found
 
 
-HELD_OUT = FILE.replace("held_out = 0", "held_out = 0.2\nset_size = 5")
+HELD_OUT = FILE.replace("held_out = 0", "held_out = 0.2\nset_size = 5").replace("[100]", "[300]")
 
 
 @pytest.mark.parametrize("text", [FILE, HELD_OUT], ids=["plain", "held_out"])
@@ -65,7 +65,7 @@ def test_the_learner_is_what_it_would_be_without_questions(tmp_path: Path, text:
     assert (found["steps"], found["learned"], found["held_out"]) == (
         alone.counts.steps, alone.counts.learned, alone.counts.held_out
     )  # fmt: skip
-    assert found["memory_capacity"] == 100
+    assert found["memory_capacity"] == (300 if text is HELD_OUT else 100)
     assert (found["held_out"] > 0) == (text is HELD_OUT)
 
 
