@@ -27,6 +27,9 @@ Candidates = Callable[[Array], dict[str, Array]]
 NEVER = (1 << 63) - 1
 """A choice that no share takes."""
 
+PROBE = 16
+"""Steps between two questions to all predictors about a batch that is about to be learned."""
+
 MOST_SETS = 10_000
 """No set is begun for a task beyond these: its name comes from outside, and every set keeps a history."""
 
@@ -96,6 +99,20 @@ class Evaluator:
         self.continual.shift(step, events, [self._name(key) for key in keys])
         self.announced = len(self.groups)
         return True
+
+    def arrive(self, x: Array, y: Array, step: int) -> None:
+        """The batch of a step before it is learned, inputs as stored [n, *shape] and class numbers [n].
+
+        Now and then all predictors are asked about it, which says who lags behind a drifting stream.
+        """
+        serving = self.serving
+        if not serving.auto or not self.held.capacity or step % PROBE or not serving.model.classes:
+            return
+        cost = len(x) * serving.forwards
+        if self.schedule.due(cost, step, forced=True):
+            self.schedule.charge(cost)
+            self.images += cost
+            serving.arrive({name: numbers == y for name, numbers in self.candidates(x).items()})
 
     def after_step(self, step: int, events: int, images: int, new: bool) -> None:
         """To be called when a step has ended.

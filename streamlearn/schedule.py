@@ -50,6 +50,10 @@ class Schedule:
                 self.interval_steps = step - self.last_scheduled
             self.last_scheduled = step
 
+    def charge(self, cost: int) -> None:
+        """So many images were predicted beside the evaluations."""
+        self.credit -= cost
+
     def part(self) -> Part:
         return Part(values={name: getattr(self, name) for name in _VALUES})
 

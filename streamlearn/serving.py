@@ -19,6 +19,8 @@ from streamlearn.state import Part, copy
 WEIGHTS, AVERAGE, MEANS = "weights", "average", "means"
 SURE = 2.0
 """Standard errors by which another predictor must be better to take over."""
+FADING = 0.98
+"""Of what was noted about arriving events, each time some are."""
 MEAN_RATE = 0.05
 """Share of a row in its class's running mean."""
 
@@ -73,6 +75,8 @@ class Serving:
         self.average: Average | None = None
         if self.auto or predictor == AVERAGE:
             self.average = Average(model, settings.rate, settings.power, settings.restart)
+        self.ahead: Array = np.zeros((3, 3))
+        """How often, lately, predictor i was right about an arriving event and j was not; by FADING."""
         self.means = ClassMeans(model) if self.auto or predictor == MEANS else None
 
     def after_step(self, rows: Rows) -> None:
@@ -169,27 +173,41 @@ class Serving:
             ends = (above[:, best.indices] + first).T.tolist()
             return [(a, b, c) for (a, b), c in zip(ends, best.values.tolist(), strict=True)]
 
+    def arrive(self, right: Mapping[str, Array]) -> None:
+        """Note who was right about events that have just arrived, before they are learned: bool [n] each."""
+        hits = np.stack([right[name] for name in self.names]).astype(np.float64)
+        self.ahead = FADING * self.ahead + hits @ (1 - hits).T
+
     def choose(self, right: Mapping[str, Array], y: Array) -> None:
         """Let another predictor answer if it is surely better on the held-out examples.
 
         right: whether each predictor was right, bool [n] each; y: class numbers [n]. Compared is the
         class-balanced accuracy, example by example: what differs must exceed SURE standard errors of the
-        paired difference, so that a handful of examples doesn't make the choice flicker.
+        paired difference, so that a handful of examples doesn't make the choice flicker. One that is surely
+        worse on the events that have arrived lately is not taken: the stream drifts, and held-out examples
+        are older than that.
         """
         if not self.auto or not len(y):
             return
         _, inverse, counts = np.unique(y, return_inverse=True, return_counts=True)
         weight = 1.0 / (counts[inverse] * len(counts))
         serving, best = right[self.name].astype(np.float64), 0.0
-        for name, hits in right.items():
-            difference = weight * (hits - serving)
+        now = self.names.index(self.name)
+        chosen = self.name
+        for i, name in enumerate(self.names):
+            difference = weight * (right[name] - serving)
             gain, error = float(difference.sum()), math.sqrt(float((difference**2).sum()))
-            if gain > SURE * error and gain > best:
-                self.name, best = name, gain
+            ahead, behind = float(self.ahead[i, now]), float(self.ahead[now, i])
+            lags = behind - ahead > SURE * math.sqrt(behind + ahead)
+            if gain > SURE * error and gain > best and not lags:
+                chosen, best = name, gain
+        self.name = chosen
 
     def part(self) -> Part:
         tensors: dict[str, Tensor] = {}
         values: dict[str, object] = {"name": self.name}
+        if self.auto:
+            tensors["ahead"] = torch.from_numpy(self.ahead.copy())
         if self.average is not None:
             part = self.average.part()
             tensors |= {f"average.{name}": tensor for name, tensor in part.tensors.items()}
@@ -201,6 +219,8 @@ class Serving:
     def load(self, part: Part) -> None:
         """Take the state in `part`; ValueError if it is of another net."""
         self.name = part.values["name"]
+        if self.auto:
+            self.ahead = part.tensors["ahead"].numpy().copy()
         if self.average is not None:
             own = {n.partition(".")[2]: t for n, t in part.tensors.items() if n.startswith("average.")}
             self.average.load(Part(own, part.values["average"]))

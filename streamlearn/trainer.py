@@ -115,6 +115,7 @@ class Trainer:
         new_set = self.evaluator.before_step(counts.steps, counts.learned)
         self.normaliser.anchor(pending_x)
         stored = self.normaliser.relative(pending_x)
+        self.evaluator.arrive(stored, y, counts.steps)
         stream = torch.from_numpy(stored.copy()).to(self.device)
         self.grow(int(y.max()) + 1)
         self.normaliser.update(stored)

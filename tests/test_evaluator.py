@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -146,7 +146,7 @@ def test_the_share_of_images_is_uint8() -> None:
     assert held.size and held.x.dtype == np.uint8
 
 
-def choice(serving: OnlineLearner, right: dict[str, Sequence[int]], y: Sequence[int]) -> str:
+def choice(serving: OnlineLearner, right: Mapping[str, Sequence[int]], y: Sequence[int]) -> str:
     serving.serving.choose({name: np.array(hits, bool) for name, hits in right.items()}, np.array(y))
     return serving.serving.name
 
@@ -176,6 +176,29 @@ def test_the_choice_is_class_balanced() -> None:
     assert choice(one, {WEIGHTS: weights, AVERAGE: average, MEANS: average}, y) == AVERAGE
     one.serving.name = WEIGHTS
     assert choice(one, {WEIGHTS: weights, AVERAGE: average, MEANS: average}, y) == AVERAGE
+
+
+def test_who_lags_behind_the_stream_is_not_chosen() -> None:
+    """Better on the held-out examples and worse on what arrives: that is drift."""
+    one = learner()
+    one.learn(labeled(50))
+    y = [0] * 20 + [1] * 20
+    better: dict[str, Sequence[int]] = {WEIGHTS: [0] * 40, AVERAGE: [1] * 40, MEANS: [0] * 40}
+    one.serving.arrive({WEIGHTS: np.ones(10, bool), AVERAGE: np.zeros(10, bool), MEANS: np.zeros(10, bool)})
+    assert choice(one, better, y) == WEIGHTS
+    for _ in range(500):
+        one.serving.arrive({name: np.ones(10, bool) for name in (WEIGHTS, AVERAGE, MEANS)})
+    assert choice(one, better, y) == AVERAGE, "what was long ago has faded"
+
+
+def test_arrivals_are_noted_now_and_then() -> None:
+    one = learner()
+    rng = np.random.default_rng(0)
+    one.learn([Event(str(i), rng.normal(size=5), str(rng.integers(4))) for i in range(400)])
+    assert one.serving.ahead.any()
+    assert not np.diag(one.serving.ahead).any()
+    asked = one.trainer.evaluator.images
+    assert asked <= 0.1 * one.counts.images + 8 * 2 * 40
 
 
 def test_a_given_predictor_is_not_changed() -> None:
