@@ -117,6 +117,15 @@ def restore(learner: OnlineLearner, manifest: Manifest, parts: Snapshot) -> None
         learner.restore(parts)
     except (ValueError, KeyError) as error:
         raise Disagreement(f"checkpoint {manifest.id} doesn't fit this learner: {error}") from error
+    except RuntimeError as error:
+        made_on = manifest.body["runtime"].get("device")
+        if made_on == str(learner.device):
+            raise
+        # A generator of one kind of device can't take another's state.
+        raise Disagreement(
+            f"checkpoint {manifest.id} was made on {made_on} and can't go on on {learner.device}: "
+            f"set model.device = {made_on!r}, or start with another --checkpoint.folder ({error})"
+        ) from error
 
 
 def untouched(manifest: Manifest) -> bool:

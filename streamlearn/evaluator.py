@@ -30,8 +30,8 @@ NEVER = (1 << 63) - 1
 PROBE = 16
 """Steps between two questions to all predictors about a batch that is about to be learned."""
 
-MOST_SETS = 10_000
-"""No set is begun for a task beyond these: its name comes from outside, and every set keeps a history."""
+MOST_TASKS = 256
+"""Tasks with a set of their own. Names come from outside: a field `task` may hold ticket numbers."""
 
 NEAREST = 5
 """Pairs of classes that are shown."""
@@ -62,6 +62,8 @@ class Evaluator:
         self.schedule = Schedule(own)
         self.groups: dict[str, int] = {}
         """Numbers of the evaluation sets by key, in order of appearance."""
+        self.tasks = 0
+        """How many of the sets are tasks'."""
         self.announced = 0
         """How many of the sets have been in a step."""
         self.images = 0
@@ -78,9 +80,12 @@ class Evaluator:
         """
         key = f"class {number // self.classes_per_set}" if task is None else f"task {task}"
         group = self.groups.get(key)
+        if group is None and task is not None and self.tasks >= MOST_TASKS:
+            # Too many to be tasks: the event counts to the set of its class.
+            key = f"class {number // self.classes_per_set}"
+            group = self.groups.get(key)
         if group is None:
-            if task is not None and len(self.groups) >= MOST_SETS:
-                return False
+            self.tasks += key.startswith("task ")
             group = self.groups[key] = len(self.groups)
             choice = NEVER
         return self.held.offer(self.stored(x) if self.held.chooses(choice) else x, number, group, choice)
@@ -125,7 +130,8 @@ class Evaluator:
 
     def _name(self, key: str) -> str:
         kind, _, rest = key.partition(" ")
-        return rest if kind == "task" else self.classes.labels[int(rest) * self.classes_per_set]
+        name = rest if kind == "task" else self.classes.labels[int(rest) * self.classes_per_set]
+        return f"{kind} {name}" if name in self.continual.names else name
 
     def _cost(self) -> int:
         return self.held.size * self.serving.forwards
@@ -161,16 +167,20 @@ class Evaluator:
         return known + [None] * (self.announced - len(known))
 
     def part(self) -> Part:
+        """All state but the held-out examples, which change less often and have a part of their own."""
         values = {"groups": list(self.groups), "announced": self.announced, "images": self.images}
         own = Part(values=values)
-        return merge_layers([own, self.held.part(), self.continual.part(), self.schedule.part()])
+        return merge_layers([own, self.continual.part(), self.schedule.part()])
 
-    def load(self, part: Part) -> None:
-        """Take the state in `part`; ValueError if it doesn't fit these settings."""
-        own, held, continual, schedule = split_layers(part)
+    def load(self, part: Part, held: Part) -> None:
+        """Take the state in `part` and in `held`; ValueError if it doesn't fit these settings."""
+        own, continual, schedule = split_layers(part)
         self.groups = {key: number for number, key in enumerate(own.values["groups"])}
         self.announced, self.images = int(own.values["announced"]), int(own.values["images"])
         self._figures = None
         self.held.load(held)
         self.continual.load(continual)
         self.schedule.load(schedule)
+        self.tasks = sum(key.startswith("task ") for key in self.groups)
+        if self.continual.evaluations:
+            self.nearest = self.serving.nearest(NEAREST)

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from streamlearn import __version__
 from streamlearn.continual import ContinualFigures
-from streamlearn.observe import Histogram, Observation, Vitals
+from streamlearn.observe import EvaluationFigures, Histogram, Observation, Vitals
 
 Figure = tuple[str, str, str]
 
@@ -42,6 +42,7 @@ GAUGES: tuple[Figure, ...] = (
     ("images_per_event", "Inputs through the network for each event learned, mean.", "images_per_event"),
     ("pending_events", "Labeled events that wait for their batch to be full.", "pending"),
     ("recall_interval_steps", "Steps between two recalls of the same stored example.", "recall_interval"),
+    ("expected_recall_interval_steps", "Examples stored by those recalled a step.", "expected_recall"),
     ("prequential_kappa", "Cohen's kappa of all predictions made before learning.", "kappa"),
     ("checkpoint_bytes", "Size of the last checkpoint.", "checkpoint.bytes"),
     (
@@ -270,10 +271,11 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "class_recall": {printable(label): value for label, value in seen.class_recall.items()},
         "log_loss": {"cumulative": seen.log_loss, "fading": seen.fading_log_loss},
         "continual": None if seen.continual is None else continual(seen.continual),
-        "evaluation": None if seen.evaluation is None else asdict(seen.evaluation),
+        "evaluation": None if seen.evaluation is None else _evaluation(seen.evaluation),
         "serving": seen.serving or None,
         "nearest_prototypes": [[printable(a), printable(b), cosine] for a, b, cosine in seen.nearest],
         "recall_interval_steps": seen.recall_interval,
+        "expected_recall_interval_steps": seen.expected_recall,
         "losses": dict(seen.losses),
         "stage_seconds": {stage: _mean(histogram) for stage, histogram in seen.stages.items()},
         "prediction_latency_seconds": _mean(seen.latency),
@@ -290,6 +292,10 @@ def continual(figures: ContinualFigures) -> dict[str, Any]:
         "windowed_plasticity": {str(w): value for w, value in figures.windowed_plasticity.items()},
         "sets": {printable(one.name): {"fixed": one.fixed, "rolling": one.rolling} for one in last},
     }
+
+
+def _evaluation(figures: EvaluationFigures) -> dict[str, Any]:
+    return asdict(figures) | {"errors": list(figures.errors[-MOST_SETS:])}
 
 
 def _mean(histogram: Histogram) -> float | None:

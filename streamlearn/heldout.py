@@ -63,6 +63,7 @@ class HeldOut:
                 ("group", np.int64),
                 ("cell", np.int64),
                 ("taken", np.int64),
+                ("choice", np.int64),
                 ("rolling", np.bool_),
             )
         }
@@ -74,6 +75,7 @@ class HeldOut:
         self.size = 0
         self._taken = 0
         self._cells: dict[tuple[int, int], int] = {}
+        self._slot_of: dict[int, int] = {}
         self._fixed = _Piles()
         self._rolling = _Piles()
         self._place = np.zeros(self.capacity, np.int64)
@@ -81,7 +83,7 @@ class HeldOut:
 
     @property
     def x(self) -> Array:
-        """The examples as they came [size, *shape], in an order that holding out more keeps. Not a copy."""
+        """The examples as stored [size, *shape], in an order that holding out more keeps. Not a copy."""
         return self._x[: self.size]
 
     @property
@@ -124,7 +126,9 @@ class HeldOut:
         return choice < self._chosen_below
 
     def offer(self, x: Array, number: int, group: int, choice: int) -> bool:
-        """Whether the event is held out: then a copy of `x` is kept, and it must not be learned.
+        """Whether the event is held out: then it must not be learned.
+
+        A copy of `x` is kept, but for an event whose hash one of the examples has: it has come again.
 
         Call it for every accepted labeled event, in order. x [*shape] as the memory stores it; number and
         group: of its class and its set, from 0; choice: a hash of its id, a signed integer of 64 bits.
@@ -140,12 +144,14 @@ class HeldOut:
         return choice < self._chosen_below and self._hold(x, number, group, choice)
 
     def _hold(self, x: Array, number: int, group: int, choice: int) -> bool:
+        if choice in self._slot_of:
+            return True  # the same event once more: it must not be learned now either
         cell = self._cells.get((group, number))
         fixed = len(self._fixed.slots[cell]) if cell is not None else 0
         if fixed < self._pile_size and group not in self._full:
             slot = self._room(fixed, rolling=False)
             if slot is not None:
-                self._keep(slot, x, number, group, rolling=False)
+                self._keep(slot, x, number, group, choice, rolling=False)
                 return True
         # The low bits have no part in the share: that is decided by the high ones.
         if cell is None or choice % ROLLING:
@@ -156,7 +162,7 @@ class HeldOut:
             if not rolling:
                 return False
             slot = self._rolling.pop_oldest(cell)
-        self._keep(slot, x, number, group, rolling=True)
+        self._keep(slot, x, number, group, choice, rolling=True)
         return True
 
     def _room(self, size: int, rolling: bool) -> int | None:
@@ -174,7 +180,11 @@ class HeldOut:
             return slot
         return self._rolling.pop_oldest(giver) if most >= size + 2 else None
 
-    def _keep(self, slot: int, x: Array, number: int, group: int, rolling: bool) -> None:
+    def _keep(self, slot: int, x: Array, number: int, group: int, choice: int, rolling: bool) -> None:
+        before = int(self._columns["choice"][slot])
+        if self._slot_of.get(before) == slot:
+            del self._slot_of[before]
+        self._slot_of[choice] = slot
         cell = self._cells.setdefault((group, number), len(self._cells))
         self._x[slot] = x
         for name, value in (
@@ -182,6 +192,7 @@ class HeldOut:
             ("group", group),
             ("cell", cell),
             ("taken", self._taken),
+            ("choice", choice),
             ("rolling", rolling),
         ):
             self._columns[name][slot] = value
@@ -260,6 +271,7 @@ class HeldOut:
             column[: self.size] = part.tensors[name].numpy()
         self._seen = bytearray(part.tensors["seen"].numpy().tobytes())
         self._full = set(part.tensors["full"].tolist())
+        self._slot_of = {choice: slot for slot, choice in enumerate(self._column("choice").tolist())}
         cells, groups, numbers, rolling = (
             self._column(name).tolist() for name in ("cell", "group", "y", "rolling")
         )

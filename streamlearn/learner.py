@@ -147,7 +147,8 @@ class OnlineLearner:
         """Class numbers [n] that `predict` gives for inputs [n, *shape], in bulk; -1 while none is known."""
         if not self.settled or not self.model.classes:
             return np.full(len(x), UNKNOWN)
-        return self.candidates(x)[self.serving.name]
+        self._use_threads()
+        return self.trainer.numbers(x)
 
     def candidates(self, x: Array) -> dict[str, Array]:
         """The same by each predictor that is kept (see `streamlearn.serving`). Changes nothing."""

@@ -47,6 +47,8 @@ class Method:
     """Whether images that views may mirror are answered with their mirror images, unless settings say."""
     recall_interval: float | None = None
     """Steps between two recalls of the same stored example, where the method measures it."""
+    expected_recall_interval: float | None = None
+    """What it should be: examples in memory by those recalled in a step."""
     projector: int = 0
     """Width of the linear projector beside the head; 0: none."""
     shape: tuple[int, ...] = ()

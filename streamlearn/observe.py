@@ -128,6 +128,7 @@ class Observation:
     serving: str = ""
     nearest: Sequence[tuple[str, str, float]] = ()
     recall_interval: float | None = None
+    expected_recall: float | None = None
     offsets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     stages: Mapping[str, Histogram] = field(default_factory=dict)
     latency: Histogram = field(default_factory=Histogram)
@@ -171,6 +172,7 @@ def _evaluated(trainer: Trainer) -> dict[str, Any]:
     labels = evaluator.classes.labels
     held = evaluator.held
     recall = [layer.recall_interval for layer in chain(trainer.method)]
+    expected = [layer.expected_recall_interval for layer in chain(trainer.method)]
     return {
         "continual": evaluator.figures,
         "evaluation": EvaluationFigures(
@@ -184,6 +186,7 @@ def _evaluated(trainer: Trainer) -> dict[str, Any]:
         "serving": trainer.serving.name,
         "nearest": [(labels[a], labels[b], cosine) for a, b, cosine in evaluator.nearest],
         "recall_interval": next((steps for steps in recall if steps is not None), None),
+        "expected_recall": next((steps for steps in expected if steps is not None), None),
     }
 
 

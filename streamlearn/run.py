@@ -38,6 +38,7 @@ from streamlearn.nets import NetError
 from streamlearn.observe import Vitals
 from streamlearn.report import figures, knowledge, write_report
 from streamlearn.settings import Settings, SettingsError, load_object, sink_connector, source_connector
+from streamlearn.trainer import BudgetError
 from streamlearn.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def guarded(work: Callable[[], int]) -> int:
     """Do `work`; every error that has a status of its own becomes one clear line and that status."""
     try:
         return work()
-    except (SettingsError, UsageError, ExporterError, NetError) as error:
+    except (SettingsError, UsageError, ExporterError, NetError, BudgetError) as error:
         log.error("%s", error)
         return USAGE
     except REFUSALS as error:

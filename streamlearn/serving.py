@@ -66,18 +66,21 @@ class Serving:
     than it loses when the stream drifts. mirrors: answer by the mean over an image and its mirror image.
     """
 
-    def __init__(self, settings: ServingSettings, predictor: str, model: Model, mirrors: bool) -> None:
+    def __init__(
+        self, settings: ServingSettings, predictor: str, model: Model, mirrors: bool, judged: bool = True
+    ) -> None:
+        """judged: there are held-out examples to choose by; without them auto is what it begins with."""
         self.model = model
         self.mirrors = (mirrors if settings.mirror is None else settings.mirror) and len(model.shape) == 3
-        self.auto = predictor == "auto"
         prior = AVERAGE if len(model.shape) == 3 else WEIGHTS
-        self.name = prior if self.auto else predictor
+        self.auto = predictor == "auto" and judged
+        self.name = prior if predictor == "auto" else predictor
         self.average: Average | None = None
-        if self.auto or predictor == AVERAGE:
+        if self.auto or self.name == AVERAGE:
             self.average = Average(model, settings.rate, settings.power, settings.restart)
         self.ahead: Array = np.zeros((3, 3))
         """How often, lately, predictor i was right about an arriving event and j was not; by FADING."""
-        self.means = ClassMeans(model) if self.auto or predictor == MEANS else None
+        self.means = ClassMeans(model) if self.auto or self.name == MEANS else None
 
     def after_step(self, rows: Rows) -> None:
         """Follow the weights after a step on `rows`."""

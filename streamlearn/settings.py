@@ -168,8 +168,8 @@ def leaves(model: type[BaseModel] = Settings, above: Path = ()) -> Iterator[Leaf
 def state_settings(settings: CoreSettings) -> dict[str, Any]:
     """The settings that must equal the checkpoint's, flat: {"memory.capacity": 2000, ...}.
 
-    Those marked `shapes_state`, and which method and modifiers are used. Their parameters are not here:
-    each class knows which of its own shape the state.
+    Those marked `shapes_state`, and which method and modifiers are used. Of their parameters only one shapes
+    the state (onpro's terms: with all of them off there is no projector), and loading says so.
     """
     return {key: value for key, value, shapes in _flat(settings) if shapes}
 

@@ -31,6 +31,11 @@ from streamlearn.views import Views
 Mark = Callable[[str], None]
 """Told the name of every stage when it ends; the worker measures time with it, the core has no clock."""
 
+
+class BudgetError(ValueError):
+    """The budget of images leaves a method that replays nothing to replay."""
+
+
 BULK = 256
 """Rows of one forward where many inputs are predicted at once."""
 
@@ -84,7 +89,8 @@ class Trainer:
         self.views = Views(settings.views, shape, self.normaliser, generators.views)
         predictor = settings.serving.predictor or chain(self.method)[-1].predictor
         mirrors = self.views.mirrors and chain(self.method)[-1].mirrors
-        self.serving = Serving(settings.serving, predictor, self.model, mirrors)
+        judged = bool(settings.settled_evaluation().capacity)
+        self.serving = Serving(settings.serving, predictor, self.model, mirrors, judged)
         self.evaluator = Evaluator(
             settings,
             shape,
@@ -101,7 +107,16 @@ class Trainer:
         method = chain(self.method)[-1]
         budget = learning.images_per_event or (method.budget if image else method.vector_budget)
         planned = self.method.plan(batch, budget * batch)
-        return planned if learning.memory_batch is None else learning.memory_batch
+        if learning.memory_batch is not None:
+            return learning.memory_batch
+        if method.budget > 1 and not planned:
+            least = self.method.images(batch * len(self.method.stream_views)) / batch
+            raise BudgetError(
+                f"learning.images_per_event = {budget:g} leaves nothing to replay: the views of an event "
+                f"alone are {least:g} images with these settings of method.{self.settings.method.name}. "
+                "Give more images, or fewer views"
+            )
+        return planned
 
     def step(
         self, pending_x: Array, y: Array, keys: Array, counts: Counts, losses: dict[str, float], mark: Mark
@@ -113,6 +128,8 @@ class Trainer:
         """
         model, method = self.model, self.method
         new_set = self.evaluator.before_step(counts.steps, counts.learned)
+        if new_set:
+            mark("evaluate")
         self.normaliser.anchor(pending_x)
         stored = self.normaliser.relative(pending_x)
         self.evaluator.arrive(stored, y, counts.steps)
@@ -131,6 +148,9 @@ class Trainer:
         finite = math.isfinite(sum(values.values()))
         if finite:
             model.backward(reduce(add, parts.values()))
+            # A finite loss may have a gradient that is not; one sum meets every NaN and infinity.
+            gradients = model.flat_grad.sum() + model.rows_grad[: model.classes].sum()
+            finite = math.isfinite(float(gradients))
         model.train_mode(False)
         mark("forward_backward")
         if finite:
@@ -139,7 +159,7 @@ class Trainer:
             method.after_step(model, rows)
             self.serving.after_step(rows)
         else:
-            # A loss that isn't a number must not become weights that aren't.
+            # What isn't a number must not become weights that aren't.
             counts.skipped_steps += 1
         mark("update")
         self.memory.insert(stream, y, keys, self.generators.slots)
@@ -173,6 +193,11 @@ class Trainer:
         return self._answers(x, self._normal, list(self.serving.names))
 
     @torch.inference_mode()
+    def numbers(self, x: Array) -> Array:
+        """The same by the predictor that serves alone."""
+        return self._answers(x, self._normal, [self.serving.name])[self.serving.name]
+
+    @torch.inference_mode()
     def _asked(self, x: Array) -> dict[str, Array]:
         """The same for stored inputs, by the predictors that may serve."""
         names = list(self.serving.names) if self.serving.auto else [self.serving.name]
@@ -183,7 +208,8 @@ class Trainer:
         for start in range(0, len(x), BULK):
             for name, logits in self.serving.candidates(normal(x[start : start + BULK]), names).items():
                 found[name].append(logits.argmax(dim=1).cpu().numpy())
-        return {name: np.concatenate(parts) for name, parts in found.items()}
+        none = np.empty(0, dtype=np.int64)
+        return {name: np.concatenate([none, *parts]) for name, parts in found.items()}
 
     def snapshot(self, full: bool) -> dict[str, Part | SegmentedPart]:
         """Copies of all state, by part; of the memory only what changed since the last (`full`: all)."""
@@ -194,6 +220,7 @@ class Trainer:
             "method": bookkeeping.merge_layers([layer.part() for layer in chain(self.method)]),
             "serving": self.serving.part(),
             "evaluation": self.evaluator.part(),
+            "held_out": self.evaluator.held.part(),
             "memory": self.memory.snapshot(full),
         }
 
@@ -206,7 +233,7 @@ class Trainer:
         for layer, part in zip(chain(self.method), bookkeeping.split_layers(plain["method"]), strict=True):
             layer.load(part, self.model)
         self.serving.load(plain["serving"])
-        self.evaluator.load(plain["evaluation"])
+        self.evaluator.load(plain["evaluation"], plain["held_out"])
         memory = parts["memory"]
         assert isinstance(memory, SegmentedPart)
         self.memory.load(memory)

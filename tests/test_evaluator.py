@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from streamlearn.config import (
     MethodSettings,
     ServingSettings,
 )
+from streamlearn.durable import Learner
 from streamlearn.events import Event
 from streamlearn.learner import OnlineLearner
 from streamlearn.serving import AVERAGE, MEANS, WEIGHTS
@@ -107,14 +109,49 @@ def test_tasks_make_the_sets_where_events_name_them() -> None:
 
 
 def test_tasks_without_end_make_no_sets_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "MOST_SETS", 5)
+    monkeypatch.setattr(evaluator, "MOST_TASKS", 5)
+    one = learner()
+    events = labeled(400)
+    for i, event in enumerate(events):
+        event.task = f"ticket {i}"
+    one.learn(events)
+    names = [each.name for each in one.trainer.evaluator.figures.sets]
+    assert names[:5] == [f"ticket {i}" for i in range(5)]
+    assert set(names[5:]) <= set(one.classes.labels), "what is no task counts to its class"
+    assert one.counts.held_out and one.trainer.evaluator.figures.evaluations
+    assert one.counts.learned + one.pending + one.counts.held_out == 400
+
+
+def test_a_task_may_be_called_like_a_class() -> None:
     one = learner()
     events = labeled(300)
-    for i, event in enumerate(events):
-        event.task = f"task {i}"
+    for event in events[100:]:
+        event.task = events[0].y
     one.learn(events)
-    assert len(one.trainer.evaluator.figures.sets) == 5
-    assert one.counts.learned + one.pending + one.counts.held_out == 300
+    names = [each.name for each in one.trainer.evaluator.figures.sets]
+    assert len(set(names)) == len(names) and f"task {events[0].y}" in names
+
+
+def test_a_held_out_event_that_comes_again_is_not_learned() -> None:
+    one = learner(set_size=5)
+    events = labeled(400)
+    one.learn(events)
+    held = {row.tobytes() for row in one.trainer.evaluator.held.x}
+    assert held
+    origin = one.normaliser.origin
+    again = [e for e in events if (e.x - origin).astype(np.float32).tobytes() in held]
+    before = one.counts.learned + one.pending
+    one.learn(again)
+    assert one.counts.learned + one.pending == before
+    assert {row.tobytes() for row in one.trainer.evaluator.held.x} == held
+
+
+def test_after_a_restart_the_nearest_prototypes_are_there(tmp_path: Path) -> None:
+    one = Learner(learner().settings)
+    one.learn(labeled(400))
+    assert one.trainer.evaluator.nearest
+    one.save(tmp_path)
+    assert Learner.load(tmp_path).trainer.evaluator.nearest
 
 
 def test_classes_can_share_a_set() -> None:

@@ -122,7 +122,7 @@ def test_what_is_kept_is_what_was_held_out_and_never_too_much(case: Case) -> Non
         event = taken[order]
         assert (x.tolist(), number, group) == (event.x.tolist(), event.number, event.group)
     assert len({*held.taken.tolist()}) == held.size, "no example is kept twice"
-    assert held.bytes == held.size * (8 + 4 * 8 + 1 + 8)
+    assert held.bytes == held.size * (8 + 5 * 8 + 1 + 8)
 
 
 @given(cases())
@@ -296,11 +296,23 @@ def test_a_fixed_set_by_hand() -> None:
     """The eleventh label can be the first; a choice of -1 is in the lower half, 1 is not."""
     held = made(set_size=2)
     stream = [Labeled(i, 0, 0, -4) for i in range(FIRST)]
-    stream += [Labeled(10, 0, 0, 4), Labeled(11, 0, 0, -3), Labeled(12, 0, 0, -4), Labeled(13, 0, 0, -3)]
-    stream += [Labeled(14, 0, 0, -4)]
+    stream += [Labeled(10, 0, 0, 4), Labeled(11, 0, 0, -3), Labeled(12, 0, 0, -8), Labeled(13, 0, 0, -7)]
+    stream += [Labeled(14, 0, 0, -12)]
     assert [event.place for event in offered(held, stream)] == [11, 12, 14]
     assert held.accuracies(np.array([True, True, False]))[0].tolist() == [1.0]
     assert held.accuracies(np.array([True, True, False]))[1].tolist() == [0.5]
+
+
+def test_what_is_held_out_is_not_learned_when_it_comes_again() -> None:
+    held = made(set_size=2)
+    stream = [Labeled(i, 0, 0, 4) for i in range(FIRST)] + [Labeled(10, 0, 0, -3), Labeled(11, 0, 0, -7)]
+    assert len(offered(held, stream)) == held.size == 2
+    again = [*stream[-2:], Labeled(12, 0, 0, -8), Labeled(13, 0, 0, -8), Labeled(14, 0, 0, -12)]
+    restored = made(set_size=2)
+    restored.load(held.part())
+    for each in (held, restored):
+        assert [event.place for event in offered(each, again)] == [10, 11, 12, 13, 14]
+        assert places(each, ~each.rolling) == [10, 11] and each.size == 4
 
 
 def test_a_set_that_gave_an_example_up_has_room_again() -> None:
@@ -310,7 +322,7 @@ def test_a_set_that_gave_an_example_up_has_room_again() -> None:
     first = [Labeled(0, number, group, 4) for number, group in (a, b, c, other) for _ in range(FIRST)]
     assert offered(held, first) == []
     for place, (number, group) in enumerate((a, a, a, other, other, b, c), 1):
-        assert held.offer(np.full(2, place, np.float32), number, group, -3)
+        assert held.offer(np.full(2, place, np.float32), number, group, 1 - 4 * place)
     assert piles(held, False) == {(0, 0): [1], (0, 1): [6], (0, 2): [7], (1, 3): [4]}
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from streamlearn import Event, Learner, Settings
 from streamlearn.classes import ClassIndex
@@ -20,6 +25,7 @@ from streamlearn.config import (
 from streamlearn.events import Prediction, Record, Rejection
 from streamlearn.learner import OnlineLearner
 from streamlearn.normalise import LIMIT, Normaliser
+from streamlearn.trainer import BudgetError
 from tests.streams import bits, images, settings, vectors
 
 
@@ -276,3 +282,44 @@ def test_events_that_are_held_are_saved(tmp_path_factory: pytest.TempPathFactory
     second = Learner.load(folder)
     second.learn(events[6:])
     assert bits(second.snapshot(full=True)) == bits(whole.snapshot(full=True))
+
+
+class Treacherous(torch.nn.Module):
+    """Its values are finite, its gradient is not: the square root of zero behind a `where`."""
+
+    features = 4
+
+    def __init__(self, shape: Sequence[int], width: int | None) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(math.prod(shape), 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.linear(x)
+        return torch.where(h > 0, torch.sqrt(h), torch.zeros_like(h))
+
+
+@pytest.mark.parametrize("method", ["er", "prototype_replay"])
+def test_a_gradient_that_is_no_number_changes_nothing(method: str) -> None:
+    net = f"{__name__}:Treacherous"
+    one = OnlineLearner(settings(model=ModelSettings(net=net), method=MethodSettings(name=method)))
+    one.learn(vectors(200))
+    assert one.counts.skipped_steps > 0
+    assert all(torch.isfinite(t).all() for t in one.model.part().tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("method", "budget"),
+    [({"name": "onpro", "onpro": {"rotations": 16}}, 8), ({"name": "pcr", "pcr": {"views": 2}}, 2)],
+)
+def test_a_budget_that_leaves_nothing_to_replay_is_refused(method: dict[str, Any], budget: float) -> None:
+    one = OnlineLearner(
+        settings(method=MethodSettings(**method), learning=LearningSettings(images_per_event=budget))
+    )
+    with pytest.raises(BudgetError, match=r"learning.images_per_event = \d+ leaves nothing to replay"):
+        one.learn(images(20))
+
+
+def test_numbers_of_nothing_are_none() -> None:
+    one = OnlineLearner(settings())
+    one.learn(vectors(30))
+    assert one.numbers(np.empty((0, 5))).shape == (0,)

@@ -78,13 +78,13 @@ class PrototypeReplay(Method):
         near = round(self.params.feedback * min(count, memory.size))
         if self.nearness is None or not near:
             return super().draw(memory, count, rng)
-        slots = memory.draw(min(count, memory.size) - near, rng)
         labels = memory.labels[: memory.size]
         weights = (self.nearness / np.bincount(labels, minlength=len(self.nearness)).clip(1))[labels]
-        weights[slots] = 0
-        # Of too few that are left there is nothing to choose; of those without weight, nothing to gain.
-        if np.count_nonzero(weights) < near:
+        # Of too few with any weight there is nothing to choose.
+        if np.count_nonzero(weights) < min(count, memory.size):
             return super().draw(memory, count, rng)
+        slots = memory.draw(min(count, memory.size) - near, rng)
+        weights[slots] = 0
         more = rng.choice(memory.size, near, replace=False, p=weights / weights.sum())
         return Draw(np.concatenate([slots, more]))
 
@@ -97,6 +97,8 @@ class PrototypeReplay(Method):
         if self.params.feedback and 2 <= model.classes <= MOST_CLASSES:
             prototypes = unit(model.head.detach()[:, : model.features])
             cosines = (prototypes @ prototypes.T).cpu().numpy().astype(np.float64)
+            if not np.isfinite(cosines).all():
+                return
             np.fill_diagonal(cosines, -np.inf)
             pairs = np.exp((cosines - cosines.max()) / self.params.sharpness)
             self.nearness = pairs.sum(axis=1) / pairs.sum()

@@ -42,7 +42,7 @@ class MomentumTeacher(Modifier):
 
     def loss(self, model: Model, rows: Rows) -> Losses:
         losses = self.inner.loss(model, rows)
-        if self.teacher is None:
+        if self.teacher is None or not self.params.weight:
             return losses
         hot = self.params.temperature
         teacher = functional.softmax(self.teacher.logits(model, rows.x) / hot, dim=1)

@@ -10,8 +10,9 @@ p_i1 (the teacher) detached. View 1 is weak, the others strong.
 The paper's V views go with V times fewer epochs. One pass over a stream has no epochs: what has a recall
 interval is the memory, so this changes its side alone, and keeps the number of rows: 1 / V of the examples.
 They come without replacement from a shuffled queue of the memory's slots: every slot once a pass, so that
-an example is recalled about every size / n steps, never twice in a row. (Independent draws have the same
-mean interval, but an example may come back at once.)
+an example is recalled about every size / n steps, and at once only where one pass ends and the next begins.
+(Independent draws have the same mean interval, but a tenth of it or ten times as much is nothing rare.)
+What a method draws by prototypes (feedback) doesn't come out of the queue.
 
 The authors' code divides the divergence by the number of classes too, leaves it out for the first epochs,
 and finds the views of an image by their equal labels; here it is as the paper writes it, from the start.
