@@ -5,9 +5,9 @@ means over the one to three rows a class that a small step holds (Wei et al., "O
 online continual learning", ICCV 2023, takes those means). The loss is that of proxy-based contrastive replay
 (Lin et al., CVPR 2023) over an untouched and an augmented view of everything. Changed from there:
 
-- Part of the replay is drawn by prototypes (OnPro's adaptive prototypical feedback without its mixtures):
-  classes that lie near others are replayed more, at no image's cost. It gained on validation streams and
-  not on those of the table: see ops/decisions/0008-default-learner.md.
+- Part of the replay can be drawn by prototypes (OnPro's adaptive prototypical feedback without its
+  mixtures): classes that lie near others are replayed more, at no image's cost. It gained on some validation
+  streams and not on those of the tables, so it is off: see ops/decisions/0008-default-learner.md.
 - Where a step replays fewer examples than there are known classes, those that it misses compete as well,
   as though they had a share of a row: a step then says too little about which classes there are.
 - Below four images an event there is one view of more examples; vectors have two images, and no noise.
@@ -50,7 +50,7 @@ class PrototypeReplay(Method):
         """Parameters of prototype_replay."""
 
         feedback: float = Field(
-            0.3, ge=0, le=1, description="share of the replay drawn by how near a class is to others; 0: none"
+            0.0, ge=0, le=1, description="share of the replay drawn by how near a class is to others; 0: none"
         )
         sharpness: float = Field(
             0.1, gt=0, description="temperature of the softmax over the cosines of all pairs of prototypes"
