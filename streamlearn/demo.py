@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.live import Live
 
-from streamlearn.config import MethodSettings
+from streamlearn.config import CoreSettings, MethodSettings
 from streamlearn.contender import Contender, make_exam, quick
 from streamlearn.continual import Continual
 from streamlearn.demo_view import final_table, live_view, standing
@@ -83,7 +83,10 @@ def _demo(settings: Settings) -> int:
 def _contenders(settings: Settings) -> list[Contender]:
     """METHODS, and what `method` names with its modifiers. Raises SettingsError."""
     racing = {name: _with_method(settings, name) for name in METHODS}
-    racing.setdefault(" + ".join([settings.method.name, *settings.method.modifiers]), settings)
+    own = settings.method
+    # The default goes by that name: its own is long, and says less to who sees it for the first time.
+    name = "default" if own == CoreSettings().method else " + ".join([own.name, *own.modifiers])
+    racing.setdefault(name, settings)
     try:
         windows = settings.evaluation.windows
         return [Contender(name, Learner(each), Continual(windows)) for name, each in racing.items()]
