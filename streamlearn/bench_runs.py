@@ -23,12 +23,11 @@ import orjson
 import torch
 
 from streamlearn.continual import Continual
-from streamlearn.events import Array, ConnectorError, Event, Resume
+from streamlearn.events import Array, ConnectorError, Event
 from streamlearn.learner import OnlineLearner
-from streamlearn.nets import NetError
 from streamlearn.observe import Stopwatch, observe
 from streamlearn.report import continual_figures, versions
-from streamlearn.run import ALLOCATION, make_codec, make_source
+from streamlearn.run import ALLOCATION, OF_SETTINGS, read_events
 from streamlearn.settings import Settings, SettingsError
 
 LABELS_IN_NAME = 4
@@ -177,22 +176,6 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def read_events(settings: Settings, **source: Any) -> list[Event]:
-    """All events of the settings' source, without their records. `source`: what differs in its settings."""
-    differing = settings.source.model_copy(update=source)
-    reader, codec = make_source(settings.model_copy(update={"source": differing})), make_codec(settings)
-    reader.open(Resume())
-    found: list[Event] = []
-    while not reader.ended:
-        for item in codec.decode(reader.poll(1024, 0.0)):
-            if not isinstance(item, Event):
-                raise SettingsError(f"{reader.topic}: {item.reason}: {item.detail}")
-            item.record = None
-            found.append(item)
-    reader.close()
-    return found
-
-
 def bench_run(settings: Settings, evaluation: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """Learn the stream once and return figures, what was measured, and the curve."""
     events = read_events(settings)
@@ -334,7 +317,7 @@ def main() -> int:
         result = bench_run(settings, task["evaluation"], tell)
         result["measured"]["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         say({"result": {**result, "versions": versions() | {"code": code()}}})
-    except (SettingsError, ConnectorError, NetError) as error:
+    except (*OF_SETTINGS, ConnectorError) as error:
         say({"failed": str(error), "every_run": True})
     except Exception as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in ALLOCATION):

@@ -23,11 +23,11 @@ from streamlearn.contender import Contender, make_exam, quick
 from streamlearn.continual import Continual
 from streamlearn.demo_view import final_table, live_view, standing
 from streamlearn.durable import Learner
-from streamlearn.events import Event, Resume
+from streamlearn.events import Event
 from streamlearn.flags import load_settings
 from streamlearn.logs import setup
 from streamlearn.report import write_report
-from streamlearn.run import guarded, make_codec, make_source
+from streamlearn.run import guarded, read_events
 from streamlearn.settings import Settings, SettingsError
 
 METHODS = ("finetune", "er")
@@ -60,7 +60,7 @@ def _demo(settings: Settings) -> int:
         raise SettingsError("the demo runs on a data set: set source.dataset (digits needs nothing else)")
     torch.use_deterministic_algorithms(True)
     console = Console()
-    events, tests = _events(settings), _events(_test_split(settings))
+    events, tests = read_events(settings), read_events(settings, split="test", order="as_is")
     order = list(dict.fromkeys(str(event.y) for event in events))
     contenders = _contenders(settings)
     arranged = settings.source.order or "natural order"
@@ -149,25 +149,6 @@ def stops(labels: Sequence[str], batch: int) -> list[int]:
             places.update(place + steps * batch for steps in AFTER)
             places.difference_update(range(place + 1, place + batch))
     return [*sorted(place for place in places if 0 < place < len(labels)), len(labels)]
-
-
-def _events(settings: Settings) -> list[Event]:
-    """All events of the settings' source."""
-    source, codec = make_source(settings), make_codec(settings)
-    source.open(Resume())
-    found: list[Event] = []
-    while not source.ended:
-        for item in codec.decode(source.poll(1024, 0.0)):
-            if not isinstance(item, Event):
-                raise SettingsError(f"{source.topic}: {item.reason}: {item.detail}")
-            found.append(item)
-    source.close()
-    return found
-
-
-def _test_split(settings: Settings) -> Settings:
-    source = settings.source.model_copy(update={"split": "test", "order": "as_is"})
-    return settings.model_copy(update={"source": source})
 
 
 def _with_method(settings: Settings, name: str) -> Settings:

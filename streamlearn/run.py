@@ -43,6 +43,9 @@ from streamlearn.worker import Worker
 
 log = logging.getLogger(__name__)
 
+OF_SETTINGS = (SettingsError, UsageError, ExporterError, NetError, BudgetError)
+"""Errors that say what to set otherwise."""
+
 UNEXPECTED, USAGE, REFUSED, UNREACHABLE, NOT_WRITABLE = 1, 2, 3, 4, 6
 
 REFUSALS = (StateMismatch, Disagreement, NothingWhole, WrongFormat, Locked)
@@ -71,6 +74,22 @@ def make_codec(settings: Settings) -> Codec:
     return cast(Codec, load_object(settings.codec.connector)(settings.codec))
 
 
+def read_events(settings: Settings, **source: Any) -> list[Event]:
+    """All events of the settings' source, without their records. `source`: what differs in its settings."""
+    differing = settings.source.model_copy(update=source)
+    reader, codec = make_source(settings.model_copy(update={"source": differing})), make_codec(settings)
+    reader.open(Resume())
+    found: list[Event] = []
+    while not reader.ended:
+        for item in codec.decode(reader.poll(1024, 0.0)):
+            if not isinstance(item, Event):
+                raise SettingsError(f"{reader.topic}: {item.reason}: {item.detail}")
+            item.record = None
+            found.append(item)
+    reader.close()
+    return found
+
+
 def run(words: Sequence[str]) -> int:
     """The worker. Returns the exit status."""
     settings = load_settings(words, os.environ)
@@ -82,7 +101,7 @@ def guarded(work: Callable[[], int]) -> int:
     """Do `work`; every error that has a status of its own becomes one clear line and that status."""
     try:
         return work()
-    except (SettingsError, UsageError, ExporterError, NetError, BudgetError) as error:
+    except OF_SETTINGS as error:
         log.error("%s", error)
         return USAGE
     except REFUSALS as error:

@@ -87,8 +87,10 @@ class Serving:
         if self.average is not None:
             self.average.update(self.model)
         if self.means is not None:
-            pure = rows.pure
-            self.means.update(rows.features(self.model)[pure], rows.y[pure], self.model.classes)
+            features, y = rows.features(self.model), rows.y
+            if rows.share is not None:
+                features, y = features[rows.pure], y[rows.pure]
+            self.means.update(features, y, self.model.classes)
 
     def grow(self) -> None:
         """New classes in the head."""
@@ -99,7 +101,7 @@ class Serving:
 
     def logits(self, x: Tensor) -> Tensor:
         """Of normalised inputs [rows, *shape] by the predictor that answers now: [rows, classes]."""
-        return self._mean(self._logits(self._sides(x)))
+        return self.candidates(x, (self.name,))[self.name]
 
     def _sides(self, x: Tensor) -> Tensor:
         """The inputs, and behind them their mirror images where these have a say."""
@@ -111,14 +113,6 @@ class Serving:
             return logits
         straight, mirrored = logits.chunk(2)
         return (straight + mirrored) / 2
-
-    def _logits(self, x: Tensor) -> Tensor:
-        if self.name == AVERAGE and self.average is not None:
-            return self.average.logits(self.model, x)
-        features = self.model.encode(x)
-        if self.name == MEANS and self.means is not None:
-            return self.means.logits(self.model, features)
-        return self.model.classify(features)
 
     @property
     def names(self) -> tuple[str, ...]:

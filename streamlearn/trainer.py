@@ -78,6 +78,7 @@ class Trainer:
         self.generators = generators
         shape = schema.shape
         self.method = make_method(settings.method, shape)
+        self.base = chain(self.method)[-1]
         self.replay_batch = self._plan(len(shape) == 3)
         self.model = Model(settings.model, shape, settings.seed, device, self.method.projector)
         self.optimiser = Optimiser(settings.learning, self.model)
@@ -87,8 +88,8 @@ class Trainer:
         kind = torch.uint8 if schema.dtype == "uint8" else torch.float32
         self.memory = Memory(settings.memory, shape, kind, device)
         self.views = Views(settings.views, shape, self.normaliser, generators.views)
-        predictor = settings.serving.predictor or chain(self.method)[-1].predictor
-        mirrors = self.views.mirrors and chain(self.method)[-1].mirrors
+        predictor = settings.serving.predictor or self.base.predictor
+        mirrors = self.views.mirrors and self.base.mirrors
         judged = bool(settings.settled_evaluation().capacity)
         self.serving = Serving(settings.serving, predictor, self.model, mirrors, judged)
         self.evaluator = Evaluator(
@@ -104,7 +105,7 @@ class Trainer:
     def _plan(self, image: bool) -> int:
         """Examples to replay in a step; the method chooses its views by the budget."""
         learning, batch = self.settings.learning, self.settings.learning.stream_batch
-        method = chain(self.method)[-1]
+        method = self.base
         budget = learning.images_per_event or (method.budget if image else method.vector_budget)
         planned = self.method.plan(batch, budget * batch)
         if learning.memory_batch is not None:

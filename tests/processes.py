@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import pytest
 import torch
 
 from streamlearn import cli, logs
@@ -241,3 +242,12 @@ def piped(folder: Path, *more: str) -> Iterator[Piped]:
         yield worker
     finally:
         worker.close()
+
+
+def said(capfd: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
+    """Standard output of a command, and its standard error where it fails."""
+    capfd.readouterr()
+    assert here(*words) == status
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.out if status == 0 else captured.out + captured.err

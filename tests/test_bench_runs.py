@@ -15,11 +15,12 @@ import torch
 
 from streamlearn.bench_plan import Run
 from streamlearn.bench_pool import Ended, Pool
-from streamlearn.bench_runs import Examination, _learn, bench_run, read_events
+from streamlearn.bench_runs import Examination, _learn, bench_run
 from streamlearn.config import CoreSettings
 from streamlearn.events import Event
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Stopwatch
+from streamlearn.run import read_events
 from streamlearn.settings import Settings, SettingsError
 from tests.bench_files import FILE, plan_of
 from tests.processes import ROOT

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from streamlearn.checkpoint import CheckpointStore
-from tests.processes import flags, here, line, newest, tree, write_events
+from tests.processes import flags, here, line, newest, said, tree, write_events
 from tests.streams import vectors
-from tests.test_cli import said
 
 EVENTS = vectors(60)
 

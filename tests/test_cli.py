@@ -14,19 +14,10 @@ from streamlearn import __version__, cli, methods, modifiers
 from streamlearn.checkpoint import CheckpointStore
 from streamlearn.flags import LEAVES
 from streamlearn.method import available
-from tests.processes import ROOT, count_lines, flags, hashes, here, newest, tree, write_events
+from tests.processes import ROOT, count_lines, flags, hashes, here, newest, said, tree, write_events
 from tests.streams import vectors
 
 EVENTS = vectors(60)
-
-
-def said(capfd: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
-    """Standard output of a command, and its standard error where it fails."""
-    capfd.readouterr()
-    assert here(*words) == status
-    captured = capfd.readouterr()
-    assert "Traceback" not in captured.err
-    return captured.out if status == 0 else captured.out + captured.err
 
 
 # ---- help

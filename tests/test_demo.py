@@ -21,17 +21,9 @@ from streamlearn.demo_view import final_table, live_view
 from streamlearn.durable import Learner
 from streamlearn.events import Event
 from streamlearn.settings import Settings
-from tests.processes import Process, here
+from tests.processes import Process, said
 
 LABELS = [str(i) for i in range(10)]
-
-
-def said(capfd: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
-    capfd.readouterr()
-    assert here(*words) == status
-    captured = capfd.readouterr()
-    assert "Traceback" not in captured.err
-    return captured.out if status == 0 else captured.out + captured.err
 
 
 def examples(labels: list[str], each: int, seed: int) -> list[Event]:

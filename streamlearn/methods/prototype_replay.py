@@ -27,13 +27,11 @@ from streamlearn.config import Section
 from streamlearn.events import Array
 from streamlearn.losses import proxy_contrastive
 from streamlearn.method import Losses, Method
+from streamlearn.methods.pcr import TWO_VIEWS_FROM
 from streamlearn.model import Model, unit
 from streamlearn.rows import Draw, Rows
 from streamlearn.state import Part
 from streamlearn.views import RAW, STANDARD, WEAK
-
-TWO_VIEWS_FROM = 4.0
-"""Images per event below which one view of more examples beats two views of fewer."""
 
 MOST_CLASSES = 512
 """Classes up to which prototypes steer the draw; beyond, comparing all pairs would cost as much as a step."""
