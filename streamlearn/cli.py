@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from streamlearn import __version__
-from streamlearn.settings import SettingsError, settings_help
+from streamlearn.settings import SettingsError
+from streamlearn.settings_help import settings_help
 
 USAGE = 2
 

@@ -37,7 +37,14 @@ from streamlearn.logs import setup
 from streamlearn.nets import NetError
 from streamlearn.observe import Vitals
 from streamlearn.report import figures, knowledge, write_report
-from streamlearn.settings import Settings, SettingsError, load_object, sink_connector, source_connector
+from streamlearn.settings import (
+    Settings,
+    SettingsError,
+    load_object,
+    outputs,
+    sink_connector,
+    source_connector,
+)
 from streamlearn.trainer import BudgetError
 from streamlearn.worker import Worker
 
@@ -61,12 +68,7 @@ def make_source(settings: Settings) -> Source:
 def make_sink(settings: Settings) -> Sink:
     """The sink of the settings. Raises SettingsError, UsageError."""
     factory: Callable[[dict[str, Any]], Sink] = load_object(sink_connector(settings))
-    return factory(settings.sink.model_dump() | {"dead_letters": dead_letters(settings)})
-
-
-def dead_letters(settings: Settings) -> str:
-    """The file of the dead letters."""
-    return settings.sink.dead_letters or os.path.join(settings.checkpoint.folder, "dead_letters.jsonl")
+    return factory(settings.sink.model_dump() | outputs(settings)._asdict())
 
 
 def make_codec(settings: Settings) -> Codec:
@@ -193,7 +195,7 @@ def _doubt(settings: Settings, worker: Worker) -> None:
             "other codec settings say where things are? %s holds the records and what was wrong with each",
             dead,
             ", ".join(f"{reason}: {count}" for reason, count in counts.rejected.most_common(3)),
-            _named(dead_letters(settings)),
+            _named(outputs(settings).dead_letters),
         )
     elif counts.records and not counts.labeled:
         log.warning(
@@ -218,7 +220,7 @@ def _lock(store: CheckpointStore) -> None:
 def banner(settings: Settings, worker: Worker, url: str | None) -> str:
     """What a person wants to know when it starts."""
     learner, model = worker.learner, settings.model
-    dead = dead_letters(settings)
+    answers = outputs(settings)
     place = ", ".join(f"record {offset}" for offset in worker.offsets.values()) or "the start"
     resumed = worker.resumed
     came = f"goes on from {resumed.id}, step {resumed.body['step']}" if resumed else "a first start"
@@ -229,7 +231,8 @@ def banner(settings: Settings, worker: Worker, url: str | None) -> str:
         net = ("conv" if len(shape) == 3 else "mlp") if learner.schema else "by the shape of x"
     rows = {
         "reads": f"{worker.source.topic} from {place}",
-        "writes": f"predictions to {_named(settings.sink.predictions)}, dead letters to {_named(dead)}",
+        "writes": f"predictions to {_named(answers.predictions)}, "
+        f"dead letters to {_named(answers.dead_letters)}",
         "state": f"{settings.checkpoint.folder}: {came}, epoch {worker.epoch}",
         "learns": f"{settings.method.name}{modifiers}, net {net}, shape of x {shape}, "
         f"memory {settings.memory.capacity} ({settings.memory.policy})",
@@ -301,7 +304,7 @@ def _refuse_own_input(settings: Settings) -> None:
     read = _stat(settings.source.path, int(settings.source.options.get("fd") or 0))
     if read is None or not stat.S_ISREG(read.st_mode) or settings.sink.connector is not None:
         return
-    for name, path in (("predictions", settings.sink.predictions), ("dead_letters", dead_letters(settings))):
+    for name, path in zip(("predictions", "dead_letters"), outputs(settings), strict=False):
         written = _stat(path, 1)
         if written is not None and os.path.samestat(read, written):
             raise UsageError(
@@ -352,7 +355,7 @@ def _check_outputs(settings: Settings) -> None:
     _writable(state)
     if settings.sink.connector is not None:
         return
-    for name, path in (("predictions", settings.sink.predictions), ("dead_letters", dead_letters(settings))):
+    for name, path in zip(("predictions", "dead_letters"), outputs(settings), strict=False):
         if path == "-":
             continue
         folder = os.path.dirname(os.path.abspath(path))
