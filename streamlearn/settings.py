@@ -113,9 +113,9 @@ class SourceSettings(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> SourceSettings:
-        given = [name for name in ("path", "dataset", "topic") if getattr(self, name) is not None]
+        given = [f"source.{n}" for n in ("path", "dataset", "topic") if getattr(self, n) is not None]
         if len(given) > 1:
-            raise ValueError(f"give one of source.{' and source.'.join(given)}")
+            raise ValueError(f"give {' or '.join(given)}, not {'both' if len(given) == 2 else 'all'}")
         if self.topic is not None and self.bootstrap_servers is None:
             raise ValueError("source.topic needs source.bootstrap_servers (host:port)")
         return self
