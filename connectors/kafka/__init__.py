@@ -1,0 +1,1 @@
+"""Apache Kafka: events, outputs, commands, and the topics they travel in."""
