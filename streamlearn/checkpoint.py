@@ -72,17 +72,22 @@ class CheckpointStore:
         self.keep = keep
         self.epoch = 0
         self.number = 0
+        self.pinned: set[str] = set()
+        """Ids that are kept whatever else there is."""
         # The two copies of the memory: that of the newest durable checkpoint first.
         self._chains = (Chain(), Chain())
         self._damaged: set[str] = set()
         self._lock: IO[str] | None = None
 
-    def lock(self) -> None:
-        """Hold the folder until `unlock` or the process ends; makes it if need be. Raises Locked, OSError."""
+    def lock(self, shared: bool = False) -> None:
+        """Hold the folder until `unlock` or the process ends; makes it if need be. Raises Locked, OSError.
+
+        shared: with others that do so too (workers of a group); never with one that holds it alone.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         handle = open(self.folder / "lock", "a+")  # noqa: SIM115  # held open as long as the lock
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
             owner = handle.read().strip() or "unknown"
@@ -173,12 +178,15 @@ class CheckpointStore:
         """The number that `begin` will give."""
         return 1 + max((int(path.name) for path in self._folders()), default=0)
 
-    def begin(self, manifest: Manifest | None) -> int:
-        """Start a new epoch that goes on from `manifest`; returns its number. Clears half-written files."""
+    def begin(self, manifest: Manifest | None, epoch: int | None = None) -> int:
+        """Start a new epoch that goes on from `manifest`; returns its number. Clears half-written files.
+
+        epoch: its number, at least that of `next_epoch`, which is the default.
+        """
         for folder in self._folders():
             for rest in folder.glob("*.tmp"):
                 rest.unlink()
-        self.epoch, self.number = self.next_epoch(), 0
+        self.epoch, self.number = epoch or self.next_epoch(), 0
         if manifest is not None:
             entry = manifest.body["parts"].get("memory")
             if entry is not None:
@@ -290,7 +298,7 @@ class CheckpointStore:
         """Drop all but the newest `keep` checkpoints, manifests first, then what nothing names any more."""
         names = self.names()
         whole = [name for name in names if name not in self._damaged]
-        for name in set(names) - set(whole[: self.keep]):
+        for name in set(names) - set(whole[: self.keep]) - self.pinned:
             if int(name.partition("-")[0]) <= self.epoch:
                 self._path(name).unlink(missing_ok=True)
         for folder in self._folders():

@@ -43,7 +43,7 @@ COMMANDS = {
     "check": Command(
         "",
         "validate settings, reach source and sink, say what `run` would do; changes nothing",
-        "streamlearn.run",
+        "streamlearn.check",
         "check",
     ),
     "checkpoints": Command(
@@ -99,7 +99,8 @@ STATUS = """Exit status:
   3  state refused: checkpoint, offsets or fingerprint disagree; the message says what to do
   4  source or sink not reachable
   5  too many dead letters in a row
-  6  disk full, or checkpoint not writable for longer than checkpoint.patience"""
+  6  disk full, or checkpoint not writable for longer than checkpoint.patience
+  7  fenced: another worker took over, or the broker's transaction timeout passed"""
 
 
 class StopSignals:

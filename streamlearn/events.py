@@ -35,7 +35,8 @@ class Record:
     `value` holds the bytes as they were read. A source that reads tables or arrays (CSV, NPZ, data sets)
     also gives `fields`, the same record as named values; the codec then decodes `fields`, and `value` is
     what a dead letter carries. `cursor` is the place in the source at which reading resumes after this
-    record (for a file: bytes of the uncompressed content; for arrays: rows).
+    record (for a file: bytes of the uncompressed content; for arrays: rows). A tombstone is a message
+    without a value.
     """
 
     value: bytes
@@ -44,6 +45,7 @@ class Record:
     key: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
     fields: Mapping[str, Any] | None = None
+    tombstone: bool = False
 
 
 @dataclass(slots=True)
@@ -127,6 +129,10 @@ class Unreachable(ConnectorError):
     """The source or the sink can't be reached or read (exit status 4)."""
 
 
+class Fenced(ConnectorError):
+    """Another worker took over, or the broker's transaction timeout has passed (exit status 7)."""
+
+
 class StateMismatch(ConnectorError):
     """The source or sink is not the one that the checkpoint was taken of (exit status 3)."""
 
@@ -170,6 +176,35 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a group of workers has committed, given to the one of them that learns from now on.
+
+    checkpoint: id of the checkpoint that the commit names; None where nothing has been committed.
+    epoch: of the worker that committed it, 0 for none. start: where a first start begins, by partition.
+    published: P, the next offset of every partition whose output is not visible yet.
+    """
+
+    checkpoint: str | None
+    epoch: int
+    start: Mapping[int, int]
+    published: Mapping[int, int]
+
+
+class GroupSource(Source, Protocol):
+    """A source whose workers form a group of which one learns."""
+
+    def claim(self, instance: str | None, standby: Callable[[], None], stopped: Callable[[], bool]) -> Claim:
+        """Become the one that learns; until then `standby` is called now and then. Before `open`.
+
+        instance: a name by which this worker is known again after a restart. Raises Unreachable,
+        StateMismatch, and Stopped once `stopped` is true.
+        """
+
+    def committed(self) -> str | None:
+        """The checkpoint that the group's commit names now, for a worker that stands by."""
+
+
 class Sink(Protocol):
     """Where outputs go. `write`, `flush` and `close` are called by one thread, `sync` by another.
 
@@ -198,3 +233,17 @@ class Sink(Protocol):
         """Make everything that was flushed durable (fsync)."""
 
     def close(self) -> None: ...
+
+
+class GroupSink(Sink, Protocol):
+    """A sink whose commits say which checkpoint is the truth: of several, the one that a commit names."""
+
+    def name(self, checkpoint: str, offsets: Mapping[str, Mapping[int, int]]) -> None:
+        """A checkpoint is durable, with C `offsets` by topic and partition: the next commit may name it."""
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until all that was flushed and named is committed; False after `timeout` seconds."""
+
+    @property
+    def named(self) -> str | None:
+        """The checkpoint that the newest commit names."""

@@ -219,6 +219,8 @@ class Vitals:
         self.base = Observation()
         """What the loaded state had counted already: Prometheus counters count from there."""
         self.ready = False
+        self.role = "learner"
+        """Or "standby": a worker of a group that another one learns for."""
         self.failure: str | None = None
         self.output_problem: str | None = None
         self.checkpoint_problem: Callable[[], str | None] = lambda: None

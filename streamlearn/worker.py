@@ -30,9 +30,10 @@ from streamlearn.events import (
     Stopped,
     Unreachable,
 )
+from streamlearn.group import group_of
 from streamlearn.keeper import Keeper
 from streamlearn.observe import Histogram, Stopwatch, Vitals, observe
-from streamlearn.report import curve_figures, set_figures
+from streamlearn.report import Curve
 from streamlearn.settings import Settings
 from streamlearn.state import Snapshot
 
@@ -44,7 +45,8 @@ LOOP_SECONDS = 0.05
 """About how long one turn of the loop may take: outputs leave, and signals are seen, between turns."""
 MOST_RECORDS = 2048
 RETRY_SECONDS = 1.0
-MOST_POINTS = 2000
+LAST_SECONDS = 10.0
+"""For so long a worker that stops waits for its last commit."""
 
 
 class Worker:
@@ -72,14 +74,15 @@ class Worker:
         self.cursors: dict[int, int] = {}
         self.epoch = 0
         self.resumed: Manifest | None = None
+        self.group = group_of(source, sink, store)
+        self._start: dict[int, int] = {}
         self._stop = threading.Event()
         self._dead_in_row = 0
         self._poison: Rejection | None = None
         self._unanswered: list[Record] = []
         self._marks: dict[str, int] = {}
         self._observed_at = 0.0
-        self.curve: list[dict[str, Any]] = []
-        self._stride = 1
+        self.curve = Curve()
 
     def stop(self) -> None:
         """Ask `run` to end after a checkpoint. Safe from a signal handler and from other threads."""
@@ -91,23 +94,32 @@ class Worker:
         Raises ConnectorError, Disagreement, NothingWhole, WrongFormat, OSError; Stopped if `stop` was called
         while the source was read again.
         """
-        found = self.store.newest(log.error)
+        claim = self.group.claim(self._role, self._stop.is_set)
+        found = self.store.newest(log.error) if claim is None else self.group.found(claim)
         resume, marks = Resume(), None
         if found is not None:
             manifest, parts = found
             resume, marks = resume_of(manifest), manifest.body["outputs"]
-            if untouched(manifest):
-                # With nothing read there is nothing to disagree with: a first start again.
-                resume = Resume()
-            else:
+            if not untouched(manifest):
                 self._restore(manifest, parts)
                 self.resumed = manifest
-            self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
+            elif claim is None:
+                # With nothing read there is nothing to disagree with: a first start again.
+                resume = Resume()
+            self._start = {int(p): o for p, o in manifest.body["position"].get("start", {}).items()}
+        elif claim is not None:
+            self._start = dict(claim.start)
+            resume = Resume(self._start, self._start, topic=self.source.topic)
+        self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
         # Both may refuse, and a refusal must leave the folder as it was: the epoch begins after them.
         self.source.open(replace(resume, stopped=self._stop.is_set))
-        self.epoch = self.store.next_epoch()
+        self.epoch = max(self.store.next_epoch(), claim.epoch + 1 if claim is not None else 0)
         self.sink.open(marks, self.epoch)
-        self.store.begin(self.resumed)
+        if self.resumed is not None:
+            # The epoch is valid with its first commit; before that nothing is written.
+            self.group.name(self.resumed)
+            self.group.settle(self._stop.is_set)
+        self.store.begin(self.resumed, self.epoch)
         self.learner.mark = self.stopwatch.mark
         if self.resumed is None:
             # The first checkpoint is there before the first record is read.
@@ -115,10 +127,14 @@ class Worker:
             self._checkpoint_now()
             if self.keeper.problem is not None:
                 raise self.keeper.problem
+            self.group.settle(self._stop.is_set)
         # Counters count from the start of the process: after a crash the learner's own go back to C.
         self.vitals.base = observe(self.learner)
         self._observe(force=True)
         self.vitals.ready = True
+
+    def _role(self, role: str) -> None:
+        self.vitals.role = role
 
     def _restore(self, manifest: Manifest, parts: Snapshot) -> None:
         """Load a checkpoint. Raises Disagreement."""
@@ -168,8 +184,10 @@ class Worker:
             try:
                 records = self.source.poll(most, 0.1)
             except ConnectorError:
-                # The source is broken, the state is not: keep what was learned.
-                self._finish()
+                # The source is broken, the state is not: keep what was learned. (In a group it isn't ours
+                # to keep: without a commit that names it, a checkpoint is not the truth.)
+                if not self.group:
+                    self._finish()
                 raise
             turn = time.perf_counter()
             if records:
@@ -189,6 +207,7 @@ class Worker:
             if self._poison is not None:
                 return self._poisoned(self._poison)
             self.keeper.settle(wait=False)
+            self.group.name(self.keeper.newest)
             if self.keeper.impatient():
                 return NOT_WRITABLE
             if self.keeper.due(self.learner.counts):
@@ -295,6 +314,7 @@ class Worker:
                 "the last checkpoint could not be written to %s: %s", self.store.folder, self.keeper.problem
             )
             return NOT_WRITABLE
+        self.group.settle(self._stop.is_set, LAST_SECONDS)
         self.sink.close()
         return DONE
 
@@ -337,10 +357,12 @@ class Worker:
             "offsets": {topic: {str(p): o for p, o in self.offsets.items()}},
             "cursors": {str(p): c for p, c in self.cursors.items()},
             "fingerprint": self.source.fingerprint(self.cursors),
+            **({"start": {str(p): o for p, o in self._start.items()}} if self._start else {}),
         }
 
     def _checkpoint(self) -> None:
         """Begin a checkpoint of this very moment, in the background."""
+        self.group.pin()
         about = {**describe(self.learner), "position": self._position(), "outputs": self._marks}
         self.keeper.begin(about, self.sink.sync)
 
@@ -350,6 +372,7 @@ class Worker:
         if not self.keeper.under_way:
             self._checkpoint()
             self.keeper.settle(wait=True)
+        self.group.name(self.keeper.newest)
 
     # -- figures
 
@@ -367,21 +390,7 @@ class Worker:
             checkpoint=self.keeper.figures.copy(),
         )
         if self.settings.report is not None:
-            self._plot()
-
-    def _plot(self) -> None:
-        """Add a point to the curve; when there are too many, every second one goes."""
-        seen = self.vitals.observation
-        if self.curve and seen.learned - self.curve[-1]["events"] < self._stride:
-            return
-        kinds = {f"prequential_{kind}": f.accuracy for kind, f in seen.prequential.items()}
-        row: dict[str, Any] = {"events": seen.learned, "classes": seen.known_classes, **kinds}
-        if seen.continual is not None and seen.continual.evaluations:
-            row |= curve_figures(seen.continual) | {"sets": set_figures(seen.continual)}
-        self.curve.append(row)
-        if len(self.curve) > MOST_POINTS:
-            self.curve = self.curve[::2]
-            self._stride *= 2
+            self.curve.add(self.vitals.observation)
 
 
 def _where(position: Position) -> str:

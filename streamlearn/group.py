@@ -1,0 +1,93 @@
+"""A worker's part in a group: whose turn it is, and which checkpoint the group's commits name.
+
+A worker that is alone (files) has no group: there the newest whole checkpoint is the truth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import cast
+
+from streamlearn.checkpoint import CheckpointStore, Manifest
+from streamlearn.events import Claim, GroupSink, GroupSource, Sink, Source, Unreachable
+from streamlearn.standby import Found, StandBy
+
+
+class Alone:
+    """No group: nothing to claim, to name or to wait for."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def claim(self, role: Callable[[str], None], stopped: Callable[[], bool]) -> Claim | None:
+        """Stand by until it is this worker's turn, which `role` is told. Raises Stopped."""
+        return None
+
+    def found(self, claim: Claim) -> Found | None:
+        """The checkpoint to go on from (see `StandBy.found`)."""
+        raise NotImplementedError
+
+    def name(self, manifest: Manifest | None) -> None:
+        """Let the next commit name a checkpoint that has become durable."""
+
+    def pin(self) -> None:
+        """Before a checkpoint is written: keep what a commit names, or may name."""
+
+    def settle(self, stopped: Callable[[], bool], seconds: float | None = None) -> None:
+        """Wait until all that was flushed and named is committed. Raises Unreachable after `seconds`."""
+
+
+class Group(Alone):
+    """Of the workers of a group one learns; a commit says which checkpoint is the truth."""
+
+    def __init__(self, source: GroupSource, sink: GroupSink, store: CheckpointStore) -> None:
+        self._source, self._sink, self._store = source, sink, store
+        self._standing_by = StandBy(store)
+        self._handed: list[str] = []
+
+    def __bool__(self) -> bool:
+        return True
+
+    def claim(self, role: Callable[[str], None], stopped: Callable[[], bool]) -> Claim | None:
+        def stand_by() -> None:
+            role("standby")
+            self._standing_by.look(self._source.committed())
+
+        claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
+        role("learner")
+        return claim
+
+    def found(self, claim: Claim) -> Found | None:
+        return self._standing_by.found(claim)
+
+    def name(self, manifest: Manifest | None) -> None:
+        if manifest is None or manifest.id in self._handed:
+            return
+        self._handed.append(manifest.id)
+        offsets = manifest.body["position"]["offsets"]
+        self._sink.name(
+            manifest.id, {topic: {int(p): o for p, o in part.items()} for topic, part in offsets.items()}
+        )
+
+    def pin(self) -> None:
+        # Of those that came after the one that is named, any may be named by now.
+        if self._sink.named in self._handed:
+            self._handed = self._handed[self._handed.index(self._sink.named) :]
+        self._store.pinned = set(self._handed)
+
+    def settle(self, stopped: Callable[[], bool], seconds: float | None = None) -> None:
+        deadline = time.monotonic() + seconds if seconds is not None else None
+        while not self._sink.settle(0.2):
+            if time.monotonic() > deadline if deadline is not None else stopped():
+                raise Unreachable(
+                    "stopped, but the broker has not taken the last outputs: nothing is lost, a new start "
+                    "goes on from the last commit and makes them again"
+                )
+
+
+def group_of(source: Source, sink: Sink, store: CheckpointStore) -> Alone:
+    """The group of a source and a sink that have one."""
+    if not getattr(sink, "grouped", False):
+        return Alone()
+    return Group(cast(GroupSource, source), cast(GroupSink, sink), store)
