@@ -84,6 +84,22 @@ COMMANDS = {
         "  --report    folder for report.html, summary.json and curves.csv, one for each table\n"
         "Status 1: some runs failed (the others are kept); 2 also: a table that compares unequals.",
     ),
+    "tell": Command(
+        "checkpoint|pause|resume|forget [ID] [--timeout SECONDS] [--json]",
+        "send a command to a running worker on Kafka, and wait for its answer",
+        "streamlearn.tell",
+        "tell",
+        "  checkpoint  take one now\n"
+        "  pause       read no more events, until `resume`; survives a restart\n"
+        "  resume      go on\n"
+        "  forget ID   the example leaves memory, held-out sets and older checkpoints; what the weights\n"
+        "              have learned of it stays\n"
+        "The answer comes once a checkpoint that holds the effect is durable and committed, so it will not\n"
+        "be undone. Give the worker's settings: --source.bootstrap_servers, --source.group_id, ….\n"
+        "  --timeout   seconds to wait for it (60)\n"
+        "  --json      the answer as it came\n"
+        "Status 4: no broker, or no answer in time (the command stands, and will be carried out).",
+    ),
     "methods": Command(
         "",
         "the learning methods and modifiers, with their parameters and papers",

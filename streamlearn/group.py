@@ -6,10 +6,11 @@ A worker that is alone (files) has no group: there the newest whole checkpoint i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
+from streamlearn.commands import Command, parse_command
 from streamlearn.events import Claim, GroupSink, GroupSource, Sink, Source, Unreachable
 from streamlearn.standby import Found, StandBy
 
@@ -28,8 +29,16 @@ class Alone:
         """The checkpoint to go on from (see `StandBy.found`)."""
         raise NotImplementedError
 
-    def name(self, manifest: Manifest | None) -> None:
-        """Let the next commit name a checkpoint that has become durable."""
+    def name(self, manifest: Manifest | None, command: Command | None = None, answer: bytes = b"") -> None:
+        """Let the next commit name a checkpoint that is durable now, and carry the answer to `command`."""
+
+    def commands(self) -> list[Command]:
+        """What has been asked for since the last call."""
+        return []
+
+    def figures(self, offsets: Mapping[int, int]) -> dict[str, Any]:
+        """Of the group's traffic, for an Observation. offsets: how far the learner is."""
+        return {}
 
     def pin(self) -> None:
         """Before a checkpoint is written: keep what a commit names, or may name."""
@@ -61,14 +70,21 @@ class Group(Alone):
     def found(self, claim: Claim) -> Found | None:
         return self._standing_by.found(claim)
 
-    def name(self, manifest: Manifest | None) -> None:
+    def name(self, manifest: Manifest | None, command: Command | None = None, answer: bytes = b"") -> None:
         if manifest is None or manifest.id in self._handed:
             return
         self._handed.append(manifest.id)
-        offsets = manifest.body["position"]["offsets"]
-        self._sink.name(
-            manifest.id, {topic: {int(p): o for p, o in part.items()} for topic, part in offsets.items()}
-        )
+        offsets = {
+            topic: {int(partition): offset for partition, offset in part.items()}
+            for topic, part in manifest.body["position"]["offsets"].items()
+        }
+        self._sink.name(manifest.id, offsets, command.position if command is not None else None, answer)
+
+    def commands(self) -> list[Command]:
+        return [parse_command(record) for record in self._source.commands()]
+
+    def figures(self, offsets: Mapping[int, int]) -> dict[str, Any]:
+        return {"lag": {self._source.topic: self._source.lag(offsets)}, "queues": self._source.queues()}
 
     def pin(self) -> None:
         # Of those that came after the one that is named, any may be named by now.

@@ -130,6 +130,9 @@ class Observation:
     recall_interval: float | None = None
     expected_recall: float | None = None
     offsets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    lag: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    queues: Mapping[str, int] = field(default_factory=dict)
+    paused: bool = False
     stages: Mapping[str, Histogram] = field(default_factory=dict)
     latency: Histogram = field(default_factory=Histogram)
     checkpoint: CheckpointFigures = field(default_factory=CheckpointFigures)

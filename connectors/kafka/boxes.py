@@ -116,10 +116,12 @@ class Outbox:
         size = sum(OVERHEAD + len(m.value) + len(m.key or b"") for m in messages)
         self._hand(Parcel(list(messages), dict(published), [], size))
 
-    def name(self, named: Named, messages: Sequence[Message] = ()) -> None:
+    def name(
+        self, named: Named, messages: Sequence[Message] = (), published: Mapping[Place, int] | None = None
+    ) -> None:
         """A checkpoint has become durable; `messages` leave in the commit that names it."""
         size = sum(OVERHEAD + len(m.value) for m in messages)
-        self._hand(Parcel(list(messages), {}, [named], size))
+        self._hand(Parcel(list(messages), dict(published or {}), [named], size))
 
     def _hand(self, more: Parcel) -> None:
         with self._changed:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from mode import Service
@@ -26,7 +27,7 @@ from connectors.kafka.committer import Committer
 from connectors.kafka.errors import explain
 from connectors.kafka.options import Options
 from connectors.kafka.records import records_of
-from streamlearn.events import ConnectorError, Fenced, StateMismatch, Unreachable
+from streamlearn.events import ConnectorError, Fenced, Record, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,10 @@ class DataPlane(Service):
         self.committer = Committer(options, self.outbox, self._handed, self._within, self._answered)
         self.failure: ConnectorError | None = None
         self.ends: dict[Place, int] = {}
+        self.drained: set[Place] = set()
+        """Partitions that were read to their end at the last look."""
+        self.commands_topic = ""
+        self._commands: deque[Record] = deque()
         self.next: dict[Place, int] = {}
         """The record after the last one that went into the inbox."""
         self._assigned = asyncio.Event()
@@ -238,13 +243,28 @@ class DataPlane(Service):
             found = await consumer.getmany(timeout_ms=FETCH_MS, max_records=AT_ONCE)
             if turn != self._turn:
                 continue  # fetched before a rebalance: what was not handed over is sought again
-            for tp, messages in found.items():
-                self._contact = time.monotonic()
-                self.next[tp.topic, tp.partition] = messages[-1].offset + 1
-                self.inbox.put(records_of(tp, messages))
+            self._deliver(found)
+
+    def _deliver(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
+        for tp, messages in found.items():
+            self._contact = time.monotonic()
+            self.next[tp.topic, tp.partition] = messages[-1].offset + 1
+            records = records_of(tp, messages)
+            if tp.topic == self.commands_topic:
+                self._commands.extend(records)
+            else:
+                self.inbox.put(records)
+
+    def take_commands(self) -> list[Record]:
+        """Commands that have come. Belongs to the learner."""
+        waiting = self._commands
+        return [waiting.popleft() for _ in range(len(waiting))]
 
     async def _hold(self) -> None:
-        """Wait until the learner has caught up: for short by not fetching, for long by pausing."""
+        """Wait until the learner has caught up: for short by not fetching, then by pausing all but commands.
+
+        A learner that a command has paused waits for the command that ends it.
+        """
         consumer = self.consumer
         assert consumer is not None
         paused = False
@@ -255,13 +275,18 @@ class DataPlane(Service):
             try:
                 await asyncio.wait_for(self._room.wait(), HOLD_SECONDS)
             except TimeoutError:
-                if not paused or set(consumer.paused()) != consumer.assignment():
-                    consumer.pause(*consumer.assignment())
-                    paused = True
-                # Asking shows the client that somebody is there; paused, it gives nothing.
-                await consumer.getmany(timeout_ms=0)
+                await self._gate.wait()
+                turn = self._turn
+                held = {tp for tp in consumer.assignment() if tp.topic != self.commands_topic}
+                if not held <= consumer.paused():
+                    consumer.pause(*held)
+                paused = True
+                # Asking shows the client that somebody is there.
+                found = await consumer.getmany(timeout_ms=FETCH_MS)
+                if turn == self._turn:
+                    self._deliver(found)
         if paused:
-            consumer.resume(*consumer.assignment())
+            consumer.resume(*consumer.paused())
 
     # -- watching
 
@@ -283,9 +308,23 @@ class DataPlane(Service):
             else:
                 self.ends = {(tp.topic, tp.partition): offset for tp, offset in found.items()}
                 self._contact = time.monotonic()
+                await self._look()
             if self.inbox.depth and time.monotonic() - self.inbox.taken_at > self.options.learner_patience:
-                raise StateMismatch("the learner hangs")
+                raise Fenced(
+                    f"the learner has taken no record for {self.options.learner_patience:.0f} s: it hangs, "
+                    "and another worker may take over"
+                )
             await asyncio.sleep(WATCH_SECONDS)
+
+    async def _look(self) -> None:
+        consumer = self.consumer
+        assert consumer is not None
+        drained = set()
+        for place, end in self.ends.items():
+            tp = TopicPartition(*place)
+            if self._gate.is_set() and tp in consumer.assignment() and await consumer.position(tp) >= end:
+                drained.add(place)
+        self.drained = drained
 
     def _answered(self) -> None:
         self._contact = time.monotonic()

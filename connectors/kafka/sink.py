@@ -13,7 +13,7 @@ from connectors.kafka.options import options_of
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.topics import Topic, describe
 from streamlearn.codec import encode_prediction, encode_too_large, original
-from streamlearn.events import Output, Prediction, Rejection, Unreachable, UsageError
+from streamlearn.events import Output, Position, Prediction, Rejection, Unreachable, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class KafkaSink:
         source = options.get("source")
         self._source = source if isinstance(source, KafkaSource) else None
         self._predictions, self._dead_letters = str(options["predictions"]), str(options["dead_letters"])
+        self._answers = str(options.get("answers") or "")
         if self._predictions == self._dead_letters:
             raise UsageError(f"sink.predictions and sink.dead_letters are both {self._predictions}")
         self._headers = list(options.get("headers") or ())
@@ -50,6 +51,7 @@ class KafkaSink:
                 raise UsageError(f"sink: outputs would go to {self._source.topic}, the topic that is read")
             self._source.pair(
                 (self._predictions, self._dead_letters),
+                self._answers,
                 mode != "at_least_once",
                 interval,
                 dict(options.get("client") or {}),
@@ -131,10 +133,21 @@ class KafkaSink:
             while not self._link.plane.outbox.wait_sent(WAIT_SECONDS):
                 pass
 
-    def name(self, checkpoint: str, offsets: Mapping[str, Mapping[int, int]]) -> None:
+    def name(
+        self,
+        checkpoint: str,
+        offsets: Mapping[str, Mapping[int, int]],
+        answered: Position | None = None,
+        answer: bytes = b"",
+    ) -> None:
         """A checkpoint is durable: the next commit whose P reaches these offsets, its C, names it."""
         places = {(topic, p): offset for topic, part in offsets.items() for p, offset in part.items()}
-        self._opened().plane.outbox.name(Named(checkpoint, places))
+        messages, published = [], {}
+        if answered is not None and answered.offset >= self._published.get(answered[:2], 0):
+            published[answered[:2]] = answered.offset + 1
+            if self._answers in self._topics:
+                messages.append(Message((self._answers, 0), None, answer))
+        self._opened().plane.outbox.name(Named(checkpoint, places), messages, published)
 
     def settle(self, timeout: float) -> bool:
         """Wait until all that was flushed and named is committed."""
