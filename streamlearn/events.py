@@ -205,6 +205,15 @@ class GroupSource(Source, Protocol):
         StateMismatch, and Stopped once `stopped` is true.
         """
 
+    def survey(self) -> Claim:
+        """What `claim` would give now, changing nothing: for `streamlearn check`."""
+
+    def use(self, checkpoint: str, epoch: int, at_least: Mapping[int, int]) -> dict[int, int]:
+        """With no worker running: have the commit name another checkpoint, P as it was; returns P.
+
+        at_least: what P is raised to where it is lower. Raises Unreachable, StateMismatch.
+        """
+
     def committed(self) -> str | None:
         """The checkpoint that the group's commit names now, for a worker that stands by."""
 

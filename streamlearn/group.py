@@ -25,6 +25,10 @@ class Alone:
         """Stand by until it is this worker's turn, which `role` is told. Raises Stopped."""
         return None
 
+    def survey(self) -> Claim | None:
+        """What `claim` would give now; changes nothing."""
+        return None
+
     def found(self, claim: Claim) -> Found | None:
         """The checkpoint to go on from (see `StandBy.found`)."""
         raise NotImplementedError
@@ -66,6 +70,9 @@ class Group(Alone):
         claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
         role("learner")
         return claim
+
+    def survey(self) -> Claim | None:
+        return self._source.survey()
 
     def found(self, claim: Claim) -> Found | None:
         return self._standing_by.found(claim)

@@ -22,6 +22,7 @@ MOST_CLASSES = 100
 MOST_RECALLS = 50
 """Classes with a recall of their own; those that came later share one, under OTHER."""
 OTHER = "other"
+ROLES = ("learner", "standby")
 
 SECONDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Upper bounds of the duration histograms' buckets."""
@@ -223,7 +224,7 @@ class Vitals:
         """What the loaded state had counted already: Prometheus counters count from there."""
         self.ready = False
         self.role = "learner"
-        """Or "standby": a worker of a group that another one learns for."""
+        """One of ROLES: of a group one learns, the others stand by."""
         self.failure: str | None = None
         self.output_problem: str | None = None
         self.checkpoint_problem: Callable[[], str | None] = lambda: None

@@ -11,6 +11,7 @@ from typing import Any, cast
 from streamlearn.codec import Codec
 from streamlearn.events import Event, Resume, Sink, Source, UsageError
 from streamlearn.settings import (
+    FILE_SINK,
     Settings,
     SettingsError,
     load_object,
@@ -66,7 +67,7 @@ def read_events(settings: Settings, **source: Any) -> list[Event]:
 def refuse_own_input(settings: Settings) -> None:
     """Outputs must not be appended to the very file that is read. Raises UsageError."""
     read = stat_of(settings.source.path, int(settings.source.options.get("fd") or 0))
-    if read is None or not stat.S_ISREG(read.st_mode) or settings.sink.connector is not None:
+    if read is None or not stat.S_ISREG(read.st_mode) or sink_connector(settings) != FILE_SINK:
         return
     for name, path in zip(("predictions", "dead_letters"), outputs(settings), strict=False):
         written = stat_of(path, 1)

@@ -43,6 +43,8 @@ RETRY_SECONDS = 0.5
 class DataPlane(Service):
     """Consumer, producer and what passes between them and the boxes. All methods belong to the loop."""
 
+    logger = logging.getLogger("faust")
+
     def __init__(self, options: Options) -> None:
         super().__init__()
         self.options = options
@@ -136,8 +138,8 @@ class DataPlane(Service):
             raise self.failure
         return self._assigned.is_set()
 
-    async def claim(self) -> tuple[Committed, bool]:
-        """Fence whoever was the learner before, and read what the group has committed.
+    async def claim(self, strict: bool = True) -> tuple[Committed, bool]:
+        """Fence whoever was the learner before, and read what the group has committed (`read_committed`).
 
         Only behind the fence are committed offsets final. Also says whether the membership has outlasted it.
         """
@@ -145,7 +147,7 @@ class DataPlane(Service):
         turn = self._turn
         if self.options.exactly_once:
             await self.committer.start(transactional=True)
-        committed = await self._asked(read_committed(self.options))
+        committed = await self._asked(read_committed(self.options, strict))
         still = self._assigned.is_set() and self._turn == turn
         if not still:
             await self.committer.stop()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from connectors.kafka.boxes import Place
-from connectors.kafka.committed import read_committed
+from connectors.kafka.boxes import Named, Place
+from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.link import Link
 from connectors.kafka.options import options_of
 from connectors.kafka.topics import Topic, describe
@@ -24,6 +25,8 @@ from streamlearn.events import (
 log = logging.getLogger(__name__)
 
 STANDBY_SECONDS = 1.0
+JOIN_SECONDS = 15.0
+"""Longer than a session: whoever was killed has left the group by then."""
 
 
 class KafkaSource:
@@ -101,7 +104,17 @@ class KafkaSource:
                     raise Stopped("stopped while standing by")
             committed, still = link.call(plane.claim, stopped)
             if still:
-                break
+                return self._claim_of(committed, stopped)
+
+    def survey(self) -> Claim:
+        """What `claim` would say now, without becoming a member of the group."""
+        link = self._connect([self.topic, *self._outputs], [self._commands, self._answers], lambda: False)
+        grouped = replace(self._options, group=self._group)
+        return self._claim_of(link.call(lambda: read_committed(grouped)), lambda: False)
+
+    def _claim_of(self, committed: Committed, stopped: Callable[[], bool]) -> Claim:
+        link = self.link
+        plane = link.plane
         first, last = link.call(plane.bounds, stopped)
         begin = (first if self._start == "earliest" else last) | {
             place: last[place] for place in last if place[0] == self._commands
@@ -161,6 +174,35 @@ class KafkaSource:
             )
         link.call(lambda: link.plane.connect(read), stopped)
         return link
+
+    def use(self, checkpoint: str, epoch: int, at_least: Mapping[int, int]) -> dict[int, int]:
+        """Have the group's commit name another checkpoint, P as it was; returns P.
+
+        at_least: what P is raised to where it is lower, or missing. Raises StateMismatch if a worker of the
+        group is running, Unreachable.
+        """
+        self._options.group = self._group
+        self._options.exactly_once, self._options.producer = self._exactly_once, self._producer
+        link = self._connect([self.topic, *self._outputs], [self._commands, self._answers], lambda: False)
+        plane = link.plane
+        if not link.call(lambda: plane.assigned(JOIN_SECONDS)):
+            raise StateMismatch(
+                f"a worker of group {self._group} is running, or was killed a few seconds ago: stop it first"
+            )
+        committed, _ = link.call(lambda: plane.claim(strict=False))
+        published = {place: committed.published.get(place, 0) for place in plane.places}
+        for partition, offset in at_least.items():
+            place = (self.topic, partition)
+            published[place] = max(published.get(place, 0), offset)
+
+        async def commit() -> None:
+            plane.publish(published, epoch)
+
+        link.call(commit)
+        plane.outbox.name(Named(checkpoint, {}))
+        if not plane.outbox.wait_sent(self._options.deadline):
+            raise Unreachable(f"{self._options.where}: the commit was not taken in time; try again")
+        return {partition: offset for (topic, partition), offset in published.items() if topic == self.topic}
 
     def committed(self) -> str | None:
         options = self._options
