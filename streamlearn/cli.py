@@ -84,6 +84,20 @@ COMMANDS = {
         "  --report    folder for report.html, summary.json and curves.csv, one for each table\n"
         "Status 1: some runs failed (the others are kept); 2 also: a table that compares unequals.",
     ),
+    "topics": Command(
+        "[--check] [--partitions N] [--replication N]",
+        "create the Kafka topics that a worker needs, or check them",
+        "streamlearn.topics",
+        "topics",
+        "The topics are those of the settings: source.topic, source.commands, sink.predictions,\n"
+        "sink.dead_letters and sink.answers, by default TOPIC, GROUP_ID.commands, TOPIC.predictions,\n"
+        "TOPIC.dead_letters and GROUP_ID.answers. What is there already stays as it is.\n"
+        "  --check        create nothing; status 4 if a topic is missing\n"
+        "  --partitions   of a new events topic (default 1); new predictions and dead letters get as many\n"
+        "                 as the events have, commands and answers one\n"
+        "  --replication  copies of each partition of new topics (default: the broker's)\n"
+        "Status 2 also: a topic is there and can't be used as it is.",
+    ),
     "methods": Command(
         "",
         "the learning methods and modifiers, with their parameters and papers",
@@ -99,7 +113,8 @@ STATUS = """Exit status:
   3  state refused: checkpoint, offsets or fingerprint disagree; the message says what to do
   4  source or sink not reachable
   5  too many dead letters in a row
-  6  disk full, or checkpoint not writable for longer than checkpoint.patience"""
+  6  disk full, or checkpoint not writable for longer than checkpoint.patience
+  7  fenced: another worker or publisher took over"""
 
 
 class StopSignals:

@@ -23,9 +23,9 @@ CORE = (
 
 EFFECTS = (
     "__init__ __main__ bench bench_plan bench_pool bench_report bench_results bench_runs bench_settings "
-    "bench_statistics bench_summary bench_table checkpoint cli contender demo demo_view durable exporter "
-    "exposition flags inspect keeper logs observe packs page page.charts page.facts page.markup "
-    "page.sections parts report run runtime settings settings_help worker"
+    "bench_statistics bench_summary bench_table broker_commands checkpoint cli contender demo demo_view "
+    "durable exporter exposition flags inspect keeper logs observe packs page page.charts page.facts "
+    "page.markup page.sections parts publish report run runtime settings settings_help topics worker"
 ).split()
 """Everything that touches the world."""
 
