@@ -82,7 +82,7 @@ def wanted_topics(settings: Settings) -> Mapping[str, dict[str, str]]:
         want(sink.bootstrap_servers, answers=names.answers)
     if not found:
         raise SettingsError(
-            "no topic is named: give --source.bootstrap_servers HOST:PORT --source.topic NAME, or --config FILE"
+            "no topic is named: give --source.bootstrap_servers HOST:PORT --source.topic NAME"
         )
     return found
 

@@ -48,12 +48,11 @@ class Encoder:
 
     def message(self, record: Record) -> Message:
         """Never raises for what is in a record."""
-        fields = None if record.fields is None else self._cells(record.fields)
-        if fields is not None:
-            return self._message(self._row(fields, record.value), fields)
-        if self._key is not None or self._sign in record.value:
-            fields = _parsed(record.value)
-        return self._message(record.value, fields)
+        row = None if record.fields is None else self._cells(record.fields)
+        if row is not None:
+            return self._message(self._row(row, record.value), row)
+        wanted = self._key is not None or self._sign in record.value
+        return self._message(record.value, _parsed(record.value) if wanted else None)
 
     def _message(self, value: bytes, fields: Mapping[Any, Any] | None) -> Message:
         if fields is None:
