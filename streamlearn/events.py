@@ -143,6 +143,10 @@ class UsageError(ConnectorError):
     """The settings ask for something that can't be done (exit status 2)."""
 
 
+class Fenced(ConnectorError):
+    """Another worker or publisher took over (exit status 7)."""
+
+
 class Stalled(OSError):
     """The reader of an output doesn't take more at the moment; what is unwritten stays, flush again."""
 
