@@ -8,7 +8,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from streamlearn.checkpoint import CheckpointStore, Damaged, Locked, Manifest, NothingWhole, WrongFormat
+from streamlearn.checkpoint import (
+    CheckpointStore,
+    Damaged,
+    Locked,
+    Manifest,
+    NothingWhole,
+    Withdrawn,
+    WrongFormat,
+)
 from streamlearn.flags import load_settings
 from streamlearn.settings import SettingsError
 
@@ -36,7 +44,7 @@ def checkpoints(words: Sequence[str]) -> int:
     store = CheckpointStore(folder, settings.checkpoint.keep)
     try:
         return {"list": _list, "show": _show, "verify": _verify, "use": _use}[verb](store, name, as_json)
-    except (Damaged, NothingWhole, WrongFormat, Locked) as error:
+    except (Damaged, NothingWhole, Withdrawn, WrongFormat, Locked) as error:
         print(f"streamlearn: {error}", file=sys.stderr)
         return REFUSED
     except BrokenPipeError:
@@ -104,6 +112,7 @@ def _row(manifest: Manifest, store: CheckpointStore) -> dict[str, Any]:
         "step": body["step"],
         "events_learned": body["events_learned"],
         "events_held_out": body["events_held_out"],
+        "events_forgotten": body.get("events_forgotten", 0),
         "known_classes": len(body["classes"]),
         "offsets": body.get("position", {}).get("offsets", {}),
         "bytes": store.size(manifest),

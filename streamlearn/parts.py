@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -96,6 +97,26 @@ class Aside:
         if kind is None:
             os.rename(self.temporary, self.path)
             self.written[-1] = self.path
+
+
+def link(source: Path, target: Path) -> None:
+    """Hard-link, or copy where the file system has no links."""
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        with open(source, "rb") as old, Aside(target, []) as new:
+            shutil.copyfileobj(old, new)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed and deleted in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def part_hash(digests: Sequence[str]) -> str:

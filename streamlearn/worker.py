@@ -108,6 +108,8 @@ class Worker:
         self.epoch = self.store.next_epoch()
         self.sink.open(marks, self.epoch)
         self.store.begin(self.resumed)
+        if self.resumed is not None:
+            self.keeper.confirm(self.resumed)
         self.learner.mark = self.stopwatch.mark
         if self.resumed is None:
             # The first checkpoint is there before the first record is read.
