@@ -6,12 +6,14 @@ that checkpoint. So an answer that is seen says what will not be undone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from streamlearn.events import Position, Record
+from streamlearn.learner import OnlineLearner
 
 KINDS = ("checkpoint", "pause", "resume", "forget")
 
@@ -62,3 +64,15 @@ def encode_answer(command: Command, **more: Any) -> bytes:
     if command.problem is not None:
         said["problem"] = command.problem
     return orjson.dumps(said | more)
+
+
+def forget(command: Command, learner: OnlineLearner, unread: Mapping[int, int]) -> dict[str, Any]:
+    """Forget the example; returns what is answered. unread: by partition, below which offset it may come."""
+    assert command.id is not None
+    found = learner.forget(command.id, unread)
+    return {
+        "removed": {"memory": found.memory, "held_out": found.held_out, "waiting": found.waiting},
+        "not_removed": "what weights, averages and figures have learned of it stays; older checkpoints that "
+        "hold it are deleted once this answer is committed",
+        "blocked_below": {str(partition): offset for partition, offset in unread.items()},
+    }

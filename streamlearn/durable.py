@@ -12,7 +12,7 @@ import numpy as np
 import PIL
 import torch
 
-from streamlearn.bookkeeping import plain_item
+from streamlearn.bookkeeping import plain_held
 from streamlearn.checkpoint import CheckpointStore, Manifest, NothingWhole
 from streamlearn.config import CoreSettings
 from streamlearn.events import Resume
@@ -42,7 +42,7 @@ class Learner(OnlineLearner):
             parts = dict(self.snapshot(full=True))
             if self.held:
                 # A worker reads again what is held until the shape is settled; here nobody would.
-                parts["held"] = Part(values={"items": [plain_item(item) for item in self.held]})
+                parts["held"] = Part(values=plain_held(self.held, self.held_forgotten, self.blocked))
             return store.write(parts, describe(self)).id
         finally:
             store.unlock()
@@ -78,6 +78,7 @@ def describe(learner: OnlineLearner) -> dict[str, Any]:
         "step": learner.counts.steps,
         "events_learned": learner.counts.learned,
         "events_held_out": learner.counts.held_out,
+        "events_forgotten": learner.counts.forgotten,
         "records": learner.counts.records,
         "classes": list(learner.classes.labels),
         "settings": CoreSettings(**core).model_dump(mode="json"),

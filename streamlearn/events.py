@@ -132,7 +132,7 @@ class Unreachable(ConnectorError):
 
 
 class Fenced(ConnectorError):
-    """Another worker took over, or the broker's transaction timeout has passed (exit status 7)."""
+    """Another worker or publisher took over, or the broker's transaction timeout passed (exit status 7)."""
 
 
 class StateMismatch(ConnectorError):
@@ -141,10 +141,6 @@ class StateMismatch(ConnectorError):
 
 class UsageError(ConnectorError):
     """The settings ask for something that can't be done (exit status 2)."""
-
-
-class Fenced(ConnectorError):
-    """Another worker or publisher took over (exit status 7)."""
 
 
 class Stalled(OSError):

@@ -197,9 +197,10 @@ def _events(seen: Observation, base: Observation) -> Iterator[Metric]:
         ("learned",): seen.learned - base.learned,
         ("predicted",): seen.predicted - base.predicted,
         ("held_out",): seen.held_out - base.held_out,
+        ("forgotten",): seen.forgotten - base.forgotten,
         ("dead_lettered",): sum(dead.values()),
     }
-    text = "Events by what became of them: those learned and those held out were predicted, too."
+    text = "Events by what became of them: those learned, held out or forgotten were predicted, too."
     yield _counter("events", text, outcomes, "outcome")
     by_reason = {(reason,): count for reason, count in dead.items()}
     yield _counter("dead_letters", "Records refused, by reason.", by_reason, "reason")
@@ -262,6 +263,8 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "learned": seen.learned,
         "predicted": seen.predicted,
         "held_out": seen.held_out,
+        "forgotten": seen.forgotten,
+        "blocked_ids": seen.blocked,
         "pending": seen.pending,
         "held": seen.held,
         "dead_letters": dict(seen.rejected),

@@ -12,6 +12,7 @@ from typing import Any, cast
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.commands import Command, parse_command
 from streamlearn.events import Claim, GroupSink, GroupSource, Sink, Source, Unreachable
+from streamlearn.keeper import Keeper
 from streamlearn.standby import Found, StandBy
 
 
@@ -44,6 +45,13 @@ class Alone:
         """Of the group's traffic, for an Observation. offsets: how far the learner is."""
         return {}
 
+    def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
+        """Of the partitions that are not read to their end, the end as it is now."""
+        return {}
+
+    def confirm(self, keeper: Keeper) -> None:
+        """Tell the keeper which checkpoint a commit names by now."""
+
     def pin(self) -> None:
         """Before a checkpoint is written: keep what a commit names, or may name."""
 
@@ -57,7 +65,8 @@ class Group(Alone):
     def __init__(self, source: GroupSource, sink: GroupSink, store: CheckpointStore) -> None:
         self._source, self._sink, self._store = source, sink, store
         self._standing_by = StandBy(store)
-        self._handed: list[str] = []
+        self._handed: dict[str, Manifest] = {}
+        self._confirmed: str | None = None
 
     def __bool__(self) -> bool:
         return True
@@ -80,7 +89,7 @@ class Group(Alone):
     def name(self, manifest: Manifest | None, command: Command | None = None, answer: bytes = b"") -> None:
         if manifest is None or manifest.id in self._handed:
             return
-        self._handed.append(manifest.id)
+        self._handed[manifest.id] = manifest
         offsets = {
             topic: {int(partition): offset for partition, offset in part.items()}
             for topic, part in manifest.body["position"]["offsets"].items()
@@ -93,10 +102,22 @@ class Group(Alone):
     def figures(self, offsets: Mapping[int, int]) -> dict[str, Any]:
         return {"lag": {self._source.topic: self._source.lag(offsets)}, "queues": self._source.queues()}
 
+    def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
+        return {p: end for p, end in self._source.ends().items() if offsets.get(p, 0) < end}
+
+    def confirm(self, keeper: Keeper) -> None:
+        named = self._sink.named
+        if named is not None and named != self._confirmed and named in self._handed:
+            self.pin()
+            self._confirmed = named
+            keeper.confirm(self._handed[named])
+
     def pin(self) -> None:
         # Of those that came after the one that is named, any may be named by now.
+        ids = list(self._handed)
         if self._sink.named in self._handed:
-            self._handed = self._handed[self._handed.index(self._sink.named) :]
+            for name in ids[: ids.index(self._sink.named)]:
+                del self._handed[name]
         self._store.pinned = set(self._handed)
 
     def settle(self, stopped: Callable[[], bool], seconds: float | None = None) -> None:

@@ -8,7 +8,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
-from streamlearn.checkpoint import CheckpointStore, Damaged, Locked, Manifest, NothingWhole, WrongFormat
+from streamlearn.checkpoint import (
+    CheckpointStore,
+    Damaged,
+    Locked,
+    Manifest,
+    NothingWhole,
+    Withdrawn,
+    WrongFormat,
+)
 from streamlearn.events import ConnectorError, GroupSource, StateMismatch, UsageError
 from streamlearn.flags import load_settings
 from streamlearn.settings import Settings, SettingsError
@@ -39,7 +47,7 @@ def checkpoints(words: Sequence[str]) -> int:
         if verb == "use":
             return _use(settings, store, name, as_json)
         return {"list": _list, "show": _show, "verify": _verify}[verb](store, name, as_json)
-    except (Damaged, NothingWhole, WrongFormat, Locked, StateMismatch) as error:
+    except (Damaged, NothingWhole, Withdrawn, WrongFormat, Locked, StateMismatch) as error:
         print(f"streamlearn: {error}", file=sys.stderr)
         return REFUSED
     except UsageError as error:
@@ -112,6 +120,7 @@ def _row(manifest: Manifest, store: CheckpointStore) -> dict[str, Any]:
         "step": body["step"],
         "events_learned": body["events_learned"],
         "events_held_out": body["events_held_out"],
+        "events_forgotten": body.get("events_forgotten", 0),
         "known_classes": len(body["classes"]),
         "offsets": body.get("position", {}).get("offsets", {}),
         "bytes": store.size(manifest),

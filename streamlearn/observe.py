@@ -116,6 +116,8 @@ class Observation:
     class_recall: Mapping[str, float] = field(default_factory=dict)
     parameters: int = 0
     held_out: int = 0
+    forgotten: int = 0
+    blocked: int = 0
     memory_examples: int = 0
     memory_capacity: int = 0
     images_per_event: float = 0.0
@@ -158,6 +160,8 @@ def observe(learner: OnlineLearner, **more: Any) -> Observation:
         class_recall=_recall(scores, learner.classes.labels[:MOST_RECALLS]),
         parameters=learner.model.parameters if settled else 0,
         held_out=counts.held_out,
+        forgotten=counts.forgotten,
+        blocked=len(learner.blocked),
         memory_examples=learner.memory.size if settled else 0,
         memory_capacity=learner.settings.memory.capacity,
         images_per_event=counts.images / counts.learned if counts.learned else 0.0,

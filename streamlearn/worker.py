@@ -16,7 +16,7 @@ from typing import Any
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.codec import Codec
-from streamlearn.commands import Command, encode_answer
+from streamlearn.commands import Command, encode_answer, forget
 from streamlearn.durable import Learner, check_settings, describe, restore, resume_of, untouched, warn_runtime
 from streamlearn.events import (
     ConnectorError,
@@ -66,13 +66,13 @@ class Worker:
         self.learner.most_held_dead = settings.delivery.max_dead_letters_in_row
         self.stopwatch = Stopwatch()
         self.latency = Histogram()
-        self.keeper = Keeper(settings.checkpoint, store, self.learner)
+        self.group = group_of(source, sink, store)
+        self.keeper = Keeper(settings.checkpoint, store, self.learner, confirmed=not self.group)
         self.vitals.checkpoint_problem = self.keeper.sickness
         self.offsets: dict[int, int] = {}
         self.cursors: dict[int, int] = {}
         self.epoch = 0
         self.resumed: Manifest | None = None
-        self.group = group_of(source, sink, store)
         self.paused = False
         """By a command; nothing is read until another says so."""
         self._commands_at: int | None = None
@@ -113,13 +113,9 @@ class Worker:
             resume = Resume(self._start, self._start, topic=self.source.topic)
         if claim is not None:
             # Without a place of its own in the state (there was no such topic) it begins at P, its end.
-            at = (
-                resume.commands
-                if resume.commands is not None and claim.commands is not None
-                else claim.commands
-            )
-            resume = replace(resume, commands=at)
-            self._commands_at = at
+            known = claim.commands is not None and resume.commands is not None
+            self._commands_at = resume.commands if known else claim.commands
+            resume = replace(resume, commands=self._commands_at)
         self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
         # Both may refuse, and a refusal must leave the folder as it was: the epoch begins after them.
         self.source.open(replace(resume, stopped=self._stop.is_set))
@@ -130,6 +126,8 @@ class Worker:
             self.group.name(self.resumed)
             self.group.settle(self._stop.is_set)
         self.store.begin(self.resumed, self.epoch)
+        if self.resumed is not None:
+            self.keeper.confirm(self.resumed)
         self.learner.mark = self.stopwatch.mark
         if self.resumed is None:
             # The first checkpoint is there before the first record is read.
@@ -220,6 +218,7 @@ class Worker:
                 return self._poisoned()
             self.keeper.settle(wait=False)
             self.group.name(self.keeper.newest)
+            self.group.confirm(self.keeper)
             if self.keeper.impatient():
                 return NOT_WRITABLE
             if self.keeper.due(self.learner.counts):
@@ -267,10 +266,14 @@ class Worker:
         """Carry out the commands that have come. False when patience with the disk has run out."""
         for command in self.group.commands():
             log.info("command: %s %s", command.kind or "unknown", command.problem or command.id or "")
-            if command.kind in ("pause", "resume") and command.problem is None:
+            said: dict[str, Any] = {}
+            if command.problem is None and command.kind == "forget":
+                said = forget(command, self.learner, self.group.unread(self.offsets))
+                self.keeper.forget()
+            elif command.problem is None and command.kind != "checkpoint":
                 self.paused = command.kind == "pause"
             self._commands_at = command.position.offset + 1
-            if not self._barrier(command, paused=self.paused):
+            if not self._barrier(command, paused=self.paused, **said):
                 return False
         return True
 
@@ -333,6 +336,7 @@ class Worker:
             )
             return NOT_WRITABLE
         self.group.settle(self._stop.is_set, LAST_SECONDS)
+        self.group.confirm(self.keeper)
         self.sink.close()
         return DONE
 
