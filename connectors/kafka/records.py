@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -11,6 +11,13 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
 
 from connectors.kafka.boxes import Message, Place
 from streamlearn.events import Position, Record, Unreachable
+
+BATCH_BYTES = 512 * 1024
+"""Bytes that are sent together, at most; a larger message goes alone."""
+HEADER = 100
+"""Bytes of a batch beside its messages, at most (61)."""
+PREFIXES = 40
+"""Bytes of the lengths, time and offset of a message, and of the lengths of one header, at most."""
 
 
 def records_of(tp: TopicPartition, messages: Sequence[ConsumerRecord]) -> list[Record]:
@@ -36,21 +43,32 @@ def records_of(tp: TopicPartition, messages: Sequence[ConsumerRecord]) -> list[R
     ]
 
 
-def batches(producer: AIOKafkaProducer, messages: Sequence[Message]) -> Iterator[tuple[Place, Any]]:
-    """Batches by place, in order within each. Raises Unreachable for a message that fits into none."""
+def batches(
+    producer: AIOKafkaProducer, messages: Sequence[Message], limits: Mapping[str, int]
+) -> Iterator[tuple[Place, Any]]:
+    """Batches by place, in order within each, none larger than its topic takes (`limits`, in bytes).
+
+    Raises Unreachable for a message that fits into none.
+    """
     open_ones: dict[Place, Any] = {}
     now = int(time.time() * 1000)
     for message in messages:
         batch = open_ones.get(message.place)
-        if batch is None:
-            batch = open_ones[message.place] = producer.create_batch()
-        if _add(batch, message, now):
-            continue
-        yield message.place, batch
+        if batch is not None:
+            limit = min(BATCH_BYTES, limits.get(message.place[0], BATCH_BYTES))
+            if batch.size() + bytes_of(message) <= limit and _add(batch, message, now):
+                continue
+            yield message.place, batch
         batch = open_ones[message.place] = producer.create_batch()
         if not _add(batch, message, now):
             raise Unreachable(f"an output of {len(message.value)} bytes doesn't fit into a batch of messages")
     yield from open_ones.items()
+
+
+def bytes_of(message: Message) -> int:
+    """What a message needs in a batch, at most; the first of a batch needs HEADER more."""
+    size = len(message.value) + len(message.key or b"") + PREFIXES
+    return size + sum(3 * len(name) + len(value) + PREFIXES for name, value in message.headers)
 
 
 def _add(batch: Any, message: Message, now: int) -> bool:

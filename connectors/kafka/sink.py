@@ -10,6 +10,7 @@ from connectors.kafka.boxes import Message, Named, Place
 from connectors.kafka.link import Link
 from connectors.kafka.murmur import partition_of
 from connectors.kafka.options import options_of
+from connectors.kafka.records import HEADER, bytes_of
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.topics import Topic, describe
 from streamlearn.codec import encode_prediction, encode_too_large, original
@@ -94,7 +95,7 @@ class KafkaSink:
                     f"{self._options.where}: there is no topic {', '.join(sorted(missing))}: "
                     "`streamlearn topics` makes it"
                 )
-            self._options.largest = min(topic.largest for topic in self._topics.values())
+            self._options.limits = {name: topic.largest for name, topic in self._topics.items()}
             link = self._link
             link.call(lambda: link.plane.committer.start(transactional=False))
         link = self._link
@@ -205,9 +206,7 @@ class KafkaSink:
         return message if self._fits(message) else self._small(message, rejection)
 
     def _fits(self, message: Message) -> bool:
-        size = len(message.value) + len(message.key or b"")
-        size += sum(len(name) + len(value) + 10 for name, value in message.headers)
-        return size + ROOM <= self._topics[message.place[0]].largest
+        return bytes_of(message) + HEADER <= self._topics[message.place[0]].largest
 
     def _small(self, message: Message, output: Output) -> Message:
         """In place of an output that is too large for its topic: which it would be, and no bytes of it."""
