@@ -11,20 +11,23 @@ from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError
 from aiokafka.structs import OffsetAndMetadata
 
 from connectors.kafka.boxes import Named, Outbox, Parcel, Place
 from connectors.kafka.options import Options
-from connectors.kafka.records import batches
+from connectors.kafka.records import BATCH_BYTES, batches
 
 log = logging.getLogger(__name__)
+
+REQUEST_MS = 30_000
 
 
 class Committer:
     """Owns the producer, and commits what comes into the outbox. All methods belong to the loop.
 
-    attempt: calls a start again while nobody answers. answered: called after every commit.
+    attempt: calls a start again while nobody answers. answered: called after every commit. owning: returns
+    once the partitions are this member's.
     """
 
     def __init__(
@@ -34,9 +37,10 @@ class Committer:
         handed: asyncio.Event,
         attempt: Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]],
         answered: Callable[[], None],
+        owning: Callable[[], Awaitable[object]],
     ) -> None:
         self.options, self.outbox = options, outbox
-        self._handed, self._attempt, self._answered = handed, attempt, answered
+        self._handed, self._attempt, self._answered, self._owning = handed, attempt, answered, owning
         self.producer: AIOKafkaProducer | None = None
         self.consumer: AIOKafkaConsumer | None = None
         """Whose commits go beside the outputs where they can't go with them."""
@@ -53,9 +57,9 @@ class Committer:
         settings: dict[str, Any] = {
             "acks": "all",
             "enable_idempotence": True,
-            "max_batch_size": 512 * 1024,
-            "max_request_size": options.largest + 1024,
-            "request_timeout_ms": patience,
+            "max_batch_size": BATCH_BYTES,
+            # A connection that died unseen is given up after this, and the request sent again.
+            "request_timeout_ms": min(patience, REQUEST_MS),
         }
         if transactional:
             settings |= {"transactional_id": options.transactional_id, "transaction_timeout_ms": patience}
@@ -120,19 +124,34 @@ class Committer:
 
     async def _flush(self, parcel: Parcel, published: dict[Place, int], name: str | None) -> None:
         await self._send(parcel)
-        if self.options.group is not None and self.consumer is not None:
-            await self.consumer.commit(self._offsets(published, name))
+        while self.options.group is not None and self.consumer is not None:
+            await self._owning()
+            try:
+                await self.consumer.commit(self._offsets(published, name))
+                return
+            except CommitFailedError:
+                log.debug("a rebalance is going on: the commit comes after it")
 
     async def _send(self, parcel: Parcel) -> None:
         """Send and see every send's result: a commit would not fail for one that failed."""
         producer = self.producer
         assert producer is not None
-        sends = [
-            await producer.send_batch(batch, topic, partition=partition)
-            for (topic, partition), batch in batches(producer, parcel.messages)
-        ]
+        sends = []
+        for place, batch in batches(producer, parcel.messages, self.options.limits):
+            sends.append(await self._enqueue(producer, place, batch))
         if sends:
             await asyncio.gather(*sends)
+
+    @staticmethod
+    async def _enqueue(producer: AIOKafkaProducer, place: Place, batch: Any) -> asyncio.Future[Any]:
+        """The result to come. Waits while the batch before it isn't taken: patience is the caller's."""
+        topic, partition = place
+        while True:
+            try:
+                result: asyncio.Future[Any] = await producer.send_batch(batch, topic, partition=partition)
+                return result
+            except KafkaTimeoutError:
+                log.debug("%s:%d takes nothing yet", topic, partition)
 
     def _offsets(
         self, published: dict[Place, int], name: str | None
