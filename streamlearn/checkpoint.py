@@ -283,7 +283,7 @@ class CheckpointStore:
         clean = manifest.body.get("clean", "")
         if not clean:
             return []
-        old = [name for name in self.names() if _age(name) < _age(clean)]
+        old = [name for name in self.names() if age(name) < age(clean)]
         for name in set(old) - self.pinned:
             self._path(name).unlink(missing_ok=True)
         self._sweep()
@@ -291,8 +291,8 @@ class CheckpointStore:
             parts.sync_folder(folder)
         return [name for name in old if name in self.pinned]
 
-    def use(self, name: str) -> Manifest:
-        """Make checkpoint `name` the newest: a copy of it opens a new epoch.
+    def use(self, name: str, least: int = 0) -> Manifest:
+        """Make checkpoint `name` the newest: a copy of it opens a new epoch, `least` or later.
 
         Raises Damaged, OSError, and Withdrawn where a newer one has forgotten an id.
         """
@@ -300,12 +300,12 @@ class CheckpointStore:
         for other in self.names():
             with contextlib.suppress(Damaged, WrongFormat):
                 clean = self.read(other).body.get("clean", name)
-                if _age(name) < _age(clean):
+                if age(name) < age(clean):
                     raise Withdrawn(
                         f"checkpoint {name} is older than {clean}, with which an id was forgotten: it would "
                         "bring its examples back, and is deleted by the next start"
                     )
-        self.begin(chosen)
+        self.begin(chosen, max(least, self.next_epoch()))
         folder = self._epoch_folder(self.epoch)
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{self.number:06d}-{secrets.token_hex(4)}"
@@ -323,10 +323,9 @@ class CheckpointStore:
     # -- how it is done
 
     def _path(self, name: str) -> Path:
-        match = NAME.fullmatch(name)
-        if match is None:
-            raise Damaged(f"{name!r} is no checkpoint id (they look like 000001-000004-9f3a1c2b)")
-        return self.folder / match[1] / f"{match[2]}-{match[3]}.json"
+        age(name)
+        epoch, _, stem = name.partition("-")
+        return self.folder / epoch / f"{stem}.json"
 
     def _epoch_folder(self, epoch: int) -> Path:
         return self.folder / f"{epoch:06d}"
@@ -381,8 +380,14 @@ class CheckpointStore:
                     folder.rmdir()
 
 
-def _age(name: str) -> tuple[int, int]:
-    """Epoch and number of a checkpoint's id: a newer one's are greater."""
+def is_id(name: str) -> bool:
+    return NAME.fullmatch(name) is not None
+
+
+def age(name: str) -> tuple[int, int]:
+    """Epoch and number of a checkpoint's id: a newer one's are greater. Raises Damaged for what is no id."""
+    if not is_id(name):
+        raise Damaged(f"{name!r} is no checkpoint id (they look like 000001-000004-9f3a1c2b)")
     epoch, number, _ = name.split("-")
     return int(epoch), int(number)
 
@@ -396,4 +401,6 @@ __all__ = [
     "NothingWhole",
     "Withdrawn",
     "WrongFormat",
+    "age",
+    "is_id",
 ]
