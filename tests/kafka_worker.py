@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import uuid
@@ -25,11 +26,11 @@ from kafka.structs import OffsetAndMetadata
 from ops.kafka.broker import Broker
 from streamlearn import cli
 from streamlearn.events import Event
+from streamlearn.parts import seal
 from tests.kafka import Message, administrator, produce, read_all
 from tests.processes import DEADLINE, hashes, line, newest, wait_for
 
 PURPOSES = ("", ".predictions", ".dead_letters", ".commands", ".answers")
-LATEST = 0x7FFF_FFFF
 SMALL = ("--method.name", "er", "--memory.capacity", "50", "--learning.stream_batch", "10")
 """A learner that costs little."""
 
@@ -131,15 +132,22 @@ class Place:
     broker: Broker
     folder: Path
     topic: str
+    """Of the events. The others are named by `stem`, which is the same unless the events are shared."""
     group: str
+    stem: str
 
     def words(self, command: str, *more: str, state: str = "state") -> list[str]:
-        return [
-            *(command, "--source.bootstrap_servers", self.broker.address, "--source.topic", self.topic),
-            *("--source.group_id", self.group, "--source.commands", f"{self.topic}.commands"),
-            *("--sink.answers", f"{self.topic}.answers", "--checkpoint.folder", str(self.folder / state)),
-            *("--exporter.enabled", "false", "--checkpoint.seconds", "0.5", *SMALL, *more),
-        ]
+        words = [command, "--source.bootstrap_servers", self.broker.address, "--source.topic", self.topic]
+        words += ["--source.group_id", self.group, "--checkpoint.folder", str(self.folder / state)]
+        words += ["--source.commands", f"{self.stem}.commands", "--sink.answers", f"{self.stem}.answers"]
+        if self.stem != self.topic:
+            words += ["--sink.predictions", f"{self.stem}.predictions"]
+            words += ["--sink.dead_letters", f"{self.stem}.dead_letters"]
+        return [*words, "--exporter.enabled", "false", "--checkpoint.seconds", "0.5", *SMALL, *more]
+
+    def name(self, of: str) -> str:
+        """A topic: of the events (""), or ".predictions" and so on."""
+        return self.stem + of if of else self.topic
 
     def run(
         self,
@@ -164,13 +172,13 @@ class Place:
         path = self.folder / (log or f"{uuid.uuid4().hex[:8]}.log")
         return Run(self.words(command, *more, state=state), path, env, before)
 
-    def send(self, records: Sequence[Event | Message | bytes], topic: str = "") -> None:
-        """Produce to the events' topic, or to `.commands` and so on."""
+    def send(self, records: Sequence[Event | Message | bytes], to: str = "") -> None:
+        """Produce to the events' topic, or to ".commands"."""
         given = [line(each).strip() if isinstance(each, Event) else each for each in records]
-        produce(self.broker, self.topic + topic, given)
+        produce(self.broker, self.name(to), given)
 
     def read(self, of: str = ".predictions", isolation: str = "read_committed") -> list[Message]:
-        return read_all(self.broker, self.topic + of, isolation)
+        return read_all(self.broker, self.name(of), isolation)
 
     def predictions(self) -> list[dict[str, Any]]:
         """What they say but for the epoch, which differs between starts."""
@@ -188,8 +196,10 @@ class Place:
         with administrator(self.broker) as admin:
             found = admin.list_group_offsets(self.group)[self.group]
         return {
-            (tp.topic.removeprefix(self.topic), tp.partition): (at.offset, json.loads(at.metadata or "{}"))
+            (of, tp.partition): (at.offset, json.loads(at.metadata or "{}"))
             for tp, at in found.items()
+            for of in ("", ".commands")
+            if tp.topic == self.name(of)
         }
 
     def named(self) -> str | None:
@@ -200,7 +210,7 @@ class Place:
     def leave(self) -> None:
         """Have the group forget its members, of whom none runs, before their sessions end."""
         with administrator(self.broker) as admin:
-            members = admin.describe_groups([self.group])[self.group]["members"]
+            members = admin.describe_groups([self.group])[self.group].get("members")
             if members:
                 gone = [MemberToRemove(group_instance_id=one["group_instance_id"]) for one in members]
                 admin.remove_group_members(self.group, gone)
@@ -209,7 +219,7 @@ class Place:
         """Set the group's offsets by hand, with metadata."""
         self.leave()
         given = {
-            TopicPartition(self.topic + of, partition): OffsetAndMetadata(offset, metadata, -1)
+            TopicPartition(self.name(of), partition): OffsetAndMetadata(offset, metadata, -1)
             for (of, partition), (offset, metadata) in offsets.items()
         }
         with administrator(self.broker) as admin:
@@ -228,6 +238,15 @@ class Place:
             f"{path.parent.name}-{path.stem}" for path in (self.folder / state).glob("[0-9]*/*.json")
         )
 
+    def reached(self, checkpoint: str | None = None) -> int:
+        """C of partition 0 in a checkpoint; default: the newest. -1: there is none."""
+        ids = self.checkpoints()
+        if not ids:
+            return -1
+        epoch, _, stem = (checkpoint or ids[-1]).partition("-")
+        body = json.loads((self.folder / "state" / epoch / f"{stem}.json").read_bytes())
+        return int(body["position"]["offsets"][self.topic]["0"])
+
     @property
     def hashes(self) -> dict[str, str]:
         return hashes(self.folder)
@@ -240,14 +259,31 @@ class Place:
 def new_place(broker: Broker, folder: Path, partitions: int = 1, without: Sequence[str] = ()) -> Place:
     """With all topics but those of `without` (".commands", …)."""
     topic = f"events-{uuid.uuid4().hex[:12]}"
-    wanted = [topic + purpose for purpose in PURPOSES if purpose not in without]
+    _create(broker, [topic + purpose for purpose in PURPOSES if purpose not in without], partitions)
+    return Place(broker, folder, topic, f"group-{topic}", topic)
+
+
+def another_place(place: Place, folder: Path, committed: bool = True) -> Place:
+    """The same events and a copy of the state, with outputs and a group of its own that has come as far."""
+    stem = f"copy-{uuid.uuid4().hex[:12]}"
+    _create(place.broker, [stem + purpose for purpose in PURPOSES if purpose])
+    shutil.copytree(place.folder / "state", folder / "state", ignore=shutil.ignore_patterns("workers"))
+    copy = Place(place.broker, folder, place.topic, f"group-{stem}", stem)
+    for path in (folder / "state").glob("*/*.json"):
+        body = json.loads(path.read_bytes())
+        del body["sha256"]
+        body["position"]["fingerprint"]["group"] = copy.group
+        path.write_text(json.dumps({**body, "sha256": seal(body)}), "utf-8")
+    if committed:
+        copy.commit({at: (offset, json.dumps(said)) for at, (offset, said) in place.committed().items()})
+    return copy
+
+
+def _create(broker: Broker, names: Sequence[str], partitions: int = 1) -> None:
+    one = (".commands", ".answers")
     options = {
-        name: {
-            "num_partitions": 1 if name.endswith((".commands", ".answers")) else partitions,
-            "replication_factor": 1,
-        }
-        for name in wanted
+        name: {"num_partitions": 1 if name.endswith(one) else partitions, "replication_factor": 1}
+        for name in names
     }
     with administrator(broker) as admin:
         admin.create_topics(options, wait_for_metadata=True)
-    return Place(broker, folder, topic, f"group-{topic}")
