@@ -24,7 +24,6 @@ class Options:
 
     connection: dict[str, Any] = field(repr=False)
     where: str
-    reach: Mapping[str, Any] = field(default_factory=dict, repr=False)
     group: str | None = None
     instance: str | None = None
     exactly_once: bool = True
@@ -37,6 +36,7 @@ class Options:
     outbox_bytes: int = 16 * MIB
     consumer: Mapping[str, Any] = field(default_factory=dict, repr=False)
     producer: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    reach: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def largest(self) -> int:
