@@ -1,0 +1,185 @@
+"""One learner of several workers: who stands by, who takes over, and what becomes of one that comes back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ops.kafka.broker import Broker
+from tests.kafka_worker import Place, Run, new_place
+from tests.processes import DEADLINE
+from tests.streams import vectors
+
+EVENTS = vectors(400)
+
+
+@contextmanager
+def standing_by(place: Place, *more: str) -> Iterator[Run]:
+    with place.run(*more) as run:
+        run.says("standing by with checkpoint ")
+        yield run
+
+
+def each_once(place: Place) -> None:
+    assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS]
+
+
+def epochs(place: Place) -> list[int]:
+    return [json.loads(message.value or b"")["epoch"] for message in place.read()]
+
+
+def test_when_the_learner_is_killed_another_goes_on(broker: Broker, tmp_path: Path) -> None:
+    place, whole = new_place(broker, tmp_path), new_place(broker, tmp_path / "whole")
+    whole.folder.mkdir()
+    whole.send(EVENTS)
+    place.send(EVENTS[:100])
+    with place.run() as first:
+        place.until_answered(first, 100)
+        with standing_by(place) as second:
+            place.send(EVENTS[100:200])
+            place.until_answered(first, 200)
+            # The newest that a commit names, always.
+            second.until(
+                lambda: f"standing by with checkpoint {place.named()}" in second.said, "the newest one"
+            )
+            assert "streamlearn 0" not in second.said
+            place.send(EVENTS[200:300])
+            place.until_answered(first, 230)
+            first.kill()
+            second.says("goes on from ")
+            place.send(EVENTS[300:])
+            place.until_answered(second, 400)
+            assert second.stops() == 0
+    each_once(place)
+    assert set(epochs(place)) == {1, 2}
+    assert epochs(place) == sorted(epochs(place))
+    with whole.run() as run:
+        whole.until_answered(run, 400)
+        assert run.stops() == 0
+    assert place.hashes == whole.hashes
+
+
+def test_those_that_come_and_go_do_not_move_the_learner(broker: Broker, tmp_path: Path) -> None:
+    """Each makes the group hand out its partitions anew, amid the reading; nothing is skipped or repeated."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:10])
+    with place.run("--sink.commit_interval", "0.02") as learner:
+        learner.says("goes" if place.checkpoints() else "a first start")
+        sent = 10
+        for _ in range(3):
+            with place.run() as other:
+                while "standing by with checkpoint " not in other.said:
+                    if sent < 350:
+                        place.send(EVENTS[sent : sent + 5])
+                        sent += 5
+                    place.until_answered(learner, sent)
+                    assert other.running()
+                other.send(signal.SIGTERM)
+                assert other.ends() == 0
+                assert "INFO worker: stopped while " in other.said
+        place.send(EVENTS[sent:])
+        place.until_answered(learner, 400)
+        assert learner.stops() == 0
+    each_once(place)
+    assert set(epochs(place)) == {1}
+
+
+def test_one_that_was_killed_and_comes_back_soon_goes_on_itself(broker: Broker, tmp_path: Path) -> None:
+    """It is known by its name in the group (static membership): nobody waits for its session to end."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:200])
+    long = ("--source.client.session_timeout_ms", "30000")
+    with place.run(*long) as learner:
+        place.until_answered(learner, 200)
+        with standing_by(place, *long) as other:
+            learner.kill()
+            place.send(EVENTS[200:])
+            with place.run(*long) as again:
+                again.says("goes on from ")
+                place.until_answered(again, 400)
+                assert "goes on from" not in other.said
+                assert other.stops() == 0
+                assert again.stops() == 0
+    each_once(place)
+
+
+def test_one_that_comes_back_from_a_long_stop_shows_nothing_and_exits(broker: Broker, tmp_path: Path) -> None:
+    """Frozen past its session, amid outputs; what it had open is aborted, what it still sends is refused."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:100])
+    with place.run() as zombie:
+        place.until_answered(zombie, 100)
+        with standing_by(place) as other:
+            place.send(EVENTS[100:300])
+            place.until_answered(zombie, 110)
+            zombie.freeze()
+            seen = len(place.read())
+            other.says("goes on from ")
+            place.until_answered(other, 300)
+            assert len(place.read()) > seen or seen == 300
+            zombie.send(signal.SIGCONT)
+            assert zombie.ends() == 7
+            assert "Traceback" not in zombie.said
+            last = zombie.said.splitlines()[-1]
+            assert "ERROR run: " in last
+            assert "another worker of " in last
+            place.send(EVENTS[300:])
+            place.until_answered(other, 400)
+            assert other.stops() == 0
+    each_once(place)
+    assert epochs(place) == sorted(epochs(place))
+    assert set(epochs(place)) == {1, 2}
+    assert place.committed()["", 0][1]["epoch"] == 2
+
+
+def test_a_standby_of_one_that_is_at_least_once_does_not_stop_it(broker: Broker, tmp_path: Path) -> None:
+    """Commits are refused while a rebalance goes on: they come after it."""
+    place = new_place(broker, tmp_path)
+    mode = ("--delivery.mode", "at_least_once", "--sink.commit_interval", "0.01")
+    place.send(EVENTS[:10])
+    with place.run(*mode) as learner:
+        sent = 10
+        for _ in range(2):
+            with place.run(*mode) as other:
+                while "standing by with checkpoint " not in other.said:
+                    if sent < 350:
+                        place.send(EVENTS[sent : sent + 5])
+                        sent += 5
+                    place.until_answered(learner, sent)
+                    assert other.running()
+                assert other.stops() == 0
+        place.send(EVENTS[sent:])
+        place.until_answered(learner, 400)
+        assert learner.stops() == 0
+    each_once(place)
+
+
+def test_a_group_of_other_consumers_is_not_joined(broker: Broker, tmp_path: Path) -> None:
+    """And a worker goes on whatever others try to join its group."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:50])
+    words = ["kcat", "-b", broker.address, "-G", place.group, place.topic, "-X", "auto.offset.reset=earliest"]
+    with subprocess.Popen([*words, "-u", "-q"], stdout=subprocess.PIPE, text=True) as stranger:
+        try:
+            assert stranger.stdout is not None
+            assert stranger.stdout.readline()
+            with place.run() as run:
+                assert run.ends() == 2
+                assert "other consumers, which are no workers of streamlearn, are in this group" in run.said
+                assert "set another source.group_id" in run.said
+        finally:
+            stranger.terminate()
+    place.forget_offsets()
+    with place.run() as run:
+        place.until_answered(run, 50)
+        done = subprocess.run(
+            [*words, "-e", "-q", "-m", "5"], capture_output=True, timeout=DEADLINE, text=True, check=False
+        )
+        assert done.stdout == ""
+        place.send(EVENTS[50:60])
+        place.until_answered(run, 60)
+        assert run.stops() == 0
