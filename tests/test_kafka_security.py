@@ -67,19 +67,14 @@ def test_a_worker_and_all_commands(secure: Broker, tmp_path: Path) -> None:
 
     done("topics")
     events = write_events(tmp_path / "events.jsonl", EVENTS)
-    env = {PASSWORD_FILE: str(secure.password_file)}
-    words = ["publish", str(events), *flags(secure), "--source.topic", place.topic]
-    words += ["--progress", str(tmp_path / "progress")]
-    with Run(words, tmp_path / "publish.log", env) as publish:
-        assert publish.ends() == 0, publish.said
-    said.append(publish.said)
+    done(f"publish {events}", "--progress", str(tmp_path / "progress"))
     done("check")
     web = ("--exporter.enabled", "true", "--exporter.port", "0")
     with secretly(place, "run", *web) as run, secretly(place, "run") as other:
         place.until_answered(run if "metrics" in run.said else other, 60)
         wait = [each for each in (run, other) if "  metrics  " not in each.said]
         wait[0].says("standing by with checkpoint ")
-        done("tell", "checkpoint", "--json")
+        done("tell checkpoint", "--json")
         assert json.loads(said[-1].splitlines()[-1])["done"]
         url = re.search(r"http://[^/]+", run.said)
         if url is not None:
@@ -90,8 +85,8 @@ def test_a_worker_and_all_commands(secure: Broker, tmp_path: Path) -> None:
         assert run.stops() == 0
     said += [run.said, other.said]
     place.leave()
-    done("checkpoints", "list")
-    done("checkpoints", "use", place.checkpoints()[-1])
+    done("checkpoints list")
+    done(f"checkpoints use {place.checkpoints()[-1]}")
     with secretly(place, "run") as run:
         run.says("goes on from")
         assert run.stops() == 0
@@ -102,30 +97,23 @@ def test_a_worker_and_all_commands(secure: Broker, tmp_path: Path) -> None:
         assert not path.is_file() or secret.encode() not in path.read_bytes(), path
 
 
-@pytest.mark.parametrize("command", ["run", "check", "topics", "tell", "publish", "use"])
+@pytest.mark.parametrize("command", ["run", "check", "topics", "tell", "publish", "checkpoints"])
 def test_a_wrong_password_is_one_clear_line(command: str, secure: Broker, tmp_path: Path) -> None:
     place = new_place(secure, tmp_path)
     wrong = tmp_path / "wrong"
     wrong.write_text("wrong horse\n", "utf-8")
-    words = [*flags(secure)]
-    before: tuple[str, ...] = ()
     if command == "tell":
-        before = ("pause",)
+        command = "tell pause"
     elif command == "publish":
-        before = (str(write_events(tmp_path / "events.jsonl", EVENTS)),)
-    elif command == "use":
+        command = f"publish {write_events(tmp_path / 'events.jsonl', EVENTS)}"
+    elif command == "checkpoints":
         with place.run() as run:
             run.says("a first start")
             assert run.stops() == 0
         place.leave()
-        command, before = "checkpoints", ("use", place.checkpoints()[-1])
+        command = f"checkpoints use {place.checkpoints()[-1]}"
     env = {PASSWORD_FILE: str(wrong)}
-    given = (
-        place.words(command, *words)
-        if command != "publish"
-        else [command, *words, "--source.topic", place.topic]
-    )
-    with Run([given[0], *before, *given[1:]], tmp_path / "log", env) as run:
+    with place.command(command, *flags(secure), env=env) as run:
         assert run.ends() == 4, run.said
     (line,) = run.said.splitlines()
     assert f"doesn't take the user '{secure.username}' with this password (SCRAM-SHA-512)" in line

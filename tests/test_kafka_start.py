@@ -78,7 +78,7 @@ def refused(place: Place, command: str = "run") -> str:
 
 def use(place: Place, checkpoint: str, status: int = 0) -> str:
     """`streamlearn checkpoints use`; what it says."""
-    with place.command("checkpoints", "use", checkpoint) as run:
+    with place.command(f"checkpoints use {checkpoint}") as run:
         assert run.ends() == status, run.said
     return run.said
 
@@ -271,7 +271,7 @@ def test_going_back_while_a_worker_runs_is_refused(used: Place, tmp_path: Path) 
     with place.run(*MANY) as run:
         run.says("goes on from")
         assert "already works in" in use(place, oldest, status=3)
-        with place.command("checkpoints", "use", oldest, state="other") as command:
+        with place.command(f"checkpoints use {oldest}", state="other") as command:
             assert command.ends() == 3
         assert f"a worker of group {place.group} is running, or was killed a few seconds ago" in command.said
         place.until_answered(run, 40)
