@@ -24,6 +24,7 @@ from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
 from streamlearn.evaluator import NEVER
 from streamlearn.events import Array, Event, Output, Prediction, Rejection
+from streamlearn.ledger import Ledger
 from streamlearn.method import make_method
 from streamlearn.model import choose_device
 from streamlearn.prequential import UNKNOWN, Prequential
@@ -52,6 +53,8 @@ class OnlineLearner:
         self._held_events = self._held_dead = 0
         self.most_held_dead = 1000
         """Rejections in a row after which the shape is settled by the events that there are."""
+        self.ledger: Ledger | None = None
+        """Which events were learned, for whoever asks for it before the first one."""
         self.schema: Schema | None = None
         self.mark: Mark = _no_mark
         self.generators = Generators(settings.seed, self.device)
@@ -193,6 +196,8 @@ class OnlineLearner:
         key, choice = mmh3.hash64(event.id.encode(errors="surrogatepass"))
         if self.trainer.evaluator.takes(x, number, event.task, choice if self.counts.steps else NEVER):
             self.counts.held_out += 1
+            if self.ledger is not None:
+                self.ledger.hold(event.position)
             return
         at = self.pending
         self.pending_x[at] = x
@@ -200,6 +205,8 @@ class OnlineLearner:
         self.pending_key[at] = key
         self.pending = at + 1
         self.counts.labeled += 1
+        if self.ledger is not None:
+            self.ledger.wait(event.position)
 
     def _reject(self, rejection: Rejection) -> Rejection:
         self.counts.rejected[rejection.reason] += 1
@@ -287,6 +294,8 @@ class OnlineLearner:
             self.losses,
             self.mark,
         )
+        if self.ledger is not None:
+            self.ledger.step()
 
     def snapshot(self, full: bool = False) -> Snapshot:
         """Copies of all state, by part; of the memory only what changed since the last snapshot.
@@ -300,6 +309,8 @@ class OnlineLearner:
             "counts": Part(values=bookkeeping.plain_counts(self.counts) | {"losses": dict(self.losses)}),
             "schema": Part(values=self.schema.plain() if self.schema else {}),
         }
+        if self.ledger is not None:
+            parts["ledger"] = self.ledger.part()
         if self.settled:
             parts |= self.trainer.snapshot(full)
             parts["pending"] = Part(
@@ -314,6 +325,10 @@ class OnlineLearner:
     def restore(self, parts: Snapshot) -> None:
         """Take a snapshot whose memory segments are all there. ValueError if it doesn't fit the settings."""
         plain = {name: part for name, part in parts.items() if isinstance(part, Part)}
+        if self.ledger is not None:
+            if "ledger" not in plain:
+                raise ValueError("no ledger was kept so far; delivery.ledger must be on from the first start")
+            self.ledger.load(plain["ledger"])
         self.classes = ClassIndex(self.settings.codec.max_classes, plain["classes"].values["labels"])
         self.generators.load(plain["generators"])
         self.prequential.load(plain["metrics"])
