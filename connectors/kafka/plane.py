@@ -237,7 +237,10 @@ class DataPlane(Service):
             turn = self._turn
             found = await consumer.getmany(timeout_ms=FETCH_MS, max_records=AT_ONCE)
             if turn != self._turn:
-                continue  # fetched before a rebalance: what was not handed over is sought again
+                # Asked before a rebalance, perhaps answered after it: what is dropped here must come again.
+                if self._gate.is_set():
+                    self._seek()
+                continue
             for tp, messages in found.items():
                 self._contact = time.monotonic()
                 self.next[tp.topic, tp.partition] = messages[-1].offset + 1
