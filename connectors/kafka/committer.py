@@ -11,20 +11,25 @@ from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from connectors.kafka.boxes import Named, Outbox, Parcel, Place
+from connectors.kafka.committed import read_committed
 from connectors.kafka.options import Options
 from connectors.kafka.records import batches
+from streamlearn.events import Fenced
 
 log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.1
 
 
 class Committer:
     """Owns the producer, and commits what comes into the outbox. All methods belong to the loop.
 
-    attempt: calls a start again while nobody answers. answered: called after every commit.
+    attempt: calls a start again while nobody answers. answered: called after every commit. regained: waits
+    until no rebalance is under way and the partitions are still, or again, ours.
     """
 
     def __init__(
@@ -34,9 +39,13 @@ class Committer:
         handed: asyncio.Event,
         attempt: Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]],
         answered: Callable[[], None],
+        regained: Callable[[], Awaitable[Any]],
     ) -> None:
         self.options, self.outbox = options, outbox
         self._handed, self._attempt, self._answered = handed, attempt, answered
+        self._regained = regained
+        self.doubtful = False
+        """Whether there was a rebalance since the last commit: another worker may have committed."""
         self.producer: AIOKafkaProducer | None = None
         self.consumer: AIOKafkaConsumer | None = None
         """Whose commits go beside the outputs where they can't go with them."""
@@ -120,8 +129,25 @@ class Committer:
 
     async def _flush(self, parcel: Parcel, published: dict[Place, int], name: str | None) -> None:
         await self._send(parcel)
-        if self.options.group is not None and self.consumer is not None:
-            await self.consumer.commit(self._offsets(published, name))
+        if self.options.group is None or self.consumer is None:
+            return
+        while True:
+            if self.doubtful:
+                # No transaction fences us here: whoever was away may find that others have gone on.
+                await self._regained()
+                self.doubtful = False
+                if (await read_committed(self.options)).epoch > self.epoch:
+                    raise Fenced(
+                        f"{self.options.where}: another worker of group {self.options.group} has gone on "
+                        "meanwhile: a new start goes on from its last commit"
+                    )
+            try:
+                await self.consumer.commit(self._offsets(published, name))
+                return
+            except CommitFailedError:
+                # A worker that joins is enough for that. If the partitions go to it, the plane ends us.
+                self.doubtful = True
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _send(self, parcel: Parcel) -> None:
         """Send and see every send's result: a commit would not fail for one that failed."""

@@ -50,12 +50,14 @@ class DataPlane(Service):
         self.inbox = Inbox(options.inbox_bytes, lambda: loop.call_soon_threadsafe(self._room.set))
         self.outbox = Outbox(options.outbox_bytes, lambda: loop.call_soon_threadsafe(self._handed.set))
         self.consumer: AIOKafkaConsumer | None = None
-        self.committer = Committer(options, self.outbox, self._handed, self._within, self._answered)
+        self._assigned = asyncio.Event()
+        self.committer = Committer(
+            options, self.outbox, self._handed, self._within, self._answered, self._assigned.wait
+        )
         self.failure: ConnectorError | None = None
         self.ends: dict[Place, int] = {}
         self.next: dict[Place, int] = {}
         """The record after the last one that went into the inbox."""
-        self._assigned = asyncio.Event()
         self._owned: frozenset[TopicPartition] = frozenset()
         self._assignment: frozenset[TopicPartition] = frozenset()
         self._gate = asyncio.Event()
@@ -188,6 +190,7 @@ class DataPlane(Service):
     def revoked(self) -> None:
         """A rebalance begins: nothing is read until the partitions are ours again and sought."""
         self._turn += 1
+        self.committer.doubtful = True
         self._gate.clear()
         self._assigned.clear()
 
