@@ -80,7 +80,7 @@ def cases(draw: st.DrawFn) -> Case:
     )
     classes, tasks = draw(st.integers(1, 8)), draw(st.integers(0, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
-    length = draw(st.sampled_from([100, 600]))
+    length = draw(st.sampled_from([100, 300]))
     # In bursts, in order of appearance, as they come: all of these occur.
     ordered = draw(st.booleans())
     numbers = np.sort(rng.integers(classes, size=length)) if ordered else rng.integers(classes, size=length)
