@@ -14,6 +14,7 @@ from scipy import stats
 from streamlearn.buffers import Memory, _level
 from streamlearn.config import MemorySettings
 from streamlearn.state import SegmentedPart
+from tests.streams import WHOLE_STREAMS
 
 CPU = torch.device("cpu")
 
@@ -42,6 +43,7 @@ def whole(held: Memory) -> SegmentedPart:
     return SegmentedPart(part.values, part.count, raw)
 
 
+@WHOLE_STREAMS
 @given(
     policy=st.sampled_from(["reservoir", "balanced", "ageing"]),
     capacity=st.integers(1, 30),
@@ -62,6 +64,7 @@ def test_columns_stay_together(policy: str, capacity: int, labels: list[int], ba
     assert not held.x[held.size :].any()
 
 
+@WHOLE_STREAMS
 @given(
     policy=st.sampled_from(["reservoir", "balanced", "ageing"]),
     cuts=st.lists(st.integers(1, 40), min_size=1, max_size=6),

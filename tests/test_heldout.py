@@ -19,7 +19,7 @@ from streamlearn.config import EvaluationSettings
 from streamlearn.events import Array
 from streamlearn.heldout import FIRST, LEAST, ROLLING, HeldOut
 from streamlearn.state import Part
-from tests.streams import plain
+from tests.streams import WHOLE_STREAMS, plain
 
 
 class Labeled(NamedTuple):
@@ -109,6 +109,7 @@ def watched(case: Case) -> Iterator[tuple[HeldOut, Labeled, bool]]:
         yield held, event, held.offer(event.x, event.number, event.group, event.choice)
 
 
+@WHOLE_STREAMS
 @given(cases())
 def test_what_is_kept_is_what_was_held_out_and_never_too_much(case: Case) -> None:
     taken: list[Labeled] = []
@@ -125,6 +126,7 @@ def test_what_is_kept_is_what_was_held_out_and_never_too_much(case: Case) -> Non
     assert held.bytes == held.size * (8 + 5 * 8 + 1 + 8)
 
 
+@WHOLE_STREAMS
 @given(cases())
 def test_the_first_labels_of_a_class_are_learned(case: Case) -> None:
     learned: dict[int, int] = {}
@@ -135,6 +137,7 @@ def test_the_first_labels_of_a_class_are_learned(case: Case) -> None:
             learned[event.number] = learned.get(event.number, 0) + 1
 
 
+@WHOLE_STREAMS
 @given(cases())
 def test_only_what_the_hash_chooses_is_held_out(case: Case) -> None:
     for _, event, out in watched(case):
@@ -142,6 +145,7 @@ def test_only_what_the_hash_chooses_is_held_out(case: Case) -> None:
         assert not out or share < (case.settings.held_out or 0)
 
 
+@WHOLE_STREAMS
 @given(cases())
 def test_a_set_keeps_to_its_size_and_shares_it_among_its_classes(case: Case) -> None:
     size, share = case.settings.set_size, case.settings.set_size // case.settings.classes_per_set
@@ -156,6 +160,7 @@ def test_a_set_keeps_to_its_size_and_shares_it_among_its_classes(case: Case) -> 
             assert len(rolling[key]) <= len(pile)
 
 
+@WHOLE_STREAMS
 @given(cases())
 def test_a_fixed_set_that_was_full_only_ever_gives_up_its_last(case: Case) -> None:
     size, share = case.settings.set_size, case.settings.set_size // case.settings.classes_per_set
@@ -188,6 +193,7 @@ def sizes(held: HeldOut) -> dict[tuple[bool, int, int], int]:
     return found
 
 
+@WHOLE_STREAMS
 @given(cases())
 def test_at_the_capacity_only_the_largest_give_up_and_only_to_much_smaller_ones(case: Case) -> None:
     before: dict[tuple[bool, int, int], int] = {}
@@ -210,6 +216,7 @@ def test_at_the_capacity_only_the_largest_give_up_and_only_to_much_smaller_ones(
         before = after
 
 
+@WHOLE_STREAMS
 @given(cases())
 def test_the_rolling_set_is_the_newest(case: Case) -> None:
     rolled: dict[tuple[int, int], list[int]] = {}
@@ -228,6 +235,7 @@ def test_the_rolling_set_is_the_newest(case: Case) -> None:
             assert newest == [*pile, *ring][-len(pile) :], "as many as the fixed set has"
 
 
+@WHOLE_STREAMS
 @given(cases(), st.data())
 def test_it_goes_on_from_a_state_as_if_it_had_not_stopped(case: Case, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(case.stream)))
@@ -248,6 +256,7 @@ def test_it_goes_on_from_a_state_as_if_it_had_not_stopped(case: Case, data: st.D
     assert plain(part) == then, "the part is a copy: it is still that of the moment at which it was taken"
 
 
+@WHOLE_STREAMS
 @given(cases())
 def test_accuracies_are_means_over_the_classes_of_a_set(case: Case) -> None:
     held = case.made()
