@@ -144,7 +144,6 @@ def _no_memory(error: Exception) -> int:
 
 def _run(settings: Settings) -> int:
     if settings.model.device == "cpu" or not torch.cuda.is_available():
-        # What use_deterministic_algorithms does, which also loads torch's compiler: 1.5 s of every start.
         torch.set_deterministic_debug_mode("error")
     _refuse_own_input(settings)
     _report_writable(settings)
