@@ -103,7 +103,7 @@ def _no_memory(error: Exception) -> int:
 
 def _run(settings: Settings) -> int:
     if settings.model.device == "cpu" or not torch.cuda.is_available():
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")
     refuse_own_input(settings)
     report_writable(settings)
     store = CheckpointStore(settings.checkpoint.folder, settings.checkpoint.keep)

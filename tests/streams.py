@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from hypothesis import settings as hypothesis_settings
 
 from streamlearn.config import CoreSettings, EvaluationSettings, MemorySettings, MethodSettings
 from streamlearn.events import Event, Prediction, Rejection
 from streamlearn.state import Part, SegmentedPart, Snapshot
+
+WHOLE_STREAMS = hypothesis_settings(max_examples=max(1, hypothesis_settings.default.max_examples // 2))
+"""For properties that each example checks after every one of its events: half the examples are enough."""
 
 CLASSES = 6
 DIM = 5

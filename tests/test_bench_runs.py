@@ -31,9 +31,9 @@ COUNTED = "figures curve stream_sha256".split()
 @pytest.fixture(autouse=True)
 def deterministic() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
     torch.set_num_threads(threads)
 
 

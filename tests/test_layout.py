@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,12 +61,19 @@ def is_core(name: str) -> bool:
     return any(fnmatchcase(name.removeprefix("streamlearn."), pattern) for pattern in CORE)
 
 
+@cache
+def statements(path: Path) -> list[ast.Import | ast.ImportFrom | ast.Call]:
+    """What of a file these tests look at."""
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom | ast.Call)]
+
+
 def imports(path: Path) -> Iterator[str]:
     """Every name that a file imports, in full: `from a import b` is a.b; relative ones are resolved."""
     package = name_of(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -81,10 +89,17 @@ def module_of(name: str) -> str:
     return name if name in OURS else "streamlearn.__init__"
 
 
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` as it is written; what is called on anything but names is `?.c`."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else "?"
+
+
 def calls(path: Path) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in statements(path):
         if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node.lineno
+            yield dotted(node.func), node.lineno
 
 
 def listed(path: Path) -> str:
