@@ -27,8 +27,9 @@ from streamlearn.events import Array, ConnectorError, Event
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Stopwatch, observe
 from streamlearn.report import continual_figures, versions
-from streamlearn.run import ALLOCATION, OF_SETTINGS, read_events
+from streamlearn.run import ALLOCATION, OF_SETTINGS
 from streamlearn.settings import Settings, SettingsError
+from streamlearn.wiring import read_events
 
 LABELS_IN_NAME = 4
 """Labels that the name of an evaluation set spells out."""

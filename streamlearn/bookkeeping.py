@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from streamlearn.events import NOWHERE, Event, Position, Record, Rejection
+from streamlearn.forgetting import Blocked
+from streamlearn.schema import blank
 from streamlearn.state import Part
 
 
@@ -26,11 +28,15 @@ class Counts:
     predicted: int = 0
     images: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    forgotten: int = 0
+    """Labeled events that were not learned, or held out, because their id had been forgotten."""
 
 
 def plain_counts(counts: Counts) -> dict[str, object]:
     values: dict[str, object] = dict(vars(counts))
     values["rejected"] = dict(sorted(counts.rejected.items()))
+    if not counts.forgotten:
+        del values["forgotten"]  # where nothing was, the state is what it is without any forgetting
     return values
 
 
@@ -53,6 +59,23 @@ def plain_item(item: Event | Rejection) -> dict[str, Any]:
         "x": raw,
         "position": list(item.position),
     }
+
+
+def plain_held(
+    held: Sequence[Event | Rejection], forgotten: Collection[int], blocked: Blocked
+) -> dict[str, Any]:
+    """What waits for the shape of x, in types that msgpack holds; of forgotten ids without their inputs.
+
+    No answer needs those: before the first step there is no class to answer with.
+    forgotten: places in `held` of events that are not to be learned.
+    """
+    items = [
+        plain_item(replace(item, x=blank(item.x)))
+        if isinstance(item, Event) and (place in forgotten or blocked.holds(item))
+        else plain_item(item)
+        for place, item in enumerate(held)
+    ]
+    return {"items": items} | ({"forgotten": sorted(forgotten)} if forgotten else {})
 
 
 def item_from(plain: Mapping[str, Any]) -> Event | Rejection:

@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from streamlearn.config import CodecSettings
-from streamlearn.events import Array, Event, Position, Prediction, Record, Rejection
+from streamlearn.events import Array, Event, Output, Position, Prediction, Record, Rejection
 from streamlearn.features import FeatureReader
 from streamlearn.hashing import parse_number
 from streamlearn.parsing import parse
@@ -284,17 +284,26 @@ def encode_dead_letter(rejection: Rejection) -> bytes:
     A record without a key has no "key".
     """
     record = rejection.record
-    # A row of a table that a later stage refused (its shape, say) has no bytes either.
-    content = record.value if record.value or record.fields is None else _dump(record.fields)
     letter: dict[str, Any] = {
         "reason": rejection.reason,
         "detail": rejection.detail,
         "source": list(rejection.position),
-        "value": base64.b64encode(content).decode(),
+        "value": base64.b64encode(original(record)).decode(),
     }
     if record.key is not None:
         letter["key"] = base64.b64encode(record.key).decode()
     return _encode(letter)
+
+
+def encode_too_large(output: Output, size: int, limit: int) -> bytes:
+    """What is published in place of an output of `size` bytes that its topic doesn't take."""
+    detail = f"the output has {size} bytes, the topic takes {limit}"
+    return _encode({"reason": "output_too_large", "detail": detail, "source": list(output.position)})
+
+
+def original(record: Record) -> bytes:
+    """The bytes of a record as it came; a row of a table has none, and becomes JSON."""
+    return record.value if record.value or record.fields is None else _dump(record.fields)
 
 
 def _encode(output: dict[str, Any]) -> bytes:

@@ -27,8 +27,9 @@ from streamlearn.events import Event
 from streamlearn.flags import load_settings
 from streamlearn.logs import setup
 from streamlearn.report import write_report
-from streamlearn.run import guarded, read_events
+from streamlearn.run import guarded
 from streamlearn.settings import Settings, SettingsError
+from streamlearn.wiring import read_events
 
 METHODS = ("finetune", "er")
 """They always race; beside them, what `method` names, if that is something else."""

@@ -11,9 +11,8 @@ the events were cut into calls makes no difference, to the bit:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-import mmh3
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
 from streamlearn.evaluator import NEVER
 from streamlearn.events import Array, Event, Output, Prediction, Rejection
+from streamlearn.forgetting import Blocked, Forgotten, identity
 from streamlearn.method import make_method
 from streamlearn.model import choose_device
 from streamlearn.prequential import UNKNOWN, Prequential
@@ -50,6 +50,9 @@ class OnlineLearner:
         self.losses: dict[str, float] = {}
         self.held: list[Event | Rejection] = []
         self._held_events = self._held_dead = 0
+        self.held_forgotten: set[int] = set()
+        """Places in `held` of events that are to be answered and not to be learned."""
+        self.blocked = Blocked()
         self.most_held_dead = 1000
         """Rejections in a row after which the shape is settled by the events that there are."""
         self.schema: Schema | None = None
@@ -116,13 +119,48 @@ class OnlineLearner:
         if self.settled:
             return []
         held, self.held = self.held, []
+        forgotten, self.held_forgotten = self.held_forgotten, set()
         voters = [item for item in held if isinstance(item, Event)]
         self._held_events = self._held_dead = 0
         if not voters:
             # Nothing but rejections so far: they can go, no shape is needed for them.
+            for item in held:
+                self.blocked.passes(item.position)
             return [self._reject(item) for item in held if isinstance(item, Rejection)]
         self._build(settle(voters, self.settings.codec.dtype))
-        return self._learn(held)
+        return self._learn(held, forgotten)
+
+    def forget(self, id: str, until: Mapping[int, int]) -> Forgotten:
+        """Take every example of `id` out of the memory, the held-out sets and what waits to be learned.
+
+        until: by partition, the offset below which no event of this id is to be learned from now on: it is
+        answered, scored, and counted as forgotten. Partitions that have been read that far already should be
+        left out: their block ends with the next record only. {}: later events of the id are new ones.
+
+        A function of (state, id, until): call it at its place among the records. Weights, and all else that
+        `Forgotten` names, keep what they learned. Of an id that nothing is kept of only the block is new.
+        """
+        who = identity(id)
+        self.blocked.add(who, until)
+        if not self.settled:
+            return Forgotten(0, 0, self._forget_held(id), self.counts.steps)
+        stays = self.pending_key[: self.pending] != who[0]
+        waiting = self.pending - int(np.count_nonzero(stays))
+        self.pending -= waiting
+        for column in (self.pending_x, self.pending_y, self.pending_key):
+            column[: self.pending] = column[: len(stays)][stays]
+            column[self.pending :] = 0  # of the batch before
+        self.rows[:] = 0
+        self.counts.labeled -= waiting
+        self.counts.forgotten += waiting
+        return Forgotten(*self.trainer.forget(who), waiting, self.counts.steps)
+
+    def _forget_held(self, id: str) -> int:
+        """The same of what is held: those events are still to be answered, and count for the shape of x."""
+        events = {i: e for i, e in enumerate(self.held) if isinstance(e, Event) and e.id == id}
+        new = events.keys() - self.held_forgotten
+        self.held_forgotten |= new
+        return sum(events[i].y is not None for i in new)
 
     def predict(self, events: Sequence[Event]) -> list[Prediction]:
         """Predict without learning: changes nothing. ValueError for an event that doesn't fit."""
@@ -160,10 +198,13 @@ class OnlineLearner:
         if torch.get_num_threads() != self.settings.model.threads:
             torch.set_num_threads(self.settings.model.threads)
 
-    def _learn(self, items: Sequence[Event | Rejection]) -> list[Output]:
+    def _learn(self, items: Sequence[Event | Rejection], forgotten: Collection[int] = ()) -> list[Output]:
+        """forgotten: places in `items` of what is not to be learned."""
         outputs: list[Output | None] = []
         waiting: list[tuple[int, int, Event, int]] = []
+        watchful = bool(self.blocked) or bool(forgotten)
         for item in items:
+            passed_over = watchful and self._passes_over(item, len(outputs) in forgotten)
             if isinstance(item, Rejection):
                 outputs.append(self._reject(item))
                 continue
@@ -177,7 +218,9 @@ class OnlineLearner:
             self.counts.records += 1
             waiting.append((len(outputs), row, item, number))
             outputs.append(None)
-            if number != UNKNOWN:
+            if passed_over:
+                self.counts.forgotten += number != UNKNOWN
+            elif number != UNKNOWN:
                 self._take(item, x, number)
             if row == self.batch - 1 or self.pending == self.batch:
                 self._answer(waiting, outputs)
@@ -188,9 +231,15 @@ class OnlineLearner:
             self._answer(waiting, outputs)
         return outputs  # type: ignore[return-value]  # every place has been filled
 
+    def _passes_over(self, item: Event | Rejection, forgotten: bool) -> bool:
+        """Whether a record's id is a forgotten one, so that it must not be learned."""
+        forgotten = forgotten or (isinstance(item, Event) and self.blocked.holds(item))
+        self.blocked.passes(item.position)
+        return forgotten
+
     def _take(self, event: Event, x: Array, number: int) -> None:
         """A labeled event: held out, or to be learned with the next full batch."""
-        key, choice = mmh3.hash64(event.id.encode(errors="surrogatepass"))
+        key, choice = identity(event.id)
         if self.trainer.evaluator.takes(x, number, event.task, choice if self.counts.steps else NEVER):
             self.counts.held_out += 1
             return
@@ -300,6 +349,8 @@ class OnlineLearner:
             "counts": Part(values=bookkeeping.plain_counts(self.counts) | {"losses": dict(self.losses)}),
             "schema": Part(values=self.schema.plain() if self.schema else {}),
         }
+        if self.blocked:
+            parts["blocked"] = self.blocked.part()
         if self.settled:
             parts |= self.trainer.snapshot(full)
             parts["pending"] = Part(
@@ -320,9 +371,12 @@ class OnlineLearner:
         counts = dict(plain["counts"].values)
         self.losses = dict(counts.pop("losses"))
         self.counts = Counts(**counts | {"rejected": Counter(counts["rejected"])})
-        self.held, self._held_events, self._held_dead = [], 0, 0
+        self.blocked.load(plain.get("blocked", Part(values={"ends": []})))
+        self.held, self._held_events, self._held_dead, self.held_forgotten = [], 0, 0, set()
         if "held" in plain:
-            self.learn([bookkeeping.item_from(values) for values in plain["held"].values["items"]])
+            held = plain["held"].values
+            self.learn([bookkeeping.item_from(values) for values in held["items"]])
+            self.held_forgotten = set(held.get("forgotten", ()))
         schema = plain["schema"].values
         if not schema:
             return

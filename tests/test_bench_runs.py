@@ -20,8 +20,8 @@ from streamlearn.config import CoreSettings
 from streamlearn.events import Event
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Stopwatch
-from streamlearn.run import read_events
 from streamlearn.settings import Settings, SettingsError
+from streamlearn.wiring import read_events
 from tests.bench_files import FILE, plan_of
 from tests.processes import ROOT
 

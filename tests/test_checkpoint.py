@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streamlearn import buffers, checkpoint, packs
+from streamlearn import buffers, checkpoint, packs, parts
 from streamlearn.checkpoint import CheckpointStore, Damaged, Locked, Manifest, NothingWhole, WrongFormat
 from streamlearn.config import MemorySettings
 from streamlearn.durable import describe
@@ -256,7 +256,7 @@ def test_nothing_whole_and_nothing_at_all(tmp_path: Path, three: list[Manifest])
 
 def reformat(manifest: Manifest, number: int) -> None:
     body = dict(manifest.body) | {"format": number}
-    manifest.path.write_text(json.dumps(body | {"sha256": checkpoint._seal(body)}))
+    manifest.path.write_text(json.dumps(body | {"sha256": parts.seal(body)}))
 
 
 def test_another_format_is_refused_and_not_passed_over(tmp_path: Path, three: list[Manifest]) -> None:

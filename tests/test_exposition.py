@@ -242,6 +242,8 @@ def test_status_says_it_all(site: Site) -> None:
         "healthy": True,
         "sickness": None,
         "output_problem": "disk full",
+        "role": "learner",
+        "paused": False,
         "epoch": 3,
         "step": 12,
         "skipped_steps": 2,
@@ -257,6 +259,8 @@ def test_status_says_it_all(site: Site) -> None:
         "parameters": 1234,
         "images_per_event": 2.5,
         "offsets": {TOPIC: {"0": 130, "1": 7}},
+        "lag": {},
+        "queues": {},
         "memory": {"examples": 100, "capacity": 500},
         "last_checkpoint": {
             "id": "c-9",

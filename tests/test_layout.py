@@ -16,17 +16,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 CORE = (
     "arrays average batch bookkeeping buffers classes codec config continual evaluator events features "
-    "hashing heldout images learner losses method methods methods.* metrics model modifiers modifiers.* nets "
-    "normalise optimise parsing prequential prototypes reasons rows schedule schema serving state trainer "
-    "views"
+    "forgetting hashing heldout images learner losses method methods methods.* metrics model modifiers "
+    "modifiers.* nets normalise optimise parsing prequential prototypes reasons rows schedule schema serving "
+    "state trainer views"
 ).split()
 """Functions of their arguments: no clock, file, network, log or environment."""
 
 EFFECTS = (
     "__init__ __main__ bench bench_plan bench_pool bench_report bench_results bench_runs bench_settings "
-    "bench_statistics bench_summary bench_table checkpoint cli contender demo demo_view durable exporter "
-    "exposition flags inspect keeper logs observe packs page page.charts page.facts page.markup "
-    "page.sections parts report run runtime settings worker"
+    "bench_statistics bench_summary bench_table broker_commands check checkpoint cli commands contender "
+    "demo demo_view durable exporter exposition flags group inspect keeper logs observe outlet packs "
+    "page page.charts page.facts page.markup page.sections parts poison publish report run runtime "
+    "settings settings_help standby tell topics wiring worker"
 ).split()
 """Everything that touches the world."""
 

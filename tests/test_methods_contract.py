@@ -21,6 +21,7 @@ from streamlearn.config import (
 )
 from streamlearn.durable import Learner
 from streamlearn.events import Event, Output
+from streamlearn.forgetting import identity
 from streamlearn.learner import OnlineLearner
 from streamlearn.method import available
 from tests.streams import answers, bits, hashed, images, settings, vectors
@@ -113,6 +114,35 @@ def test_stop_and_resume_is_the_run_that_never_stopped(
         second.flush()
     whole.flush()
     assert bits(second.snapshot(full=True)) == bits(whole.snapshot(full=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"), [("vectors", "reservoir"), ("images", "balanced"), ("hashed", "ageing")]
+)
+@pytest.mark.parametrize("method", EVERY)
+def test_forgets_and_learns_on_and_resumes(
+    method: MethodSettings, kind: str, policy: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    events = KINDS[kind](160)
+    memory = MemorySettings(capacity=25, policy=policy, horizon=60)
+
+    def forget(learner: OnlineLearner) -> list[object]:
+        return [learner.forget(event.id, {0: 3}) for event in events[:100:3]]
+
+    whole, first = make(method, memory=memory), Learner(make(method, memory=memory).settings)
+    expected = answers(whole.learn(events[:103])) + forget(whole) + answers(feed(whole, events[103:], (140,)))
+    said = answers(feed(first, events[:103], (50, 51))) + forget(first)
+    gone = {identity(event.id)[0] for event in events[:100:3]}
+    assert not gone & set(first.memory.key.tolist()) and first.memory.size < 25
+    for cut in (103, 139):
+        said += answers(first.learn(events[first.counts.records : cut]))
+        folder = tmp_path_factory.mktemp("state")
+        first.save(folder)
+        first = Learner.load(folder)
+    said += answers(first.learn(events[139:]))
+    assert said == expected
+    assert bits(first.snapshot(full=True)) == bits(whole.snapshot(full=True))
+    assert whole.memory.size == 25 and not gone & set(whole.memory.key.tolist())
 
 
 @pytest.mark.slow
