@@ -11,7 +11,7 @@ from streamlearn.config import CoreSettings, EvaluationSettings, MemorySettings,
 from streamlearn.events import Event, Prediction, Rejection
 from streamlearn.state import Part, SegmentedPart, Snapshot
 
-WHOLE_STREAMS = hypothesis_settings(max_examples=max(1, hypothesis_settings.default.max_examples // 2))
+WHOLE_STREAMS = hypothesis_settings(max_examples=max(1, hypothesis_settings().max_examples // 2))
 """For properties that each example checks after every one of its events: half the examples are enough."""
 
 CLASSES = 6
