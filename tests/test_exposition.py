@@ -199,7 +199,7 @@ def test_counters_count_from_the_start_of_the_process(site: Site) -> None:
         for (name, labels), value in samples.items()
         if name == "streamlearn_events_total"
     }
-    assert outcomes == {"learned": 20, "predicted": 0, "held_out": 11, "dead_lettered": 2}
+    assert outcomes == {"learned": 20, "predicted": 0, "held_out": 11, "forgotten": 0, "dead_lettered": 2}
     assert samples["streamlearn_skipped_steps_total", frozenset()] == 0
     assert json.loads(site.ask("/status").body)["learned"] == 120
 
@@ -251,6 +251,8 @@ def test_status_says_it_all(site: Site) -> None:
         "learned": 120,
         "predicted": 125,
         "held_out": 11,
+        "forgotten": 0,
+        "blocked_ids": 0,
         "pending": 5,
         "held": 0,
         "dead_letters": {"undecodable": 4, "too_large": 1},
