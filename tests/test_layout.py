@@ -68,18 +68,21 @@ def statements(path: Path) -> list[ast.Import | ast.ImportFrom | ast.Call]:
     return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom | ast.Call)]
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> list[str]:
     """Every name that a file imports, in full: `from a import b` is a.b; relative ones are resolved."""
     package = name_of(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
+    names: list[str] = []
     for node in statements(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            names += (f"{module}.{alias.name}" for alias in node.names)
+    return names
 
 
 def module_of(name: str) -> str:
