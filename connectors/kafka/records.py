@@ -63,7 +63,7 @@ def batches(
         yield message.place, batch
         batch = open_ones[message.place] = producer.create_batch()
         if not _add(batch, message, now):
-            raise Unreachable(f"an output of {len(message.value)} bytes doesn't fit into a batch of messages")
+            raise Unreachable(f"an output of {size_of(message)} bytes doesn't fit into a batch of messages")
     yield from open_ones.items()
 
 

@@ -14,7 +14,7 @@ from connectors.kafka.records import size_of
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.topics import Topic, describe
 from streamlearn.codec import encode_prediction, encode_too_large, original
-from streamlearn.events import Output, Position, Prediction, Rejection, Unreachable, UsageError
+from streamlearn.events import Output, Position, Prediction, Rejection, Tombstone, Unreachable, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,9 @@ class KafkaSink:
                 continue
             if isinstance(output, Prediction):
                 message = self._prediction(output)
+            elif isinstance(output, Tombstone):
+                key = output.record.key
+                message = Message(self._place(self._predictions, output, key), key, None)
             else:
                 message = self._dead_letter(output)
             self._waiting.append(message)
@@ -213,7 +216,7 @@ class KafkaSink:
     def _small(self, message: Message, output: Output) -> Message:
         """In place of an output that is too large for its topic: which it would be, and no bytes of it."""
         topic = message.place[0]
-        size, limit = len(message.value), self._topics[topic].largest
+        size, limit = size_of(message), self._topics[topic].largest
         log.warning("%s: an output of %d bytes is too large for %s", output.position, size, topic)
         headers = [h for h in message.headers if h[0].startswith("__connect.errors.") and len(h[1]) < LONGEST]
         return Message(message.place, None, encode_too_large(output, size, limit), headers)
