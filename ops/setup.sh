@@ -73,6 +73,28 @@ need_browser() {
   has_browser || die "there is still no Chromium or Chrome: install one, or say where it is by STREAMLEARN_CHROMIUM"
 }
 
+has_java() {
+  local version
+  version="$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1)"
+  [ "${version:-0}" -ge 17 ]
+}
+
+# The tests run against a real Kafka: ops/kafka. After `prepare dev`.
+need_kafka() {
+  local missing=() pair
+  has_java || missing+=(default-jre-headless)
+  for pair in mvn:maven kcat:kcat openssl:openssl; do
+    command -v "${pair%:*}" >/dev/null 2>&1 || missing+=("${pair#*:}")
+  done
+  if [ "${#missing[@]}" != 0 ]; then
+    install_packages_of_system "the tests need Java 17 or newer, Maven, kcat and openssl" "${missing[@]}"
+    has_java || die "there is still no Java 17 or newer: install one, so that \`java\` is it"
+  fi
+  say "making Kafka ready (the first time its jars are fetched, about 90 MB)"
+  (cd -- "$ROOT" && "$VENV/bin/python" -m ops.kafka fetch) </dev/null >&2 ||
+    die "Kafka could not be made ready: see the message above"
+}
+
 # Free KiB where $1 is or will be.
 free_kib() {
   local folder="$1"

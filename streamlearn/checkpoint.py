@@ -25,12 +25,12 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
+from streamlearn import parts
 from streamlearn.packs import Chain
-from streamlearn.parts import Aside, Chunk, Damaged, WrongFormat, decode_part, encode_part, link, sync_folder
+from streamlearn.parts import Aside, Chunk, Damaged, WrongFormat, decode_part, encode_part
 from streamlearn.state import Part, SegmentedPart, Snapshot
 
 FORMAT = 1
@@ -89,12 +89,15 @@ class CheckpointStore:
         self._clean = ""
         self._lock: IO[str] | None = None
 
-    def lock(self) -> None:
-        """Hold the folder until `unlock` or the process ends; makes it if need be. Raises Locked, OSError."""
+    def lock(self, shared: bool = False) -> None:
+        """Hold the folder until `unlock` or the process ends; makes it if need be. Raises Locked, OSError.
+
+        shared: with others that do so too (workers of a group); never with one that holds it alone.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         handle = open(self.folder / "lock", "a+")  # noqa: SIM115  # held open as long as the lock
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
             owner = handle.read().strip() or "unknown"
@@ -138,7 +141,7 @@ class CheckpointStore:
             given = body.pop("sha256")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise Damaged(f"{path}: not a whole manifest ({error})") from error
-        if given != _seal(body):
+        if given != parts.seal(body):
             raise Damaged(f"{path}: its SHA-256 is not the one that it names")
         if body["format"] != FORMAT:
             raise WrongFormat(
@@ -185,12 +188,15 @@ class CheckpointStore:
         """The number that `begin` will give."""
         return 1 + max((int(path.name) for path in self._folders()), default=0)
 
-    def begin(self, manifest: Manifest | None) -> int:
-        """Start a new epoch that goes on from `manifest`; returns its number. Clears half-written files."""
+    def begin(self, manifest: Manifest | None, epoch: int | None = None) -> int:
+        """Start a new epoch that goes on from `manifest`; returns its number. Clears half-written files.
+
+        epoch: its number, at least that of `next_epoch`, which is the default.
+        """
         for folder in self._folders():
             for rest in folder.glob("*.tmp"):
                 rest.unlink()
-        self.epoch, self.number = self.next_epoch(), 0
+        self.epoch, self.number = epoch or self.next_epoch(), 0
         if manifest is not None:
             entry = manifest.body["parts"].get("memory")
             if entry is not None:
@@ -282,7 +288,7 @@ class CheckpointStore:
             self._path(name).unlink(missing_ok=True)
         self._sweep()
         for folder in (self.folder, *self._folders()):
-            sync_folder(folder)
+            parts.sync_folder(folder)
         return [name for name in old if name in self.pinned]
 
     def use(self, name: str) -> Manifest:
@@ -303,7 +309,7 @@ class CheckpointStore:
         folder = self._epoch_folder(self.epoch)
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{self.number:06d}-{secrets.token_hex(4)}"
-        link(chosen.path.with_suffix(".parts"), folder / f"{stem}.parts")
+        parts.link(chosen.path.with_suffix(".parts"), folder / f"{stem}.parts")
         body = dict(chosen.body)
         body |= {"id": f"{self.epoch:06d}-{stem}", "epoch": self.epoch, "number": 0, "copy_of": chosen.id}
         return self._write_manifest(folder / f"{stem}.json", body, [])
@@ -330,14 +336,14 @@ class CheckpointStore:
         folder = self._epoch_folder(self.epoch)
         folder.mkdir(parents=True, exist_ok=True)
         for pack in packs:
-            link(source / f"{pack}.memory", folder / f"{pack}.memory")
+            parts.link(source / f"{pack}.memory", folder / f"{pack}.memory")
 
     def _write_manifest(self, path: Path, body: dict[str, Any], written: list[Path]) -> Manifest:
-        sealed = {**body, "sha256": _seal(body)}
+        sealed = {**body, "sha256": parts.seal(body)}
         with Aside(path, written) as file:
             file.write(json.dumps(sealed, indent=1).encode())
-        sync_folder(path.parent)
-        sync_folder(self.folder)
+        parts.sync_folder(path.parent)
+        parts.sync_folder(self.folder)
         return Manifest(path, body)
 
     def _prune(self) -> None:
@@ -379,11 +385,6 @@ def _age(name: str) -> tuple[int, int]:
     """Epoch and number of a checkpoint's id: a newer one's are greater."""
     epoch, number, _ = name.split("-")
     return int(epoch), int(number)
-
-
-def _seal(body: Mapping[str, Any]) -> str:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return sha256(canonical.encode()).hexdigest()
 
 
 __all__ = [

@@ -132,7 +132,11 @@ def restore(learner: OnlineLearner, manifest: Manifest, parts: Snapshot) -> None
 def untouched(manifest: Manifest) -> bool:
     """Was it taken before the first record? Then a start is a first start, with whatever settings."""
     position = manifest.body.get("position")
-    return position is not None and not manifest.body["records"] and not any(position["offsets"].values())
+    if position is None or manifest.body["records"]:
+        return False
+    start = position.get("start", {})
+    offsets = position["offsets"].get(position["topic"], {})
+    return all(offset == start.get(partition, 0) for partition, offset in offsets.items())
 
 
 def resume_of(manifest: Manifest) -> Resume:
@@ -144,11 +148,13 @@ def resume_of(manifest: Manifest) -> Resume:
             "from. Start with another --checkpoint.folder."
         )
     offsets = place["offsets"].get(place["topic"], {})
+    commands = place["offsets"].get(place.get("commands"), {}).get("0")
     return Resume(
         {int(partition): int(offset) for partition, offset in offsets.items()},
         {int(partition): int(cursor) for partition, cursor in place["cursors"].items()},
         place["fingerprint"],
         place["topic"],
+        commands,
     )
 
 

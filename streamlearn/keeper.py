@@ -47,6 +47,8 @@ class Keeper:
         self.figures = CheckpointFigures()
         self.problem: OSError | Damaged | None = None
         """Why the last attempt failed; None once one has succeeded."""
+        self.newest: Manifest | None = None
+        """The newest checkpoint that this worker has written."""
         self._writing: Future[tuple[Manifest, int]] | None = None
         self._snapshot: Snapshot = {}
         self._begun = 0.0
@@ -214,6 +216,7 @@ class Keeper:
             writing.set_result(written)
 
     def _written(self, manifest: Manifest, size: int) -> None:
+        self.newest = manifest
         self.figures.written += 1
         self.figures.last_id = manifest.id
         self.figures.last_timestamp = time.time()

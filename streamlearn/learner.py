@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from streamlearn.bookkeeping import Counts, reject_event
 from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
 from streamlearn.evaluator import NEVER
-from streamlearn.events import Array, Event, Output, Prediction, Rejection
+from streamlearn.events import Array, Event, Item, Output, Prediction, Rejection, Tombstone
 from streamlearn.forgetting import Blocked, Forgotten, identity
 from streamlearn.method import make_method
 from streamlearn.model import choose_device
@@ -30,6 +31,8 @@ from streamlearn.prequential import UNKNOWN, Prequential
 from streamlearn.schema import Schema, settle
 from streamlearn.state import Part, SegmentedPart, Snapshot
 from streamlearn.trainer import Generators, Mark, Trainer
+
+Refused = TypeVar("Refused", Rejection, Tombstone, Rejection | Tombstone)
 
 
 def _no_mark(stage: str) -> None:
@@ -48,7 +51,7 @@ class OnlineLearner:
         self.prequential = Prequential(settings.evaluation.window, settings.evaluation.fading)
         self.counts = Counts()
         self.losses: dict[str, float] = {}
-        self.held: list[Event | Rejection] = []
+        self.held: list[Item] = []
         self._held_events = self._held_dead = 0
         self.held_forgotten: set[int] = set()
         """Places in `held` of events that are to be answered and not to be learned."""
@@ -82,7 +85,7 @@ class OnlineLearner:
         """True once shape and dtype of x are known; until then no output leaves and C stays at the start."""
         return self.schema is not None
 
-    def learn(self, items: Sequence[Event | Rejection]) -> list[Output]:
+    def learn(self, items: Sequence[Item]) -> list[Output]:
         """Predict every event, then learn from the labeled ones; one output per item, in order.
 
         Rejections pass through and are counted. Events that don't fit become rejections. Until the shape
@@ -126,7 +129,7 @@ class OnlineLearner:
             # Nothing but rejections so far: they can go, no shape is needed for them.
             for item in held:
                 self.blocked.passes(item.position)
-            return [self._reject(item) for item in held if isinstance(item, Rejection)]
+            return [self._reject(item) for item in held if not isinstance(item, Event)]
         self._build(settle(voters, self.settings.codec.dtype))
         return self._learn(held, forgotten)
 
@@ -198,14 +201,19 @@ class OnlineLearner:
         if torch.get_num_threads() != self.settings.model.threads:
             torch.set_num_threads(self.settings.model.threads)
 
-    def _learn(self, items: Sequence[Event | Rejection], forgotten: Collection[int] = ()) -> list[Output]:
+    def _learn(self, items: Sequence[Item], forgotten: Collection[int] = ()) -> list[Output]:
         """forgotten: places in `items` of what is not to be learned."""
         outputs: list[Output | None] = []
         waiting: list[tuple[int, int, Event, int]] = []
         watchful = bool(self.blocked) or bool(forgotten)
         for item in items:
             passed_over = watchful and self._passes_over(item, len(outputs) in forgotten)
-            if isinstance(item, Rejection):
+            if not isinstance(item, Event):
+                if isinstance(item, Tombstone):
+                    if waiting:  # their rows go with what is forgotten
+                        self._answer(waiting, outputs)
+                        waiting.clear()
+                    self.forget(item.id, {})
                 outputs.append(self._reject(item))
                 continue
             accepted = self._accept(item)
@@ -231,7 +239,7 @@ class OnlineLearner:
             self._answer(waiting, outputs)
         return outputs  # type: ignore[return-value]  # every place has been filled
 
-    def _passes_over(self, item: Event | Rejection, forgotten: bool) -> bool:
+    def _passes_over(self, item: Item, forgotten: bool) -> bool:
         """Whether a record's id is a forgotten one, so that it must not be learned."""
         forgotten = forgotten or (isinstance(item, Event) and self.blocked.holds(item))
         self.blocked.passes(item.position)
@@ -250,9 +258,10 @@ class OnlineLearner:
         self.pending = at + 1
         self.counts.labeled += 1
 
-    def _reject(self, rejection: Rejection) -> Rejection:
-        self.counts.rejected[rejection.reason] += 1
-        return rejection
+    def _reject(self, item: Refused) -> Refused:
+        if isinstance(item, Rejection):
+            self.counts.rejected[item.reason] += 1
+        return item
 
     def _accept(self, event: Event) -> tuple[Array, int] | Rejection:
         """The input as it came and the class number (UNKNOWN without a label), or why not."""

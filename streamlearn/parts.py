@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -166,3 +167,9 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _sorted(value[key]) for key in sorted(value)}
     return [_sorted(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def seal(body: Mapping[str, Any]) -> str:
+    """The SHA-256 that a manifest ends with."""
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return sha256(canonical.encode()).hexdigest()

@@ -1,16 +1,15 @@
 """All settings of a worker: the core's, and where events come from, answers go and state is kept.
 
-Also their help text. `streamlearn.flags.load_settings` fills them from a file, the environment and flags.
+`streamlearn.flags.load_settings` fills them from a file, the environment and flags.
 This module loads quickly: it imports neither torch nor numpy.
 """
 
 from __future__ import annotations
 
 import importlib
-import textwrap
+import os
 from collections.abc import Iterator
-from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -24,6 +23,10 @@ HIDDEN = "***"
 """What is shown in place of a secret."""
 
 
+FILE_SINK = "connectors.file_sink:FileSink"
+KAFKA_SOURCE, KAFKA_SINK = "connectors.kafka:KafkaSource", "connectors.kafka:KafkaSink"
+
+
 class SettingsError(Exception):
     """Settings that can't be used (exit status 2). `problems` holds one sentence each."""
 
@@ -32,11 +35,35 @@ class SettingsError(Exception):
         self.problems = problems
 
 
+class SecuritySettings(Section):
+    """How the broker is spoken to. Files are named, never read by settings."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="as Kafka's security.protocol"
+    )
+    ca_file: str | None = Field(None, description="certificates to trust (PEM); unset: the system's")
+    certificate_file: str | None = Field(None, description="client certificate (PEM); unset: none is shown")
+    key_file: str | None = Field(
+        None, description="its private key (PEM, not encrypted); unset: in the same file"
+    )
+    check_hostname: bool = Field(True, description="the certificate must name the broker's host")
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="of SASL"
+    )
+    username: str | None = Field(None, description="of SASL; unset: none")
+    password: str | None = Field(
+        None,
+        description="of SASL; unset: none. Better as STREAMLEARN_SOURCE__SECURITY__PASSWORD_FILE",
+        json_schema_extra=SECRET,
+        repr=False,
+    )
+
+
 class SourceSettings(Section):
-    """Where events come from: one of path, dataset, connector."""
+    """Where events come from: one of path, dataset, bootstrap_servers with topic, connector."""
 
     connector: str | None = Field(
-        None, description="import string of the source; unset: inferred from path or dataset"
+        None, description="import string of the source; unset: inferred from path, dataset or topic"
     )
     path: str | None = Field(None, description="file to read, - is standard input; .gz is unpacked")
     format: Literal["jsonl", "msgpack", "csv", "npz"] | None = Field(
@@ -50,6 +77,34 @@ class SourceSettings(Section):
     )
     split: str = Field("train", description="part of the data set")
     groups: int = Field(2, ge=1, description="classes of a data set that arrive together, as one group")
+    bootstrap_servers: str | None = Field(
+        None, description="Kafka brokers, host:port, comma separated; unset: no Kafka"
+    )
+    topic: str | None = Field(None, description="Kafka topic of the events; unset: none")
+    group_id: str = Field(
+        "streamlearn", description="consumer group: its workers share one learner and one state"
+    )
+    start: Literal["earliest", "latest"] = Field(
+        "earliest", description="where a first start begins in the topic"
+    )
+    commands: str | None = Field(None, description="topic of the commands; unset: GROUP_ID.commands")
+    security: SecuritySettings = SecuritySettings()
+    client: dict[str, Any] = Field(
+        default_factory=dict,
+        description="table of further parameters of the Kafka consumer, passed on as they are",
+        json_schema_extra=SECRET,
+        repr=False,
+    )
+    deadline: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="seconds in which the broker must answer at start"
+    )
+    patience: float = Field(
+        300.0,
+        gt=0,
+        le=900,
+        allow_inf_nan=False,
+        description="seconds that the broker may be away while the worker runs",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="table of free parameters for a connector of your own",
@@ -59,18 +114,46 @@ class SourceSettings(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> SourceSettings:
-        if self.path is not None and self.dataset is not None:
-            raise ValueError("give source.path or source.dataset, not both")
+        given = [f"source.{n}" for n in ("path", "dataset", "topic") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give {' or '.join(given)}, not {'both' if len(given) == 2 else 'all'}")
+        if self.topic is not None and self.bootstrap_servers is None:
+            raise ValueError("source.topic needs source.bootstrap_servers (host:port)")
         return self
 
 
 class SinkSettings(Section):
     """Where predictions and dead letters go."""
 
-    connector: str | None = Field(None, description="import string of the sink; unset: files")
-    predictions: str = Field("-", description="file of the predictions (JSON lines), - is standard output")
+    connector: str | None = Field(
+        None, description="import string of the sink; unset: Kafka where the source is a topic, else files"
+    )
+    predictions: str | None = Field(
+        None,
+        description="file of the predictions (JSON lines), - is standard output; or a topic; "
+        "unset: -, or TOPIC.predictions",
+    )
     dead_letters: str | None = Field(
-        None, description="file of what could not be learned; unset: dead_letters.jsonl in checkpoint.folder"
+        None,
+        description="file or topic of what could not be learned; unset: dead_letters.jsonl in "
+        "checkpoint.folder, or TOPIC.dead_letters",
+    )
+    answers: str | None = Field(None, description="topic of the answers to commands; unset: GROUP_ID.answers")
+    bootstrap_servers: str | None = Field(
+        None, description="Kafka brokers of the outputs; unset: the source's"
+    )
+    commit_interval: float = Field(
+        0.1, gt=0, le=60, allow_inf_nan=False, description="seconds between two commits of outputs to Kafka"
+    )
+    headers: list[str] = Field(
+        default_factory=list,
+        description="headers of an event that its prediction carries too (* is all of them)",
+    )
+    client: dict[str, Any] = Field(
+        default_factory=dict,
+        description="table of further parameters of the Kafka producer, passed on as they are",
+        json_schema_extra=SECRET,
+        repr=False,
     )
 
 
@@ -90,8 +173,13 @@ class CheckpointSettings(Section):
 
 
 class DeliverySettings(Section):
-    """What happens to records that can't be learned."""
+    """What is promised of outputs, and what happens to records that can't be learned."""
 
+    mode: Literal["exactly_once", "at_least_once"] | None = Field(
+        None,
+        description="of outputs on Kafka (every event is learned once in both); unset: exactly_once from "
+        "Kafka to Kafka, else at_least_once",
+    )
     max_dead_letters_in_row: int = Field(
         1000, ge=1, description="dead letters without a good event between them that stop the worker"
     )
@@ -202,15 +290,47 @@ def source_connector(settings: Settings) -> str:
         return "connectors.files:FileSource"
     if source.dataset is not None:
         return "connectors.datasets:DatasetSource"
+    if source.topic is not None:
+        return KAFKA_SOURCE
+    if source.bootstrap_servers is not None and source.path is None:
+        raise SettingsError("source.bootstrap_servers is given, but no topic: add --source.topic NAME")
     raise SettingsError(
         "no source of events: give --source.path FILE (- is standard input), --source.dataset NAME, "
-        "or --source.connector MODULE:ATTRIBUTE"
+        "--source.bootstrap_servers HOST:PORT --source.topic NAME, or --source.connector MODULE:ATTRIBUTE"
     )
 
 
 def sink_connector(settings: Settings) -> str:
     """The import string of the sink."""
-    return settings.sink.connector or "connectors.file_sink:FileSink"
+    if settings.sink.connector is not None:
+        return settings.sink.connector
+    on_kafka = settings.source.topic is not None and settings.source.connector in (None, KAFKA_SOURCE)
+    return KAFKA_SINK if on_kafka or settings.sink.bootstrap_servers else FILE_SINK
+
+
+class Outputs(NamedTuple):
+    """Names of files or topics."""
+
+    predictions: str
+    dead_letters: str
+    answers: str
+
+
+def outputs(settings: Settings) -> Outputs:
+    """Where outputs go, what is unset filled in."""
+    sink, source, folder = settings.sink, settings.source, settings.checkpoint.folder
+    answers = sink.answers or f"{source.group_id}.answers"
+    if sink_connector(settings) == KAFKA_SINK:
+        stem = source.topic or source.group_id
+        predictions, dead_letters = f"{stem}.predictions", f"{stem}.dead_letters"
+    else:
+        predictions, dead_letters = "-", os.path.join(folder, "dead_letters.jsonl")
+    return Outputs(sink.predictions or predictions, sink.dead_letters or dead_letters, answers)
+
+
+def commands_topic(settings: Settings) -> str:
+    """The topic of the commands."""
+    return settings.source.commands or f"{settings.source.group_id}.commands"
 
 
 def load_object(name: str) -> Any:
@@ -248,68 +368,3 @@ def load_object(name: str) -> Any:
             known = f" (its classes: {', '.join(public)})" if public else ""
             raise SettingsError(f"{name}: {module_name} has no {part}{known}: check the spelling") from error
     return found
-
-
-def settings_help() -> str:
-    """Every setting with its type or choices, what it means, its default, by section; for --help."""
-    lines = [
-        "Settings: defaults < file (--config FILE, TOML, or STREAMLEARN_CONFIG) < environment < flags.",
-        "  --section.name VALUE is [section] name = VALUE in the file and STREAMLEARN_SECTION__NAME=VALUE.",
-        "  STREAMLEARN_SECTION__NAME_FILE=PATH reads the value from a file. null unsets an optional setting.",
-        "  Dashes in flags are as good as underscores. Lists: comma separated or JSON.",
-        "  Tables: JSON, or a value each (--source.options.name VALUE).",
-        "  * shapes the state: must stay as it was when the checkpoint was written.",
-    ]
-    section = ""
-    for leaf in sorted(leaves(), key=lambda leaf: len(leaf.path) > 1):
-        path = leaf.path
-        if len(path) > 1 and path[0] != section:
-            section = path[0]
-            kind: Any = Settings.model_fields[section].annotation
-            about = (kind.__doc__ or "").strip().partition("\n")[0].replace("`", "")
-            lines += ["", f"{section}{': ' if about else ''}{about}"]
-        elif len(path) == 1 and not section:
-            section = " "
-            lines += ["", "general"]
-        lines.append(f"  --{leaf.key} {_type_name(leaf.field)}{' *' if leaf.shapes_state else ''}")
-        text = f"{leaf.field.description or ''}{_default(leaf.field)}"
-        lines += textwrap.wrap(text, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
-        if leaf.key == "method.modifiers":
-            lines.append("  --method.NAME.PARAMETER VALUE")
-            lines.append("        parameter of a method or modifier (`streamlearn methods` lists them)")
-    return "\n".join(lines)
-
-
-_TYPE_NAMES = {int: "INTEGER", float: "NUMBER", str: "TEXT", bool: "true|false", dict: "TABLE"}
-
-
-def _type_name(field: FieldInfo) -> str:
-    def name(annotation: Any) -> str:
-        origin, args = get_origin(annotation), get_args(annotation)
-        if origin is Literal:
-            return "|".join(str(choice) for choice in args)
-        if origin in (Union, UnionType):
-            return "|".join(name(option) for option in args if option is not NoneType)
-        if origin is list:
-            return f"{name(args[0])},..."
-        return _TYPE_NAMES.get(origin or annotation, "VALUE")
-
-    return name(field.annotation)
-
-
-def _default(field: FieldInfo) -> str:
-    """ " (default: 2000; at least 1)", or nothing where the description says it already."""
-    value = field.get_default(call_default_factory=True, validated_data={})
-    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    parts = []
-    if value not in (None, [], {}):
-        parts.append(f"default: {str(value).lower() if isinstance(value, bool) else value}")
-    elif "unset:" not in (field.description or ""):
-        parts.append("default: unset" if value is None else "default: none")
-    for mark in field.metadata:
-        parts += [
-            f"{text} {bound}"
-            for name, text in words.items()
-            if (bound := getattr(mark, name, None)) is not None
-        ]
-    return f" ({'; '.join(parts)})" if parts else ""

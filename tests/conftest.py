@@ -1,11 +1,60 @@
-"""Settings of the test run: hypothesis draws the same examples everywhere, so that a failure is a failure."""
+"""Settings of the test run: hypothesis draws the same examples everywhere, so that a failure is a failure.
+
+And what is started once for all tests: a real Kafka.
+"""
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+
+from ops.kafka.broker import Broker
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("STREAMLEARN_TEST_PROFILE", "ci"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "broker" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.xdist_group("broker"))  # one is enough, of many test processes
+
+
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look at it again and again."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A real Kafka, started at its first use and shared by all tests: with topics and groups of their own.
+
+    Stop, kill or freeze only one of your own: tests.kafka.running.
+    """
+    shared = Broker(tmp_path_factory.mktemp("kafka"))
+    shared.start()
+    yield shared
+    shared.kill()
+
+
+@pytest.fixture
+def rubbish() -> Iterator[None]:
+    """Sockets are let go here: neither kept by log records, nor found later by the garbage collector."""
+    library = logging.getLogger("kafka")
+    before = library.level
+    library.setLevel(logging.CRITICAL + 1)
+    yield
+    gc.collect()
+    library.setLevel(before)

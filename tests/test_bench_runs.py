@@ -20,8 +20,8 @@ from streamlearn.config import CoreSettings
 from streamlearn.events import Event
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Stopwatch
-from streamlearn.run import read_events
 from streamlearn.settings import Settings, SettingsError
+from streamlearn.wiring import read_events
 from tests.bench_files import FILE, plan_of
 from tests.processes import ROOT
 
@@ -31,9 +31,9 @@ COUNTED = "figures curve stream_sha256".split()
 @pytest.fixture(autouse=True)
 def deterministic() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
     torch.set_num_threads(threads)
 
 

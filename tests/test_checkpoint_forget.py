@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from streamlearn.checkpoint import CheckpointStore, Manifest, Withdrawn
-from streamlearn.config import EvaluationSettings, MemorySettings, MethodSettings
+from streamlearn.config import EvaluationSettings, MemorySettings, MethodSettings, ModelSettings
 from streamlearn.durable import Learner, describe
 from streamlearn.events import Event
 from streamlearn.keeper import Keeper
@@ -28,12 +28,13 @@ from tests.test_checkpoint import begun, files, hashes, small_segments
 __all__ = ["small_segments"]  # a fixture of every test here, too
 
 EVENTS = images(400)
+NET = ModelSettings(width=8)
 
 
 def learner(policy: str = "reservoir", **sections: object) -> OnlineLearner:
     evaluation = EvaluationSettings(held_out=0.3, capacity=20)
     memory = MemorySettings(capacity=80, policy=policy)
-    return OnlineLearner(settings(memory=memory, evaluation=evaluation, **sections))
+    return OnlineLearner(settings(memory=memory, evaluation=evaluation, model=NET, **sections))
 
 
 def kept(store: CheckpointStore, of: OnlineLearner, confirmed: bool = True) -> Keeper:

@@ -354,15 +354,15 @@ def test_a_shorter_file_is_refused(tmp_path: Path) -> None:
         read(path, Resume({0: 5}, {0: 10}))
 
 
-@pytest.mark.parametrize("at", [3, 900_000])
+@pytest.mark.parametrize("at", [3, 200_000])
 def test_a_changed_byte_is_refused_with_a_word_where(tmp_path: Path, at: int) -> None:
     path = tmp_path / "f.jsonl"
-    data = bytearray(b"0123456\n" * 112_501)
+    data = bytearray(b"0123456\n" * 25_001)
     path.write_bytes(data)
     source = FileSource({"path": str(path)})
     source.open(Resume())
     cursor = drain(source)[-1].cursor
-    resume = Resume({0: 112_501}, {0: cursor}, source.fingerprint({0: cursor}))
+    resume = Resume({0: 25_001}, {0: cursor}, source.fingerprint({0: cursor}))
     source.close()
     data[at] ^= 1
     path.write_bytes(data)

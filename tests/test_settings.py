@@ -20,11 +20,11 @@ from streamlearn.settings import (
     SettingsError,
     load_object,
     other_settings,
-    settings_help,
     sink_connector,
     source_connector,
     state_settings,
 )
+from streamlearn.settings_help import settings_help
 
 
 def problems(*flags: str, env: dict[str, str] | None = None) -> tuple[str, ...]:
