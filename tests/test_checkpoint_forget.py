@@ -20,10 +20,10 @@ from streamlearn.events import Event
 from streamlearn.keeper import Keeper
 from streamlearn.learner import OnlineLearner
 from streamlearn.settings import CheckpointSettings, Settings
+from tests.forgetting import placed, someone, traces
 from tests.processes import line, newest, piped, said
 from tests.streams import bits, images, settings, vectors
 from tests.test_checkpoint import begun, files, hashes, small_segments
-from tests.test_forgetting import placed, someone, traces
 
 __all__ = ["small_segments"]  # a fixture of every test here, too
 
