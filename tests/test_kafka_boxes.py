@@ -45,9 +45,9 @@ def test_room_is_told_once_when_a_full_one_has_some() -> None:
     inbox.put([record(i) for i in range(5)])
     assert inbox.full
     inbox.take(2, 0.0)
-    assert inbox.full and not told
+    assert told == []
     inbox.take(1, 0.0)
-    assert told == [1] and not inbox.full
+    assert told == [1]
     inbox.take(2, 0.0)
     assert told == [1]
 

@@ -66,7 +66,8 @@ class Builder:
     """As aiokafka's: it takes messages up to a size."""
 
     def __init__(self, size: int) -> None:
-        self.most, self.messages, self.taken = size, [], 0
+        self.most, self.taken = size, 0
+        self.messages: list[bytes | None] = []
 
     def append(self, *, timestamp: int, key: Any, value: Any, headers: Any) -> object | None:
         size = FRAME + len(value or b"") + len(key or b"")
@@ -134,7 +135,7 @@ def test_keys_go_where_other_clients_send_them(key: bytes, partition: int) -> No
 @pytest.mark.parametrize(
     ("setting", "name"),
     [
-        ("consumer", "enable_auto_commit"),
+        ("consumer", "group_id"),
         ("producer", "transactional_id"),
         ("consumer", "sasl_plain_password"),
     ],
@@ -143,7 +144,7 @@ def test_what_exactness_stands_on_is_not_for_others_to_set(setting: str, name: s
     options = options_of({"bootstrap_servers": "h:1"})
     setattr(options, setting, {name: "secret"})
     with pytest.raises(UsageError, match=name) as refused:
-        options.more_of_consumer if setting == "consumer" else options.more_of_producer
+        getattr(options, f"more_of_{setting}")
     assert "secret" not in str(refused.value)
 
 
@@ -170,10 +171,8 @@ def test_a_command_that_is_none_is_answered(value: bytes, said: str) -> None:
     assert answer["done"] is False and said in answer["problem"] and answer["step"] == 3
 
 
-@given(st.sampled_from(["checkpoint", "pause", "resume"]), st.text(min_size=1))
+@given(st.sampled_from(["checkpoint", "pause", "resume"]), st.text(st.characters(exclude_categories=["Cs"])))
 def test_what_tell_sends_is_what_the_worker_reads(kind: str, request: str) -> None:
-    if "\ud800" <= max(request) <= "\udfff" or any("\ud800" <= c <= "\udfff" for c in request):
-        return
     command = parsed(encode_command(kind, request))
     assert (command.kind, command.request, command.problem) == (kind, request, None)
     assert json.loads(encode_answer(command))["request"] == request
