@@ -353,7 +353,7 @@ def test_forgetting_before_the_shape_is_settled(tmp_path: Path) -> None:
 
 def test_a_worker_that_starts_deletes_what_was_left(tmp_path: Path) -> None:
     """It had written the clean checkpoint, and was killed before it could delete the others."""
-    events = [replace(event, id=f"image {i}") for i, event in enumerate(images(600))]
+    events = [replace(event, id=f"image {i}") for i, event in enumerate(images(300))]
     source = write_events(tmp_path / "events.jsonl", events)
     words = flags(
         tmp_path, source, "--checkpoint.keep", "9", "--checkpoint.events", "100", "--model.threads", "1"
