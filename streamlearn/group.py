@@ -5,6 +5,7 @@ A worker that is alone (files) has no group: there the newest whole checkpoint i
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -14,6 +15,8 @@ from streamlearn.commands import Command, parse_command
 from streamlearn.events import Claim, GroupSink, GroupSource, Sink, Source, Unreachable
 from streamlearn.keeper import Keeper
 from streamlearn.standby import Found, StandBy
+
+log = logging.getLogger(__name__)
 
 
 class Alone:
@@ -74,7 +77,12 @@ class Group(Alone):
     def claim(self, role: Callable[[str], None], stopped: Callable[[], bool]) -> Claim | None:
         def stand_by() -> None:
             role("standby")
-            self._standing_by.look(self._source.committed())
+            try:
+                named = self._source.committed()
+            except Unreachable as error:
+                log.warning("standing by: %s", error)  # the learner has the same trouble, or none
+            else:
+                self._standing_by.look(named)
 
         claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
         role("learner")

@@ -6,6 +6,7 @@ And what is started once for all tests: a real Kafka.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
 
@@ -46,3 +47,14 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     shared.start()
     yield shared
     shared.kill()
+
+
+@pytest.fixture
+def rubbish() -> Iterator[None]:
+    """Sockets are let go here: neither kept by log records, nor found later by the garbage collector."""
+    library = logging.getLogger("kafka")
+    before = library.level
+    library.setLevel(logging.CRITICAL + 1)
+    yield
+    gc.collect()
+    library.setLevel(before)

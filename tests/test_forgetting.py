@@ -21,6 +21,7 @@ from streamlearn.events import Event, Position, Prediction, Record, Rejection
 from streamlearn.forgetting import Blocked, Forgotten, identity
 from streamlearn.learner import OnlineLearner
 from streamlearn.method import Method
+from streamlearn.modifiers.view_batch import ViewBatch
 from streamlearn.rows import Draw
 from streamlearn.schema import Schema, blank
 from streamlearn.state import SegmentedPart, Snapshot
@@ -128,6 +129,15 @@ def test_its_bytes_are_overwritten() -> None:
         arrays = [one.memory.x.numpy(), one.trainer.evaluator.held._x, one.pending_x, one.rows]
         assert not any(event.x.tobytes() in array.tobytes() for array in arrays), place
         assert not one.memory.x[one.memory.size :].any() and not one.memory.y[one.memory.size :].any()
+
+
+def test_nothing_stays_in_the_batch_before() -> None:
+    one, events = learner(evaluation=EvaluationSettings(held_out=0)), images(200)
+    one.learn(events)
+    last = events[-1]
+    assert one.pending == 0 and last.x.tobytes() in one.pending_x.tobytes()
+    one.forget(last.id, {})
+    assert last.x.tobytes() not in one.pending_x.tobytes() and not one.pending_key.any()
 
 
 @pytest.mark.parametrize("at", [0, 5, 10, 203])
@@ -333,7 +343,10 @@ def test_rejections_alone_pass_the_block() -> None:
 
 @dataclass(frozen=True)
 class Turn:
-    """So many events are learned; then these ids are forgotten, with a block so far ahead (0: none)."""
+    """So many events are learned; then these of the past, or of the next few, are forgotten.
+
+    ids: how many events ago; ahead: to which offset from here on they are blocked, 0: not at all.
+    """
 
     events: int
     ids: tuple[int, ...]
@@ -343,12 +356,12 @@ class Turn:
 TURNS = st.lists(
     st.builds(
         Turn,
-        st.integers(1, 40),
-        st.lists(st.integers(0, 240), max_size=6).map(tuple),
+        st.sampled_from([1, 5, 23, 40]),
+        st.lists(st.integers(-20, 60), min_size=3, max_size=20).map(tuple),
         st.sampled_from([0, 0, 1, 25]),
     ),
-    min_size=1,
-    max_size=7,
+    min_size=4,
+    max_size=9,
 )
 
 
@@ -370,8 +383,8 @@ class Watch:
         self.said += answers(self.of.learn(self.events[self.at : self.at + turn.events]))
         self.check()
         self.at = min(len(self.events), self.at + turn.events)
-        for number in turn.ids:
-            id = f"event {number}"
+        for ago in turn.ids:
+            id = f"event {self.at - ago}"
             if turn.ahead:
                 self.until[id] = max(self.until.get(id, 0), self.at + turn.ahead)
             self.said.append(self.of.forget(id, {0: self.at + turn.ahead} if turn.ahead else {}))
@@ -405,6 +418,9 @@ class Watch:
         assert found["held out"] <= {identity(id)[1] for id in self.alive}
         assert not found["memory"] & found["pending"]
         memory = one.memory
+        method = one.trainer.method
+        if isinstance(method, ViewBatch):
+            assert not method._recalled[memory.size :].any() and (method.queue.ahead < memory.size).all()
         assert len(found["memory"]) == memory.size <= memory.capacity
         assert not memory.x[memory.size :].any() and not memory.key[memory.size :].any()
         assert (memory.y.numpy() == memory.labels).all()
@@ -424,7 +440,7 @@ class Watch:
     policy=st.sampled_from(["reservoir", "balanced", "ageing"]),
     capacity=st.sampled_from([3, 12, 40, 300]),
     turns=TURNS,
-    cut=st.integers(0, 6),
+    cut=st.integers(1, 6),
 )
 def test_any_ids_at_any_time(
     name: str, modifiers: list[str], policy: str, capacity: int, turns: list[Turn], cut: int
@@ -433,7 +449,7 @@ def test_any_ids_at_any_time(
     if name == "prototype_replay":
         method = MethodSettings(name=name, modifiers=modifiers, prototype_replay={"feedback": 0.5})
     memory = MemorySettings(capacity=capacity, policy=policy, horizon=60)
-    events = placed(vectors(240))
+    events = placed(vectors(400))
     never, stopped = (Watch(learner(method=method, memory=memory), events) for _ in range(2))
     for number, turn in enumerate(turns):
         never.play(turn)

@@ -20,6 +20,8 @@ from connectors.kafka.records import batches
 
 log = logging.getLogger(__name__)
 
+BATCH_BYTES = 512 * 1024
+
 
 class Committer:
     """Owns the producer, and commits what comes into the outbox. All methods belong to the loop.
@@ -40,6 +42,10 @@ class Committer:
         self.producer: AIOKafkaProducer | None = None
         self.consumer: AIOKafkaConsumer | None = None
         """Whose commits go beside the outputs where they can't go with them."""
+        self.member: asyncio.Event | None = None
+        """Set while this is the member that learns."""
+        self.ended = False
+        """Nothing is committed any more."""
         self.epoch = 0
         self.published: dict[Place, int] = {}
         self.named: str | None = None
@@ -53,14 +59,12 @@ class Committer:
         settings: dict[str, Any] = {
             "acks": "all",
             "enable_idempotence": True,
-            "max_batch_size": 512 * 1024,
-            "max_request_size": options.largest + 1024,
+            "max_batch_size": max([BATCH_BYTES, *options.limits.values()]),
             "request_timeout_ms": patience,
         }
         if transactional:
             settings |= {"transactional_id": options.transactional_id, "transaction_timeout_ms": patience}
-        settings |= dict(options.producer)
-        settings["max_batch_size"] = max(settings["max_batch_size"], options.largest)
+        settings |= options.more_of_producer
         try:
             self.producer = AIOKafkaProducer(**options.connection, **settings)
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -71,6 +75,8 @@ class Committer:
         """A commit an interval, while there is something to say."""
         while True:
             await self._handed.wait()
+            if self.ended:
+                return
             self._handed.clear()
             begun = time.monotonic()
             swapped = self.outbox.swap()
@@ -121,6 +127,11 @@ class Committer:
     async def _flush(self, parcel: Parcel, published: dict[Place, int], name: str | None) -> None:
         await self._send(parcel)
         if self.options.group is not None and self.consumer is not None:
+            # Outside of a membership, or in another's place, the broker would take it from whoever asks.
+            if self.member is not None:
+                await self.member.wait()
+            if self.ended:
+                return
             await self.consumer.commit(self._offsets(published, name))
 
     async def _send(self, parcel: Parcel) -> None:
@@ -129,7 +140,7 @@ class Committer:
         assert producer is not None
         sends = [
             await producer.send_batch(batch, topic, partition=partition)
-            for (topic, partition), batch in batches(producer, parcel.messages)
+            for (topic, partition), batch in batches(producer, parcel.messages, self.options.limits)
         ]
         if sends:
             await asyncio.gather(*sends)

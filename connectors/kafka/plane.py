@@ -80,6 +80,7 @@ class DataPlane(Service):
         options = self.options
         grouped: dict[str, Any] = {}
         if options.group is not None:
+            self.committer.member = self._assigned
             grouped = {
                 "group_id": options.group,
                 "group_instance_id": options.instance,
@@ -99,7 +100,7 @@ class DataPlane(Service):
         }
         try:
             self.consumer = AIOKafkaConsumer(
-                **options.connection, **grouped | settings | dict(options.consumer)
+                **options.connection, **grouped | settings | options.more_of_consumer
             )
         except (TypeError, ValueError, AssertionError) as error:
             raise options.mistaken("source.client", error) from error
@@ -180,8 +181,10 @@ class DataPlane(Service):
     def flow(self, start: Mapping[Place, int]) -> None:
         """Begin to read, at `start`."""
         self.next = dict(start)
-        self._seek()
-        self._gate.set()
+        # In the middle of a rebalance nothing can be sought: its end does it.
+        if self._assigned.is_set():
+            self._seek()
+            self._gate.set()
         self.add_future(self._guarded(self._pump))
         self.add_future(self._guarded(self._watch))
 
@@ -310,7 +313,8 @@ class DataPlane(Service):
             else:
                 self.ends = {(tp.topic, tp.partition): offset for tp, offset in found.items()}
                 self._contact = time.monotonic()
-                await self._look()
+                with suppress(KafkaError, TimeoutError):  # a rebalance came between
+                    await asyncio.wait_for(self._look(), WATCH_SECONDS)
             if self.inbox.depth and time.monotonic() - self.inbox.taken_at > self.options.learner_patience:
                 raise Fenced(
                     f"the learner has taken no record for {self.options.learner_patience:.0f} s: it hangs, "
@@ -345,6 +349,7 @@ class DataPlane(Service):
         if self.failure is None:
             self.failure = failure
             self._gate.clear()
+            self.committer.ended = True
             self.inbox.fail(failure)
             self.outbox.fail(failure)
 

@@ -157,8 +157,7 @@ class KafkaSource:
                 f"{self._options.where}: there is no topic {', '.join(missing)}: `streamlearn topics` with "
                 "these settings makes what is missing"
             )
-        largest = min((self._topics[name].largest for name in self._outputs), default=self._options.largest)
-        self._options.largest = largest
+        self._options.limits = {name: topic.largest for name, topic in self._topics.items()}
         read = {self.topic: self._topics[self.topic].partitions}
         if more and set(more) <= set(self._topics):
             if self._topics[self._commands].partitions > 1:
