@@ -13,10 +13,11 @@ from streamlearn.durable import Learner, check_settings, restore, resume_of, unt
 from streamlearn.events import Event, Rejection, Resume, Source, Unreachable
 from streamlearn.exporter import Exporter
 from streamlearn.flags import load_settings
+from streamlearn.group import group_of
 from streamlearn.logs import setup
 from streamlearn.observe import Vitals
 from streamlearn.run import guarded
-from streamlearn.settings import Settings, SettingsError, outputs
+from streamlearn.settings import FILE_SINK, Settings, SettingsError, outputs, sink_connector
 from streamlearn.wiring import (
     make_codec,
     make_sink,
@@ -48,8 +49,12 @@ def _check(settings: Settings) -> int:
     refuse_own_input(settings)
     store = CheckpointStore(settings.checkpoint.folder, settings.checkpoint.keep)
     _refuse_locked(store.folder)
-    found = store.newest(lambda text: print(f"warning: {text}"))
+    group = group_of(source, sink, store)
+    claim = group.survey()
+    found = store.newest(lambda text: print(f"warning: {text}")) if claim is None else group.found(claim)
     resume, marks = Resume(), None
+    if claim is not None and found is None:
+        resume = Resume(claim.start)
     if found is None:
         print(f"state: none in {settings.checkpoint.folder}; a first start")
     else:
@@ -96,7 +101,7 @@ def _check_outputs(settings: Settings) -> None:
     """Can what `run` writes to be written? Raises OSError, Unreachable."""
     state = os.path.abspath(settings.checkpoint.folder)
     writable(state)
-    if settings.sink.connector is not None:
+    if sink_connector(settings) != FILE_SINK:
         return
     for name, path in zip(("predictions", "dead_letters"), outputs(settings), strict=False):
         if path == "-":

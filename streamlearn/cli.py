@@ -84,6 +84,59 @@ COMMANDS = {
         "  --report    folder for report.html, summary.json and curves.csv, one for each table\n"
         "Status 1: some runs failed (the others are kept); 2 also: a table that compares unequals.",
     ),
+    "publish": Command(
+        "FILE|DATASET [--rate N] [--limit N] [--key FIELD] [--format json|msgpack] [--progress FILE] "
+        "[--again]",
+        "send the events of a file or a data set to the events topic, each exactly once, over any kill",
+        "streamlearn.publish",
+        "publish",
+        "FILE is what --source.path takes (JSON lines, msgpack, CSV, NPZ, each also gzip; - is standard\n"
+        "input), DATASET what --source.dataset takes. It goes to --source.topic. Lines and msgpack objects\n"
+        "go out as their bytes; a CSV row as a JSON object with the column names, rows of arrays and of\n"
+        "images as msgpack. An event's time (codec.time) becomes its Kafka timestamp.\n"
+        "Events and how far it came are committed together: stopped, killed or cut off, the same command\n"
+        "sends what is missing. Readers see each event once if they read `read_committed`, as\n"
+        "`streamlearn run` does (many tools want isolation.level set to it).\n"
+        "  --rate      events a second, at most (default 0: as fast as it goes)\n"
+        "  --limit     so many events of the input, counting those that were sent before (default: all)\n"
+        "  --key       path of the field that becomes the Kafka key (default: none)\n"
+        "  --format    of rows: json or msgpack (default: json where it holds them)\n"
+        "  --progress  names the publication; default: by input and topic, noted in\n"
+        "              $XDG_STATE_HOME/streamlearn/publish; standard input goes on only with one\n"
+        "  --again     from the start, whatever was sent before\n"
+        "Status 3: the input is not the one that was sent before, or Kafka forgot how far it came;\n"
+        "4 also: the broker was away for longer than source.patience.",
+    ),
+    "topics": Command(
+        "[--check] [--partitions N] [--replication N]",
+        "create the Kafka topics that a worker needs, or check them",
+        "streamlearn.topics",
+        "topics",
+        "The topics are those of the settings: source.topic, source.commands, sink.predictions,\n"
+        "sink.dead_letters and sink.answers, by default TOPIC, GROUP_ID.commands, TOPIC.predictions,\n"
+        "TOPIC.dead_letters and GROUP_ID.answers. What is there already stays as it is.\n"
+        "  --check        create nothing; status 4 if a topic is missing\n"
+        "  --partitions   of a new events topic (default 1); new predictions and dead letters get as many\n"
+        "                 as the events have, commands and answers one\n"
+        "  --replication  copies of each partition of new topics (default: the broker's)\n"
+        "Status 2 also: a topic is there and can't be used as it is.",
+    ),
+    "tell": Command(
+        "checkpoint|pause|resume|forget [ID] [--timeout SECONDS] [--json]",
+        "send a command to a running worker on Kafka, and wait for its answer",
+        "streamlearn.tell",
+        "tell",
+        "  checkpoint  take one now\n"
+        "  pause       read no more events, until `resume`; survives a restart\n"
+        "  resume      go on\n"
+        "  forget ID   the example leaves memory, held-out sets and older checkpoints; what the weights\n"
+        "              have learned of it stays\n"
+        "The answer comes once a checkpoint that holds the effect is durable and committed, so it will not\n"
+        "be undone. Give the worker's settings: --source.bootstrap_servers, --source.group_id, ….\n"
+        "  --timeout   seconds to wait for it (60)\n"
+        "  --json      the answer as it came\n"
+        "Status 4: no broker, or no answer in time (the command stands, and will be carried out).",
+    ),
     "methods": Command(
         "",
         "the learning methods and modifiers, with their parameters and papers",
@@ -100,11 +153,11 @@ STATUS = """Exit status:
   4  source or sink not reachable
   5  too many dead letters in a row
   6  disk full, or checkpoint not writable for longer than checkpoint.patience
-  7  fenced: another worker took over, or the broker's transaction timeout passed"""
+  7  fenced: another worker or publisher took over, or the broker's transaction timeout passed"""
 
 
 class StopSignals:
-    """SIGINT and SIGTERM ask `run` to stop; a second one of them ends the process at once.
+    """SIGINT and SIGTERM ask `run` and `publish` to stop; a second one of them ends the process at once.
 
     In place before torch is imported, which takes seconds, and until the process has ended.
     """
@@ -174,7 +227,7 @@ def command_help(name: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    stoppable = words[:1] == ["run"]
+    stoppable = words[:1] in (["run"], ["publish"])
     if stoppable:
         STOP.install()
         if argv is None:

@@ -12,7 +12,7 @@ import numpy as np
 import PIL
 import torch
 
-from streamlearn.bookkeeping import plain_item
+from streamlearn.bookkeeping import plain_held
 from streamlearn.checkpoint import CheckpointStore, Manifest, NothingWhole
 from streamlearn.config import CoreSettings
 from streamlearn.events import Resume
@@ -45,7 +45,7 @@ class Learner(OnlineLearner):
             parts = dict(self.snapshot(full=True))
             if self.held:
                 # A worker reads again what is held until the shape is settled; here nobody would.
-                parts["held"] = Part(values={"items": [plain_item(item) for item in self.held]})
+                parts["held"] = Part(values=plain_held(self.held, self.held_forgotten, self.blocked))
             return store.write(parts, describe(self)).id
         finally:
             store.unlock()
@@ -81,6 +81,7 @@ def describe(learner: OnlineLearner) -> dict[str, Any]:
         "step": learner.counts.steps,
         "events_learned": learner.counts.learned,
         "events_held_out": learner.counts.held_out,
+        "events_forgotten": learner.counts.forgotten,
         "records": learner.counts.records,
         "classes": list(learner.classes.labels),
         "settings": CoreSettings(**core).model_dump(mode="json"),
@@ -151,11 +152,13 @@ def resume_of(manifest: Manifest) -> Resume:
             "from. Start with another --checkpoint.folder."
         )
     offsets = place["offsets"].get(place["topic"], {})
+    commands = place["offsets"].get(place.get("commands"), {}).get("0")
     return Resume(
         {int(partition): int(offset) for partition, offset in offsets.items()},
         {int(partition): int(cursor) for partition, cursor in place["cursors"].items()},
         place["fingerprint"],
         place["topic"],
+        commands,
     )
 
 

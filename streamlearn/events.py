@@ -98,7 +98,25 @@ class Prediction:
     record: Record | None = None
 
 
-Output = Prediction | Rejection
+@dataclass(slots=True)
+class Tombstone:
+    """A record without a value, on a topic where that means: forget the example that the key names.
+
+    It is its own output: on Kafka a tombstone among the predictions.
+    """
+
+    id: str
+    record: Record
+
+    @property
+    def position(self) -> Position:
+        return self.record.position
+
+
+Item = Event | Rejection | Tombstone
+"""What a record becomes."""
+
+Output = Prediction | Rejection | Tombstone
 """Every record has exactly one output."""
 
 
@@ -111,6 +129,7 @@ class Resume:
     fingerprint: what the source said of itself when the checkpoint was taken.
     topic: the name under which the source was first read. A file that is found again keeps it, wherever
         it lies now: positions, and ids made of them, are part of the state.
+    commands: next offset of the topic of commands, where there is one.
     stopped: a source whose `open` can take long asks now and then, and raises Stopped once it is true.
     """
 
@@ -118,6 +137,7 @@ class Resume:
     cursors: Mapping[int, int] = field(default_factory=dict)
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     topic: str = ""
+    commands: int | None = None
     stopped: Callable[[], bool] = field(default=lambda: False, compare=False)
 
 
@@ -130,7 +150,7 @@ class Unreachable(ConnectorError):
 
 
 class Fenced(ConnectorError):
-    """Another worker took over, or the broker's transaction timeout has passed (exit status 7)."""
+    """Another worker or publisher took over, or the broker's transaction timeout passed (exit status 7)."""
 
 
 class StateMismatch(ConnectorError):
@@ -182,13 +202,15 @@ class Claim:
 
     checkpoint: id of the checkpoint that the commit names; None where nothing has been committed.
     epoch: of the worker that committed it, 0 for none. start: where a first start begins, by partition.
-    published: P, the next offset of every partition whose output is not visible yet.
+    published: P, the next offset of every partition whose output is not visible yet. commands: the next
+    command that was not answered; None where there is no topic of commands.
     """
 
     checkpoint: str | None
     epoch: int
     start: Mapping[int, int]
     published: Mapping[int, int]
+    commands: int | None = None
 
 
 class GroupSource(Source, Protocol):
@@ -201,8 +223,29 @@ class GroupSource(Source, Protocol):
         StateMismatch, and Stopped once `stopped` is true.
         """
 
+    def survey(self) -> Claim:
+        """What `claim` would give now, changing nothing: for `streamlearn check`."""
+
+    def use(self, checkpoint: str, epoch: int, at_least: Mapping[int, int]) -> dict[int, int]:
+        """With no worker running: have the commit name another checkpoint, P as it was; returns P.
+
+        at_least: what P is raised to where it is lower. Raises Unreachable, StateMismatch.
+        """
+
     def committed(self) -> str | None:
         """The checkpoint that the group's commit names now, for a worker that stands by."""
+
+    def commands(self) -> list[Record]:
+        """Commands that have come since the last call."""
+
+    def lag(self, offsets: Mapping[int, int]) -> dict[int, int]:
+        """Records of each partition that wait behind `offsets`, at the last look."""
+
+    def queues(self) -> dict[str, int]:
+        """Records and outputs that wait in memory, by queue."""
+
+    def ends(self) -> dict[int, int]:
+        """The next offset of every partition as the log is now. Raises Unreachable."""
 
 
 class Sink(Protocol):
@@ -238,8 +281,17 @@ class Sink(Protocol):
 class GroupSink(Sink, Protocol):
     """A sink whose commits say which checkpoint is the truth: of several, the one that a commit names."""
 
-    def name(self, checkpoint: str, offsets: Mapping[str, Mapping[int, int]]) -> None:
-        """A checkpoint is durable, with C `offsets` by topic and partition: the next commit may name it."""
+    def name(
+        self,
+        checkpoint: str,
+        offsets: Mapping[str, Mapping[int, int]],
+        answered: Position | None = None,
+        answer: bytes = b"",
+    ) -> None:
+        """A checkpoint is durable, with C `offsets` by topic and partition: the next commit may name it.
+
+        answered: the command that it was taken for, whose `answer` leaves with the commit that names it.
+        """
 
     def settle(self, timeout: float) -> bool:
         """Wait until all that was flushed and named is committed; False after `timeout` seconds."""

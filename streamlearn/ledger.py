@@ -7,7 +7,7 @@ learned twice or never changes it, and the count too unless both happened; the o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +80,10 @@ class Ledger:
     def wait(self, position: Position) -> None:
         """An event waits for its step."""
         self.waiting.append(position[1:])
+
+    def drop(self, stays: Sequence[bool]) -> None:
+        """Of those that wait some were forgotten: which are still there, in order."""
+        self.waiting = [place for place, stay in zip(self.waiting, stays, strict=True) if stay]
 
     def step(self) -> None:
         """All that waited were learned."""

@@ -70,6 +70,7 @@ def figures(observation: Observation) -> dict[str, Any]:
         "steps": observation.step,
         "events_learned": observation.learned,
         "events_held_out": observation.held_out,
+        "events_forgotten": observation.forgotten,
         "predicted": observation.predicted,
         "dead_letters": dict(observation.rejected),
         "known_classes": observation.known_classes,

@@ -23,6 +23,7 @@ HIDDEN = "***"
 """What is shown in place of a secret."""
 
 
+FILE_SINK = "connectors.file_sink:FileSink"
 KAFKA_SOURCE, KAFKA_SINK = "connectors.kafka:KafkaSource", "connectors.kafka:KafkaSink"
 
 
@@ -309,7 +310,7 @@ def sink_connector(settings: Settings) -> str:
     if settings.sink.connector is not None:
         return settings.sink.connector
     on_kafka = settings.source.topic is not None and settings.source.connector in (None, KAFKA_SOURCE)
-    return KAFKA_SINK if on_kafka or settings.sink.bootstrap_servers else "connectors.file_sink:FileSink"
+    return KAFKA_SINK if on_kafka or settings.sink.bootstrap_servers else FILE_SINK
 
 
 class Outputs(NamedTuple):

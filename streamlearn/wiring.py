@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from streamlearn.codec import Codec
-from streamlearn.events import Event, Resume, Sink, Source, UsageError
+from streamlearn.events import Event, Rejection, Resume, Sink, Source, UsageError
 from streamlearn.settings import (
+    FILE_SINK,
     Settings,
     SettingsError,
     load_object,
@@ -55,10 +56,11 @@ def read_events(settings: Settings, **source: Any) -> list[Event]:
     found: list[Event] = []
     while not reader.ended:
         for item in codec.decode(reader.poll(1024, 0.0)):
-            if not isinstance(item, Event):
+            if isinstance(item, Rejection):
                 raise SettingsError(f"{reader.topic}: {item.reason}: {item.detail}")
-            item.record = None
-            found.append(item)
+            if isinstance(item, Event):
+                item.record = None
+                found.append(item)
     reader.close()
     return found
 
@@ -66,7 +68,7 @@ def read_events(settings: Settings, **source: Any) -> list[Event]:
 def refuse_own_input(settings: Settings) -> None:
     """Outputs must not be appended to the very file that is read. Raises UsageError."""
     read = stat_of(settings.source.path, int(settings.source.options.get("fd") or 0))
-    if read is None or not stat.S_ISREG(read.st_mode) or settings.sink.connector is not None:
+    if read is None or not stat.S_ISREG(read.st_mode) or sink_connector(settings) != FILE_SINK:
         return
     for name, path in zip(("predictions", "dead_letters"), outputs(settings), strict=False):
         written = stat_of(path, 1)

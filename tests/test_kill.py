@@ -173,7 +173,7 @@ FAULTS: dict[str, tuple[Callable[[Result], Result], set[str]]] = {
     ),
     "another part": (shown(parts={"model": "1", "counts": "3"}), {"state: SHA-256 of all parts"}),
     "a part missing": (shown(parts={"model": "1"}), {"state: SHA-256 of all parts"}),
-    "an event learned twice": (shown(events_labeled=[0, 1, 3]), {"killed: events learned"}),
+    "an event learned twice": (shown(events_learned=3), {"killed: events learned"}),
     "the stream not read to its end": (shown(offsets={"t": {"0": 5}}), {"killed: events learned"}),
     "a damaged checkpoint": (
         lambda result: replace(result, verified=[{"id": "1", "whole": False, "problem": "cut"}]),

@@ -22,18 +22,18 @@ class Committed:
     epoch: int = 0
 
 
-async def read_committed(options: Options) -> Committed:
-    """Ask the broker. Raises StateMismatch where the commits disagree or are not ours."""
+async def read_committed(options: Options, strict: bool = True) -> Committed:
+    """Ask the broker. Raises StateMismatch where the commits disagree or are not ours, if `strict`."""
     admin = AIOKafkaAdminClient(**options.connection)
     await admin.start()
     try:
         found = await admin.list_consumer_group_offsets(str(options.group))
     finally:
         await admin.close()
-    return interpret(
-        str(options.group),
-        {(tp.topic, tp.partition): (at.offset, at.metadata) for tp, at in found.items() if at.offset >= 0},
-    )
+    by_place = {(tp.topic, tp.partition): at for tp, at in found.items() if at.offset >= 0}
+    if not strict:
+        return Committed({place: at.offset for place, at in by_place.items()})
+    return interpret(str(options.group), {p: (at.offset, at.metadata) for p, at in by_place.items()})
 
 
 def interpret(group: str, found: Mapping[Place, tuple[int, str]]) -> Committed:

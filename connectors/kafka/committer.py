@@ -22,14 +22,14 @@ from streamlearn.events import Fenced
 
 log = logging.getLogger(__name__)
 
+BATCH_BYTES = 512 * 1024
 RETRY_SECONDS = 0.1
 
 
 class Committer:
     """Owns the producer, and commits what comes into the outbox. All methods belong to the loop.
 
-    attempt: calls a start again while nobody answers. answered: called after every commit. regained: waits
-    until no rebalance is under way and the partitions are still, or again, ours.
+    attempt: calls a start again while nobody answers. answered: called after every commit.
     """
 
     def __init__(
@@ -39,16 +39,18 @@ class Committer:
         handed: asyncio.Event,
         attempt: Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]],
         answered: Callable[[], None],
-        regained: Callable[[], Awaitable[Any]],
     ) -> None:
         self.options, self.outbox = options, outbox
         self._handed, self._attempt, self._answered = handed, attempt, answered
-        self._regained = regained
-        self.doubtful = False
-        """Whether there was a rebalance since the last commit: another worker may have committed."""
         self.producer: AIOKafkaProducer | None = None
         self.consumer: AIOKafkaConsumer | None = None
         """Whose commits go beside the outputs where they can't go with them."""
+        self.member: asyncio.Event | None = None
+        """Set while this is the member that learns."""
+        self.doubtful = False
+        """Whether there was a rebalance since the last commit: another worker may have committed."""
+        self.ended = False
+        """Nothing is committed any more."""
         self.epoch = 0
         self.published: dict[Place, int] = {}
         self.named: str | None = None
@@ -62,14 +64,12 @@ class Committer:
         settings: dict[str, Any] = {
             "acks": "all",
             "enable_idempotence": True,
-            "max_batch_size": 512 * 1024,
-            "max_request_size": options.largest + 1024,
+            "max_batch_size": max([BATCH_BYTES, *options.limits.values()]),
             "request_timeout_ms": patience,
         }
         if transactional:
             settings |= {"transactional_id": options.transactional_id, "transaction_timeout_ms": patience}
-        settings |= dict(options.producer)
-        settings["max_batch_size"] = max(settings["max_batch_size"], options.largest)
+        settings |= options.more_of_producer
         try:
             self.producer = AIOKafkaProducer(**options.connection, **settings)
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -80,6 +80,8 @@ class Committer:
         """A commit an interval, while there is something to say."""
         while True:
             await self._handed.wait()
+            if self.ended:
+                return
             self._handed.clear()
             begun = time.monotonic()
             swapped = self.outbox.swap()
@@ -131,16 +133,14 @@ class Committer:
         await self._send(parcel)
         if self.options.group is None or self.consumer is None:
             return
-        while True:
+        while not self.ended:
+            # Outside of a membership, or in another's place, the broker would take it from whoever asks.
+            if self.member is not None:
+                await self.member.wait()
             if self.doubtful:
-                # No transaction fences us here: whoever was away may find that others have gone on.
-                await self._regained()
                 self.doubtful = False
-                if (await read_committed(self.options)).epoch > self.epoch:
-                    raise Fenced(
-                        f"{self.options.where}: another worker of group {self.options.group} has gone on "
-                        "meanwhile: a new start goes on from its last commit"
-                    )
+                await self._refuse_successor()
+                continue
             try:
                 await self.consumer.commit(self._offsets(published, name))
                 return
@@ -149,13 +149,21 @@ class Committer:
                 self.doubtful = True
                 await asyncio.sleep(RETRY_SECONDS)
 
+    async def _refuse_successor(self) -> None:
+        """No transaction fences here: whoever was away may find that others have gone on. Raises Fenced."""
+        if (await read_committed(self.options)).epoch > self.epoch:
+            raise Fenced(
+                f"{self.options.where}: another worker of group {self.options.group} has gone on meanwhile: "
+                "a new start goes on from its last commit"
+            )
+
     async def _send(self, parcel: Parcel) -> None:
         """Send and see every send's result: a commit would not fail for one that failed."""
         producer = self.producer
         assert producer is not None
         sends = [
             await producer.send_batch(batch, topic, partition=partition)
-            for (topic, partition), batch in batches(producer, parcel.messages)
+            for (topic, partition), batch in batches(producer, parcel.messages, self.options.limits)
         ]
         if sends:
             await asyncio.gather(*sends)

@@ -43,6 +43,7 @@ class _OnlyServices(BootStrategy):
 
 class _App(faust.App):
     BootStrategy = _OnlyServices
+    logger = logging.getLogger("faust")
 
 
 class Link:

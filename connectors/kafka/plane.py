@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from mode import Service
@@ -26,7 +27,7 @@ from connectors.kafka.committer import Committer
 from connectors.kafka.errors import explain
 from connectors.kafka.options import Options
 from connectors.kafka.records import records_of
-from streamlearn.events import ConnectorError, Fenced, StateMismatch, Unreachable
+from streamlearn.events import ConnectorError, Fenced, Record, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ RETRY_SECONDS = 0.5
 class DataPlane(Service):
     """Consumer, producer and what passes between them and the boxes. All methods belong to the loop."""
 
+    logger = logging.getLogger("faust")
+
     def __init__(self, options: Options) -> None:
         super().__init__()
         self.options = options
@@ -50,14 +53,16 @@ class DataPlane(Service):
         self.inbox = Inbox(options.inbox_bytes, lambda: loop.call_soon_threadsafe(self._room.set))
         self.outbox = Outbox(options.outbox_bytes, lambda: loop.call_soon_threadsafe(self._handed.set))
         self.consumer: AIOKafkaConsumer | None = None
-        self._assigned = asyncio.Event()
-        self.committer = Committer(
-            options, self.outbox, self._handed, self._within, self._answered, self._assigned.wait
-        )
+        self.committer = Committer(options, self.outbox, self._handed, self._within, self._answered)
         self.failure: ConnectorError | None = None
         self.ends: dict[Place, int] = {}
+        self.drained: set[Place] = set()
+        """Partitions that were read to their end at the last look."""
+        self.commands_topic = ""
+        self._commands: deque[Record] = deque()
         self.next: dict[Place, int] = {}
         """The record after the last one that went into the inbox."""
+        self._assigned = asyncio.Event()
         self._owned: frozenset[TopicPartition] = frozenset()
         self._assignment: frozenset[TopicPartition] = frozenset()
         self._gate = asyncio.Event()
@@ -75,6 +80,7 @@ class DataPlane(Service):
         options = self.options
         grouped: dict[str, Any] = {}
         if options.group is not None:
+            self.committer.member = self._assigned
             grouped = {
                 "group_id": options.group,
                 "group_instance_id": options.instance,
@@ -94,7 +100,7 @@ class DataPlane(Service):
         }
         try:
             self.consumer = AIOKafkaConsumer(
-                **options.connection, **grouped | settings | dict(options.consumer)
+                **options.connection, **grouped | settings | options.more_of_consumer
             )
         except (TypeError, ValueError, AssertionError) as error:
             raise options.mistaken("source.client", error) from error
@@ -133,8 +139,8 @@ class DataPlane(Service):
             raise self.failure
         return self._assigned.is_set()
 
-    async def claim(self) -> tuple[Committed, bool]:
-        """Fence whoever was the learner before, and read what the group has committed.
+    async def claim(self, strict: bool = True) -> tuple[Committed, bool]:
+        """Fence whoever was the learner before, and read what the group has committed (`read_committed`).
 
         Only behind the fence are committed offsets final. Also says whether the membership has outlasted it.
         """
@@ -142,7 +148,7 @@ class DataPlane(Service):
         turn = self._turn
         if self.options.exactly_once:
             await self.committer.start(transactional=True)
-        committed = await self._asked(read_committed(self.options))
+        committed = await self._asked(read_committed(self.options, strict))
         still = self._assigned.is_set() and self._turn == turn
         if not still:
             await self.committer.stop()
@@ -175,8 +181,10 @@ class DataPlane(Service):
     def flow(self, start: Mapping[Place, int]) -> None:
         """Begin to read, at `start`."""
         self.next = dict(start)
-        self._seek()
-        self._gate.set()
+        # In the middle of a rebalance nothing can be sought: its end does it.
+        if self._assigned.is_set():
+            self._seek()
+            self._gate.set()
         self.add_future(self._guarded(self._pump))
         self.add_future(self._guarded(self._watch))
 
@@ -239,18 +247,41 @@ class DataPlane(Service):
                 await self._hold()
             turn = self._turn
             found = await consumer.getmany(timeout_ms=FETCH_MS, max_records=AT_ONCE)
-            if turn != self._turn:
-                # Asked before a rebalance, perhaps answered after it: what is dropped here must come again.
-                if self._gate.is_set():
-                    self._seek()
-                continue
-            for tp, messages in found.items():
-                self._contact = time.monotonic()
-                self.next[tp.topic, tp.partition] = messages[-1].offset + 1
-                self.inbox.put(records_of(tp, messages))
+            self._deliver(found, turn)
+
+    def _deliver(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord]], turn: int) -> None:
+        """Hand over what was fetched. turn: of when it was asked for."""
+        if turn != self._turn:
+            # Asked before a rebalance, perhaps answered after it: what is dropped here must come again.
+            if self._gate.is_set():
+                self._seek()
+            return
+        for tp, messages in found.items():
+            self._contact = time.monotonic()
+            place = tp.topic, tp.partition
+            if messages[0].offset < self.next[place]:
+                raise Unreachable(
+                    f"{tp.topic}:{tp.partition}: offset {messages[0].offset} came again, "
+                    f"{self.next[place]} is next: a fault (please report it); nothing was learned twice, a "
+                    "new start goes on"
+                )
+            self.next[place] = messages[-1].offset + 1
+            records = records_of(tp, messages)
+            if tp.topic == self.commands_topic:
+                self._commands.extend(records)
+            else:
+                self.inbox.put(records)
+
+    def take_commands(self) -> list[Record]:
+        """Commands that have come. Belongs to the learner."""
+        waiting = self._commands
+        return [waiting.popleft() for _ in range(len(waiting))]
 
     async def _hold(self) -> None:
-        """Wait until the learner has caught up: for short by not fetching, for long by pausing."""
+        """Wait until the learner has caught up: for short by not fetching, then by pausing all but commands.
+
+        A learner that a command has paused waits for the command that ends it.
+        """
         consumer = self.consumer
         assert consumer is not None
         paused = False
@@ -261,13 +292,17 @@ class DataPlane(Service):
             try:
                 await asyncio.wait_for(self._room.wait(), HOLD_SECONDS)
             except TimeoutError:
-                if not paused or set(consumer.paused()) != consumer.assignment():
-                    consumer.pause(*consumer.assignment())
-                    paused = True
-                # Asking shows the client that somebody is there; paused, it gives nothing.
-                await consumer.getmany(timeout_ms=0)
+                await self._gate.wait()
+                turn = self._turn
+                held = {tp for tp in consumer.assignment() if tp.topic != self.commands_topic}
+                if not held <= consumer.paused():
+                    consumer.pause(*held)
+                paused = True
+                # Asking shows the client that somebody is there.
+                found = await consumer.getmany(timeout_ms=FETCH_MS)
+                self._deliver(found, turn)
         if paused:
-            consumer.resume(*consumer.assignment())
+            consumer.resume(*consumer.paused())
 
     # -- watching
 
@@ -289,9 +324,24 @@ class DataPlane(Service):
             else:
                 self.ends = {(tp.topic, tp.partition): offset for tp, offset in found.items()}
                 self._contact = time.monotonic()
+                with suppress(KafkaError, TimeoutError):  # a rebalance came between
+                    await asyncio.wait_for(self._look(), WATCH_SECONDS)
             if self.inbox.depth and time.monotonic() - self.inbox.taken_at > self.options.learner_patience:
-                raise StateMismatch("the learner hangs")
+                raise Fenced(
+                    f"the learner has taken no record for {self.options.learner_patience:.0f} s: it hangs, "
+                    "and another worker may take over"
+                )
             await asyncio.sleep(WATCH_SECONDS)
+
+    async def _look(self) -> None:
+        consumer = self.consumer
+        assert consumer is not None
+        drained = set()
+        for place, end in self.ends.items():
+            tp = TopicPartition(*place)
+            if self._gate.is_set() and tp in consumer.assignment() and await consumer.position(tp) >= end:
+                drained.add(place)
+        self.drained = drained
 
     def _answered(self) -> None:
         self._contact = time.monotonic()
@@ -310,6 +360,7 @@ class DataPlane(Service):
         if self.failure is None:
             self.failure = failure
             self._gate.clear()
+            self.committer.ended = True
             self.inbox.fail(failure)
             self.outbox.fail(failure)
 

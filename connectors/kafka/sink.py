@@ -10,17 +10,20 @@ from connectors.kafka.boxes import Message, Named, Place
 from connectors.kafka.link import Link
 from connectors.kafka.murmur import partition_of
 from connectors.kafka.options import options_of
+from connectors.kafka.records import size_of
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.topics import Topic, describe
 from streamlearn.codec import encode_prediction, encode_too_large, original
-from streamlearn.events import Output, Prediction, Rejection, Unreachable, UsageError
+from streamlearn.events import Output, Position, Prediction, Rejection, Tombstone, Unreachable, UsageError
 
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.5
 """For so long one flush waits for room."""
-ROOM = 2048
-"""Bytes of a message's limit that are kept for its headers and Kafka's own."""
+ROOM = 256
+"""Bytes of a batch that are Kafka's own."""
+LONGEST = 1024
+"""Bytes of a header that goes with what stands for an output that is too large."""
 
 
 class KafkaSink:
@@ -38,6 +41,7 @@ class KafkaSink:
         source = options.get("source")
         self._source = source if isinstance(source, KafkaSource) else None
         self._predictions, self._dead_letters = str(options["predictions"]), str(options["dead_letters"])
+        self._answers = str(options.get("answers") or "")
         if self._predictions == self._dead_letters:
             raise UsageError(f"sink.predictions and sink.dead_letters are both {self._predictions}")
         self._headers = list(options.get("headers") or ())
@@ -50,6 +54,7 @@ class KafkaSink:
                 raise UsageError(f"sink: outputs would go to {self._source.topic}, the topic that is read")
             self._source.pair(
                 (self._predictions, self._dead_letters),
+                self._answers,
                 mode != "at_least_once",
                 interval,
                 dict(options.get("client") or {}),
@@ -92,7 +97,7 @@ class KafkaSink:
                     f"{self._options.where}: there is no topic {', '.join(sorted(missing))}: "
                     "`streamlearn topics` makes it"
                 )
-            self._options.largest = min(topic.largest for topic in self._topics.values())
+            self._options.limits = {name: topic.largest for name, topic in self._topics.items()}
             link = self._link
             link.call(lambda: link.plane.committer.start(transactional=False))
         link = self._link
@@ -111,6 +116,9 @@ class KafkaSink:
                 continue
             if isinstance(output, Prediction):
                 message = self._prediction(output)
+            elif isinstance(output, Tombstone):
+                key = output.record.key
+                message = Message(self._place(self._predictions, output, key), key, None)
             else:
                 message = self._dead_letter(output)
             self._waiting.append(message)
@@ -131,10 +139,21 @@ class KafkaSink:
             while not self._link.plane.outbox.wait_sent(WAIT_SECONDS):
                 pass
 
-    def name(self, checkpoint: str, offsets: Mapping[str, Mapping[int, int]]) -> None:
+    def name(
+        self,
+        checkpoint: str,
+        offsets: Mapping[str, Mapping[int, int]],
+        answered: Position | None = None,
+        answer: bytes = b"",
+    ) -> None:
         """A checkpoint is durable: the next commit whose P reaches these offsets, its C, names it."""
         places = {(topic, p): offset for topic, part in offsets.items() for p, offset in part.items()}
-        self._opened().plane.outbox.name(Named(checkpoint, places))
+        messages, published = [], {}
+        if answered is not None and answered.offset >= self._published.get(answered[:2], 0):
+            published[answered[:2]] = answered.offset + 1
+            if self._answers in self._topics:
+                messages.append(Message((self._answers, 0), None, answer))
+        self._opened().plane.outbox.name(Named(checkpoint, places), messages, published)
 
     def settle(self, timeout: float) -> bool:
         """Wait until all that was flushed and named is committed."""
@@ -192,14 +211,12 @@ class KafkaSink:
         return message if self._fits(message) else self._small(message, rejection)
 
     def _fits(self, message: Message) -> bool:
-        size = len(message.value) + len(message.key or b"")
-        size += sum(len(name) + len(value) + 10 for name, value in message.headers)
-        return size + ROOM <= self._topics[message.place[0]].largest
+        return size_of(message) + ROOM <= self._topics[message.place[0]].largest
 
     def _small(self, message: Message, output: Output) -> Message:
         """In place of an output that is too large for its topic: which it would be, and no bytes of it."""
         topic = message.place[0]
-        size, limit = len(message.value), self._topics[topic].largest
+        size, limit = size_of(message), self._topics[topic].largest
         log.warning("%s: an output of %d bytes is too large for %s", output.position, size, topic)
-        headers = [h for h in message.headers if h[0].startswith("__connect.errors.") and len(h[1]) < ROOM]
+        headers = [h for h in message.headers if h[0].startswith("__connect.errors.") and len(h[1]) < LONGEST]
         return Message(message.place, None, encode_too_large(output, size, limit), headers)

@@ -41,7 +41,8 @@ async def describe(options: Options, names: Sequence[str]) -> dict[str, Topic]:
     deadline = time.monotonic() + options.deadline
     while True:
         try:
-            return await asyncio.to_thread(_describe, options.connection, names)
+            patience = max(1.0, min(TRY_SECONDS, deadline - time.monotonic()))
+            return await asyncio.to_thread(_describe, options.connection, names, patience)
         except REFUSED:
             raise Unreachable(
                 f"{options.where}: the broker refuses this user: check source.security.username, password "
@@ -56,8 +57,8 @@ async def describe(options: Options, names: Sequence[str]) -> dict[str, Topic]:
         await asyncio.sleep(RETRY_SECONDS)
 
 
-def _describe(connection: dict[str, Any], names: Sequence[str]) -> dict[str, Topic]:
-    admin = KafkaAdminClient(**connection, bootstrap_timeout_ms=int(TRY_SECONDS * 1000))
+def _describe(connection: dict[str, Any], names: Sequence[str], patience: float) -> dict[str, Topic]:
+    admin = KafkaAdminClient(**connection, bootstrap_timeout_ms=int(patience * 1000))
     try:
         found = {
             topic["name"]: topic
