@@ -246,14 +246,24 @@ class DataPlane(Service):
                 await self._hold()
             turn = self._turn
             found = await consumer.getmany(timeout_ms=FETCH_MS, max_records=AT_ONCE)
-            if turn != self._turn:
-                continue  # fetched before a rebalance: what was not handed over is sought again
-            self._deliver(found)
+            self._deliver(found, turn)
 
-    def _deliver(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
+    def _deliver(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord]], turn: int) -> None:
+        """Hand over what was fetched. turn: of when it was asked for."""
+        if turn != self._turn:
+            # Asked before a rebalance, perhaps answered after it: what is dropped here must come again.
+            if self._gate.is_set():
+                self._seek()
+            return
         for tp, messages in found.items():
             self._contact = time.monotonic()
-            self.next[tp.topic, tp.partition] = messages[-1].offset + 1
+            place = tp.topic, tp.partition
+            if messages[0].offset < self.next[place]:
+                raise Unreachable(
+                    f"{tp.topic}:{tp.partition}: offset {messages[0].offset} came again, {self.next[place]} is "
+                    "next: a fault (please report it); nothing was learned twice, a new start goes on"
+                )
+            self.next[place] = messages[-1].offset + 1
             records = records_of(tp, messages)
             if tp.topic == self.commands_topic:
                 self._commands.extend(records)
@@ -288,8 +298,7 @@ class DataPlane(Service):
                 paused = True
                 # Asking shows the client that somebody is there.
                 found = await consumer.getmany(timeout_ms=FETCH_MS)
-                if turn == self._turn:
-                    self._deliver(found)
+                self._deliver(found, turn)
         if paused:
             consumer.resume(*consumer.paused())
 
