@@ -260,8 +260,9 @@ class DataPlane(Service):
             place = tp.topic, tp.partition
             if messages[0].offset < self.next[place]:
                 raise Unreachable(
-                    f"{tp.topic}:{tp.partition}: offset {messages[0].offset} came again, {self.next[place]} is "
-                    "next: a fault (please report it); nothing was learned twice, a new start goes on"
+                    f"{tp.topic}:{tp.partition}: offset {messages[0].offset} came again, "
+                    f"{self.next[place]} is next: a fault (please report it); nothing was learned twice, a "
+                    "new start goes on"
                 )
             self.next[place] = messages[-1].offset + 1
             records = records_of(tp, messages)
