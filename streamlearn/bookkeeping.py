@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from streamlearn.events import NOWHERE, Event, Position, Record, Rejection
+from streamlearn.events import NOWHERE, Event, Item, Position, Record, Rejection, Tombstone
+from streamlearn.forgetting import Blocked
+from streamlearn.schema import blank
 from streamlearn.state import Part
 
 
@@ -26,11 +28,15 @@ class Counts:
     predicted: int = 0
     images: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    forgotten: int = 0
+    """Labeled events that were not learned, or held out, because their id had been forgotten."""
 
 
 def plain_counts(counts: Counts) -> dict[str, object]:
     values: dict[str, object] = dict(vars(counts))
     values["rejected"] = dict(sorted(counts.rejected.items()))
+    if not counts.forgotten:
+        del values["forgotten"]  # where nothing was, the state is what it is without any forgetting
     return values
 
 
@@ -39,8 +45,10 @@ def reject_event(event: Event, reason: str, detail: str) -> Rejection:
     return Rejection(reason, detail, record)
 
 
-def plain_item(item: Event | Rejection) -> dict[str, Any]:
-    """An event or a rejection in types that msgpack holds."""
+def plain_item(item: Item) -> dict[str, Any]:
+    """An item in types that msgpack holds."""
+    if isinstance(item, Tombstone):
+        return {"tombstone": item.id}
     if isinstance(item, Rejection):
         return {"reason": item.reason, "detail": item.detail, "value": item.record.value}
     x = item.x
@@ -55,8 +63,25 @@ def plain_item(item: Event | Rejection) -> dict[str, Any]:
     }
 
 
-def item_from(plain: Mapping[str, Any]) -> Event | Rejection:
+def plain_held(held: Sequence[Item], forgotten: Collection[int], blocked: Blocked) -> dict[str, Any]:
+    """What waits for the shape of x, in types that msgpack holds; of forgotten ids without their inputs.
+
+    No answer needs those: before the first step there is no class to answer with.
+    forgotten: places in `held` of events that are not to be learned.
+    """
+    items = [
+        plain_item(replace(item, x=blank(item.x)))
+        if isinstance(item, Event) and (place in forgotten or blocked.holds(item))
+        else plain_item(item)
+        for place, item in enumerate(held)
+    ]
+    return {"items": items} | ({"forgotten": sorted(forgotten)} if forgotten else {})
+
+
+def item_from(plain: Mapping[str, Any]) -> Item:
     """What `plain_item` was made of."""
+    if "tombstone" in plain:
+        return Tombstone(plain["tombstone"], Record(b"", NOWHERE, tombstone=True))
     if "reason" in plain:
         return Rejection(plain["reason"], plain["detail"], Record(plain["value"], NOWHERE))
     raw = plain["x"]

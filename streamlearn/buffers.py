@@ -24,7 +24,8 @@ SKIP = -1
 class Memory:
     """At most `capacity` examples: x [capacity, *shape], y, key (hash of the id) and born (event number).
 
-    size: examples held. seen: labeled events offered so far. Slots 0 … size - 1 are in use.
+    size: examples held. seen: labeled events offered so far. Slots 0 … size - 1 are in use, those behind
+    them are zero.
     """
 
     def __init__(
@@ -88,17 +89,50 @@ class Memory:
         self.size = max(self.size, int(target.max()) + 1)
         self.changed[target // self.segment_rows] = True
 
+    def forget(self, key: int) -> Array | None:
+        """Take out the examples of this key; None if there are none.
+
+        Returns where the example of each slot lies now, int64 [size before]; -1: it is gone. What lay in
+        the last slots has moved into those that became free; where nothing lies any more there are zeros.
+        """
+        size = self.size
+        gone = np.flatnonzero(self.key[:size] == key)
+        if not len(gone):
+            return None
+        left = size - len(gone)
+        moved = np.arange(size)
+        moved[gone] = -1
+        holes, last = gone[gone < left], left + np.flatnonzero(moved[left:] >= 0)
+        moved[last] = holes
+        for column in (self.labels, self.key, self.born, self.priority):
+            column[holes] = column[last]
+            column[left:size] = 0
+        to, of = (torch.from_numpy(slots).to(self.device) for slots in (holes, last))
+        for tensor in (self.x, self.y):
+            tensor.index_copy_(0, to, tensor.index_select(0, of))
+            tensor[left:size] = 0
+        self.changed[holes // self.segment_rows] = True
+        self.changed[np.arange(left, size) // self.segment_rows] = True
+        self.size = left
+        return moved
+
     def _reservoir_slots(self, n: int, u: Array) -> Array:
         """Algorithm R (Vitter, ACM TOMS 1985), a batch at a time: event t stays with odds capacity / t.
 
         The ageing policy stops t at `horizon`, so that the odds never fall to nothing: the memory is then
         an exponentially decaying sample of about the last `horizon` events.
+
+        Slots that are free are taken first, also those that `forget` has freed: a few events that come next
+        are then sure of theirs, and from there on as likely to lose it as any other. (Random pairing,
+        Gemulla et al., VLDB 2006, needs to know of every deletion whether the sample held it; an id may
+        have come many times or never.)
         """
         number = np.arange(self.seen, self.seen + n)
         limit = number + 1 if self.policy == "reservoir" else np.minimum(number + 1, self.horizon)
         slots = (u * limit).astype(np.int64)
         slots = np.where(slots < self.capacity, slots, SKIP)
-        return np.where(number < self.capacity, number, slots)
+        next_free = self.size + np.arange(n)
+        return np.where(next_free < self.capacity, next_free, slots)
 
     def _balanced_slots(self, y: Array, priority: Array) -> Array:
         """Class-balanced reservoir: what is evicted is drawn from the class that holds the most.
@@ -137,7 +171,8 @@ class Memory:
 
     def snapshot(self, full: bool = False) -> SegmentedPart:
         """The memory, with copies of the segments that changed since the last snapshot (`full`: of all)."""
-        changed = np.arange(self.segments) if full else np.flatnonzero(self.changed)
+        # Segments behind the last one in use are zero: what was in them has been forgotten.
+        changed = np.arange(self.segments) if full else np.flatnonzero(self.changed[: self.segments])
         if not full:
             self.changed[:] = False
         if 2 * len(changed) > self.segments:
@@ -168,6 +203,10 @@ class Memory:
     def mark_changed(self, segments: Sequence[int]) -> None:
         """Copy these segments again at the next snapshot: what was taken of them was not written."""
         self.changed[np.asarray(segments, dtype=np.int64)] = True
+
+    def mark_all_changed(self) -> None:
+        """Copy everything at the next snapshot."""
+        self.changed[:] = True
 
     def load(self, part: SegmentedPart) -> None:
         """Take the state in `part`, all of whose segments must be there as one flat uint8 array each."""

@@ -5,6 +5,10 @@
     FOLDER/000003/000017-9f3a1c2b.parts    model, optimiser, generators, … one after another
     FOLDER/000003/000017-9f3a1c2b.memory   segments of the replay memory (see `packs`)
 
+Where an id was forgotten, the files that are there still hold its examples. The next checkpoint then shares
+none with them (`CheckpointStore.forget`); its manifest and all later ones name it (`clean`), and once one of
+them is the one to start from, what is older goes (`erase`).
+
 A start of the worker is an epoch with a folder of its own. Every chunk is addressed by its SHA-256; the
 part's own hash is that of its chunks' hashes. A manifest names the memory packs that its segments lie in;
 packs of an older epoch are hard-linked into the newer one, so that every epoch stands alone.
@@ -18,14 +22,13 @@ import json
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
+from streamlearn import parts
 from streamlearn.packs import Chain
 from streamlearn.parts import Aside, Chunk, Damaged, WrongFormat, decode_part, encode_part
 from streamlearn.state import Part, SegmentedPart, Snapshot
@@ -34,6 +37,7 @@ FORMAT = 1
 NAME = re.compile(r"(\d{6,})-(\d{6,})-([0-9a-f]{8})")
 EPOCH = re.compile(r"\d{6,}")
 """Our folders: what else lies beside them is not ours to count, read or clear."""
+_NEXT = "next"
 
 
 class Locked(Exception):
@@ -42,6 +46,10 @@ class Locked(Exception):
 
 class NothingWhole(Exception):
     """The folder holds checkpoints, and not one of them is whole."""
+
+
+class Withdrawn(Exception):
+    """The checkpoint is older than one with which an id was forgotten."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +83,21 @@ class CheckpointStore:
         # The two copies of the memory: that of the newest durable checkpoint first.
         self._chains = (Chain(), Chain())
         self._damaged: set[str] = set()
+        self.pinned: set[str] = set()
+        """Ids of checkpoints that are not deleted, however old they are."""
+        # The first checkpoint since the last `forget`: "" if there was none, _NEXT if it is to be written.
+        self._clean = ""
         self._lock: IO[str] | None = None
 
-    def lock(self) -> None:
-        """Hold the folder until `unlock` or the process ends; makes it if need be. Raises Locked, OSError."""
+    def lock(self, shared: bool = False) -> None:
+        """Hold the folder until `unlock` or the process ends; makes it if need be. Raises Locked, OSError.
+
+        shared: with others that do so too (workers of a group); never with one that holds it alone.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         handle = open(self.folder / "lock", "a+")  # noqa: SIM115  # held open as long as the lock
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
             owner = handle.read().strip() or "unknown"
@@ -126,7 +141,7 @@ class CheckpointStore:
             given = body.pop("sha256")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise Damaged(f"{path}: not a whole manifest ({error})") from error
-        if given != _seal(body):
+        if given != parts.seal(body):
             raise Damaged(f"{path}: its SHA-256 is not the one that it names")
         if body["format"] != FORMAT:
             raise WrongFormat(
@@ -173,12 +188,15 @@ class CheckpointStore:
         """The number that `begin` will give."""
         return 1 + max((int(path.name) for path in self._folders()), default=0)
 
-    def begin(self, manifest: Manifest | None) -> int:
-        """Start a new epoch that goes on from `manifest`; returns its number. Clears half-written files."""
+    def begin(self, manifest: Manifest | None, epoch: int | None = None) -> int:
+        """Start a new epoch that goes on from `manifest`; returns its number. Clears half-written files.
+
+        epoch: its number, at least that of `next_epoch`, which is the default.
+        """
         for folder in self._folders():
             for rest in folder.glob("*.tmp"):
                 rest.unlink()
-        self.epoch, self.number = self.next_epoch(), 0
+        self.epoch, self.number = epoch or self.next_epoch(), 0
         if manifest is not None:
             entry = manifest.body["parts"].get("memory")
             if entry is not None:
@@ -187,6 +205,7 @@ class CheckpointStore:
                 # The other copy is made anew, from this one: on an older one damage may have gone unseen.
                 self._chains = (Chain(tuple(manifest.body["packs"]), table), Chain())
             self._adopt(manifest.path.parent, manifest.body["packs"])
+            self._clean = manifest.body.get("clean", "")
         return self.epoch
 
     def write(
@@ -216,13 +235,16 @@ class CheckpointStore:
                     entries[name] = encode_part(file, snapshot[name], chain.segments)
             if before_manifest is not None:
                 before_manifest()
+            name = f"{self.epoch:06d}-{stem}"
+            clean = name if self._clean == _NEXT else self._clean
             body = {
                 "format": FORMAT,
-                "id": f"{self.epoch:06d}-{stem}",
+                "id": name,
                 "epoch": self.epoch,
                 "number": self.number,
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 **about,
+                **({"clean": clean} if clean else {}),
                 "packs": list(chain.packs),
                 "parts": entries,
             }
@@ -235,21 +257,59 @@ class CheckpointStore:
                 # What lies on the disk can't be trusted: both copies are to be made anew.
                 self._chains = (Chain(), Chain())
             raise
-        self._chains = (chain, latest)
+        self._chains, self._clean = (chain, latest), clean
         self.number += 1
         # The checkpoint stands. What can't be deleted now is tried again after the next one.
         with contextlib.suppress(OSError):
             self._prune()
         return manifest
 
+    def forget(self) -> None:
+        """The learner has forgotten an id: the next checkpoint is to share no file with those there are.
+
+        Its snapshot must hold all of the memory (see `Memory.mark_all_changed`).
+        """
+        self._chains = (Chain(), Chain())
+        self._clean = _NEXT
+
+    def erase(self, manifest: Manifest) -> list[str]:
+        """`manifest` is the one to start from: delete the checkpoints that hold what it has forgotten.
+
+        They are those, of this and older epochs, from before the first that was written after the last
+        `forget` that it knows of, and all files that no other checkpoint needs. Where nothing was forgotten
+        nothing happens. Returns the ids of those that had to stay because they are pinned. Raises OSError
+        if some could not be deleted. What is left is deleted by the next call, with this manifest or a later.
+        """
+        clean = manifest.body.get("clean", "")
+        if not clean:
+            return []
+        old = [name for name in self.names() if _age(name) < _age(clean)]
+        for name in set(old) - self.pinned:
+            self._path(name).unlink(missing_ok=True)
+        self._sweep()
+        for folder in (self.folder, *self._folders()):
+            parts.sync_folder(folder)
+        return [name for name in old if name in self.pinned]
+
     def use(self, name: str) -> Manifest:
-        """Make checkpoint `name` the newest: a copy of it opens a new epoch. Raises Damaged, OSError."""
+        """Make checkpoint `name` the newest: a copy of it opens a new epoch.
+
+        Raises Damaged, OSError, and Withdrawn where a newer one has forgotten an id.
+        """
         chosen = self.verify(name)
+        for other in self.names():
+            with contextlib.suppress(Damaged, WrongFormat):
+                clean = self.read(other).body.get("clean", name)
+                if _age(name) < _age(clean):
+                    raise Withdrawn(
+                        f"checkpoint {name} is older than {clean}, with which an id was forgotten: it would "
+                        "bring its examples back, and is deleted by the next start"
+                    )
         self.begin(chosen)
         folder = self._epoch_folder(self.epoch)
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{self.number:06d}-{secrets.token_hex(4)}"
-        _link(chosen.path.with_suffix(".parts"), folder / f"{stem}.parts")
+        parts.link(chosen.path.with_suffix(".parts"), folder / f"{stem}.parts")
         body = dict(chosen.body)
         body |= {"id": f"{self.epoch:06d}-{stem}", "epoch": self.epoch, "number": 0, "copy_of": chosen.id}
         return self._write_manifest(folder / f"{stem}.json", body, [])
@@ -276,14 +336,14 @@ class CheckpointStore:
         folder = self._epoch_folder(self.epoch)
         folder.mkdir(parents=True, exist_ok=True)
         for pack in packs:
-            _link(source / f"{pack}.memory", folder / f"{pack}.memory")
+            parts.link(source / f"{pack}.memory", folder / f"{pack}.memory")
 
     def _write_manifest(self, path: Path, body: dict[str, Any], written: list[Path]) -> Manifest:
-        sealed = {**body, "sha256": _seal(body)}
+        sealed = {**body, "sha256": parts.seal(body)}
         with Aside(path, written) as file:
             file.write(json.dumps(sealed, indent=1).encode())
-        _sync_folder(path.parent)
-        _sync_folder(self.folder)
+        parts.sync_folder(path.parent)
+        parts.sync_folder(self.folder)
         return Manifest(path, body)
 
     def _prune(self) -> None:
@@ -291,8 +351,12 @@ class CheckpointStore:
         names = self.names()
         whole = [name for name in names if name not in self._damaged]
         for name in set(names) - set(whole[: self.keep]):
-            if int(name.partition("-")[0]) <= self.epoch:
+            if int(name.partition("-")[0]) <= self.epoch and name not in self.pinned:
                 self._path(name).unlink(missing_ok=True)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Delete, in this and older epochs, what no manifest names any more."""
         for folder in self._folders():
             if int(folder.name) > self.epoch:
                 continue
@@ -317,28 +381,19 @@ class CheckpointStore:
                     folder.rmdir()
 
 
-def _seal(body: Mapping[str, Any]) -> str:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return sha256(canonical.encode()).hexdigest()
+def _age(name: str) -> tuple[int, int]:
+    """Epoch and number of a checkpoint's id: a newer one's are greater."""
+    epoch, number, _ = name.split("-")
+    return int(epoch), int(number)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Hard-link, or copy where the file system has no links."""
-    if target.exists():
-        return
-    try:
-        os.link(source, target)
-    except OSError:
-        with open(source, "rb") as old, Aside(target, []) as new:
-            shutil.copyfileobj(old, new)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-__all__ = ["FORMAT", "CheckpointStore", "Damaged", "Locked", "Manifest", "NothingWhole", "WrongFormat"]
+__all__ = [
+    "FORMAT",
+    "CheckpointStore",
+    "Damaged",
+    "Locked",
+    "Manifest",
+    "NothingWhole",
+    "Withdrawn",
+    "WrongFormat",
+]

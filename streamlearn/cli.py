@@ -43,7 +43,7 @@ COMMANDS = {
     "check": Command(
         "",
         "validate settings, reach source and sink, say what `run` would do; changes nothing",
-        "streamlearn.run",
+        "streamlearn.check",
         "check",
     ),
     "checkpoints": Command(
@@ -121,6 +121,22 @@ COMMANDS = {
         "  --replication  copies of each partition of new topics (default: the broker's)\n"
         "Status 2 also: a topic is there and can't be used as it is.",
     ),
+    "tell": Command(
+        "checkpoint|pause|resume|forget [ID] [--timeout SECONDS] [--json]",
+        "send a command to a running worker on Kafka, and wait for its answer",
+        "streamlearn.tell",
+        "tell",
+        "  checkpoint  take one now\n"
+        "  pause       read no more events, until `resume`; survives a restart\n"
+        "  resume      go on\n"
+        "  forget ID   the example leaves memory, held-out sets and older checkpoints; what the weights\n"
+        "              have learned of it stays\n"
+        "The answer comes once a checkpoint that holds the effect is durable and committed, so it will not\n"
+        "be undone. Give the worker's settings: --source.bootstrap_servers, --source.group_id, ….\n"
+        "  --timeout   seconds to wait for it (60)\n"
+        "  --json      the answer as it came\n"
+        "Status 4: no broker, or no answer in time (the command stands, and will be carried out).",
+    ),
     "methods": Command(
         "",
         "the learning methods and modifiers, with their parameters and papers",
@@ -137,7 +153,7 @@ STATUS = """Exit status:
   4  source or sink not reachable
   5  too many dead letters in a row
   6  disk full, or checkpoint not writable for longer than checkpoint.patience
-  7  fenced: another worker or publisher took over"""
+  7  fenced: another worker or publisher took over, or the broker's transaction timeout passed"""
 
 
 class StopSignals:

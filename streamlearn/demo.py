@@ -27,8 +27,9 @@ from streamlearn.events import Event
 from streamlearn.flags import load_settings
 from streamlearn.logs import setup
 from streamlearn.report import write_report
-from streamlearn.run import guarded, read_events
+from streamlearn.run import guarded
 from streamlearn.settings import Settings, SettingsError
+from streamlearn.wiring import read_events
 
 METHODS = ("finetune", "er")
 """They always race; beside them, what `method` names, if that is something else."""
@@ -58,7 +59,7 @@ def demo(words: Sequence[str]) -> int:
 def _demo(settings: Settings) -> int:
     if settings.source.dataset is None:
         raise SettingsError("the demo runs on a data set: set source.dataset (digits needs nothing else)")
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     console = Console()
     events, tests = read_events(settings), read_events(settings, split="test", order="as_is")
     order = list(dict.fromkeys(str(event.y) for event in events))

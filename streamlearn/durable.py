@@ -12,11 +12,12 @@ import numpy as np
 import PIL
 import torch
 
-from streamlearn.bookkeeping import plain_item
+from streamlearn.bookkeeping import plain_held
 from streamlearn.checkpoint import CheckpointStore, Manifest, NothingWhole
 from streamlearn.config import CoreSettings
 from streamlearn.events import Resume
 from streamlearn.learner import OnlineLearner
+from streamlearn.ledger import Ledger
 from streamlearn.settings import Settings, state_settings
 from streamlearn.state import Part, Snapshot
 
@@ -32,6 +33,8 @@ class Learner(OnlineLearner):
 
     def __init__(self, settings: CoreSettings | None = None) -> None:
         super().__init__(settings if settings is not None else Settings())
+        if isinstance(self.settings, Settings) and self.settings.delivery.ledger:
+            self.ledger = Ledger()
 
     def save(self, folder: Path | str) -> str:
         """Write a checkpoint into `folder`; returns its id. Raises OSError, Locked."""
@@ -42,7 +45,7 @@ class Learner(OnlineLearner):
             parts = dict(self.snapshot(full=True))
             if self.held:
                 # A worker reads again what is held until the shape is settled; here nobody would.
-                parts["held"] = Part(values={"items": [plain_item(item) for item in self.held]})
+                parts["held"] = Part(values=plain_held(self.held, self.held_forgotten, self.blocked))
             return store.write(parts, describe(self)).id
         finally:
             store.unlock()
@@ -78,10 +81,12 @@ def describe(learner: OnlineLearner) -> dict[str, Any]:
         "step": learner.counts.steps,
         "events_learned": learner.counts.learned,
         "events_held_out": learner.counts.held_out,
+        "events_forgotten": learner.counts.forgotten,
         "records": learner.counts.records,
         "classes": list(learner.classes.labels),
         "settings": CoreSettings(**core).model_dump(mode="json"),
         "runtime": {**runtime(learner.settings), "device": str(learner.device)},
+        **({"ledger": learner.ledger.plain()} if learner.ledger is not None else {}),
     }
 
 
@@ -131,7 +136,11 @@ def restore(learner: OnlineLearner, manifest: Manifest, parts: Snapshot) -> None
 def untouched(manifest: Manifest) -> bool:
     """Was it taken before the first record? Then a start is a first start, with whatever settings."""
     position = manifest.body.get("position")
-    return position is not None and not manifest.body["records"] and not any(position["offsets"].values())
+    if position is None or manifest.body["records"]:
+        return False
+    start = position.get("start", {})
+    offsets = position["offsets"].get(position["topic"], {})
+    return all(offset == start.get(partition, 0) for partition, offset in offsets.items())
 
 
 def resume_of(manifest: Manifest) -> Resume:
@@ -143,11 +152,13 @@ def resume_of(manifest: Manifest) -> Resume:
             "from. Start with another --checkpoint.folder."
         )
     offsets = place["offsets"].get(place["topic"], {})
+    commands = place["offsets"].get(place.get("commands"), {}).get("0")
     return Resume(
         {int(partition): int(offset) for partition, offset in offsets.items()},
         {int(partition): int(cursor) for partition, cursor in place["cursors"].items()},
         place["fingerprint"],
         place["topic"],
+        commands,
     )
 
 

@@ -35,7 +35,8 @@ class Record:
     `value` holds the bytes as they were read. A source that reads tables or arrays (CSV, NPZ, data sets)
     also gives `fields`, the same record as named values; the codec then decodes `fields`, and `value` is
     what a dead letter carries. `cursor` is the place in the source at which reading resumes after this
-    record (for a file: bytes of the uncompressed content; for arrays: rows).
+    record (for a file: bytes of the uncompressed content; for arrays: rows). A tombstone is a message
+    without a value.
     """
 
     value: bytes
@@ -44,6 +45,7 @@ class Record:
     key: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
     fields: Mapping[str, Any] | None = None
+    tombstone: bool = False
 
 
 @dataclass(slots=True)
@@ -96,7 +98,25 @@ class Prediction:
     record: Record | None = None
 
 
-Output = Prediction | Rejection
+@dataclass(slots=True)
+class Tombstone:
+    """A record without a value, on a topic where that means: forget the example that the key names.
+
+    It is its own output: on Kafka a tombstone among the predictions.
+    """
+
+    id: str
+    record: Record
+
+    @property
+    def position(self) -> Position:
+        return self.record.position
+
+
+Item = Event | Rejection | Tombstone
+"""What a record becomes."""
+
+Output = Prediction | Rejection | Tombstone
 """Every record has exactly one output."""
 
 
@@ -109,6 +129,7 @@ class Resume:
     fingerprint: what the source said of itself when the checkpoint was taken.
     topic: the name under which the source was first read. A file that is found again keeps it, wherever
         it lies now: positions, and ids made of them, are part of the state.
+    commands: next offset of the topic of commands, where there is one.
     stopped: a source whose `open` can take long asks now and then, and raises Stopped once it is true.
     """
 
@@ -116,6 +137,7 @@ class Resume:
     cursors: Mapping[int, int] = field(default_factory=dict)
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     topic: str = ""
+    commands: int | None = None
     stopped: Callable[[], bool] = field(default=lambda: False, compare=False)
 
 
@@ -127,16 +149,16 @@ class Unreachable(ConnectorError):
     """The source or the sink can't be reached or read (exit status 4)."""
 
 
+class Fenced(ConnectorError):
+    """Another worker or publisher took over, or the broker's transaction timeout passed (exit status 7)."""
+
+
 class StateMismatch(ConnectorError):
     """The source or sink is not the one that the checkpoint was taken of (exit status 3)."""
 
 
 class UsageError(ConnectorError):
     """The settings ask for something that can't be done (exit status 2)."""
-
-
-class Fenced(ConnectorError):
-    """Another worker or publisher took over (exit status 7)."""
 
 
 class Stalled(OSError):
@@ -174,6 +196,58 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a group of workers has committed, given to the one of them that learns from now on.
+
+    checkpoint: id of the checkpoint that the commit names; None where nothing has been committed.
+    epoch: of the worker that committed it, 0 for none. start: where a first start begins, by partition.
+    published: P, the next offset of every partition whose output is not visible yet. commands: the next
+    command that was not answered; None where there is no topic of commands.
+    """
+
+    checkpoint: str | None
+    epoch: int
+    start: Mapping[int, int]
+    published: Mapping[int, int]
+    commands: int | None = None
+
+
+class GroupSource(Source, Protocol):
+    """A source whose workers form a group of which one learns."""
+
+    def claim(self, instance: str | None, standby: Callable[[], None], stopped: Callable[[], bool]) -> Claim:
+        """Become the one that learns; until then `standby` is called now and then. Before `open`.
+
+        instance: a name by which this worker is known again after a restart. Raises Unreachable,
+        StateMismatch, and Stopped once `stopped` is true.
+        """
+
+    def survey(self) -> Claim:
+        """What `claim` would give now, changing nothing: for `streamlearn check`."""
+
+    def use(self, checkpoint: str, epoch: int, at_least: Mapping[int, int]) -> dict[int, int]:
+        """With no worker running: have the commit name another checkpoint, P as it was; returns P.
+
+        at_least: what P is raised to where it is lower. Raises Unreachable, StateMismatch.
+        """
+
+    def committed(self) -> str | None:
+        """The checkpoint that the group's commit names now, for a worker that stands by."""
+
+    def commands(self) -> list[Record]:
+        """Commands that have come since the last call."""
+
+    def lag(self, offsets: Mapping[int, int]) -> dict[int, int]:
+        """Records of each partition that wait behind `offsets`, at the last look."""
+
+    def queues(self) -> dict[str, int]:
+        """Records and outputs that wait in memory, by queue."""
+
+    def ends(self) -> dict[int, int]:
+        """The next offset of every partition as the log is now. Raises Unreachable."""
+
+
 class Sink(Protocol):
     """Where outputs go. `write`, `flush` and `close` are called by one thread, `sync` by another.
 
@@ -202,3 +276,26 @@ class Sink(Protocol):
         """Make everything that was flushed durable (fsync)."""
 
     def close(self) -> None: ...
+
+
+class GroupSink(Sink, Protocol):
+    """A sink whose commits say which checkpoint is the truth: of several, the one that a commit names."""
+
+    def name(
+        self,
+        checkpoint: str,
+        offsets: Mapping[str, Mapping[int, int]],
+        answered: Position | None = None,
+        answer: bytes = b"",
+    ) -> None:
+        """A checkpoint is durable, with C `offsets` by topic and partition: the next commit may name it.
+
+        answered: the command that it was taken for, whose `answer` leaves with the commit that names it.
+        """
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until all that was flushed and named is committed; False after `timeout` seconds."""
+
+    @property
+    def named(self) -> str | None:
+        """The checkpoint that the newest commit names."""

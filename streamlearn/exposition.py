@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from streamlearn import __version__
 from streamlearn.continual import ContinualFigures
-from streamlearn.observe import EvaluationFigures, Histogram, Observation, Vitals
+from streamlearn.observe import ROLES, EvaluationFigures, Histogram, Observation, Vitals
 
 Figure = tuple[str, str, str]
 
@@ -123,6 +123,7 @@ class WorkerCollector(Collector):
             "topic",
             "partition",
         )
+        yield from _traffic(seen, self.vitals.role)
         stages = {(stage,): histogram for stage, histogram in seen.stages.items()}
         yield _histogram("step_seconds", "Time of each stage of the worker's turn.", stages, "stage")
         for name, text, place in HISTOGRAMS:
@@ -178,15 +179,28 @@ def _continual(seen: Observation, base: Observation) -> Iterator[Metric]:
         yield _counter(name, text, {(): count - (earlier or 0)})
 
 
+def _traffic(seen: Observation, role: str) -> Iterator[Metric]:
+    """What a source and a sink with queues of their own say, and the worker's part in its group."""
+    lag = {(printable(t), str(p)): n for t, partitions in seen.lag.items() for p, n in partitions.items()}
+    text = "Records in the topic that were not applied yet, at the last look."
+    yield _gauge("consumer_lag_events", text, lag, "topic", "partition")
+    queues = {(queue,): depth for queue, depth in seen.queues.items()}
+    yield _gauge("queue_depth", "Records and outputs that wait in memory.", queues, "queue")
+    text = "1 for what this worker is: of a group one learns, the others stand by."
+    yield _gauge("role", text, {(name,): float(name == role) for name in ROLES}, "role")
+    yield _gauge("paused", "1 while a command has paused the worker.", {(): float(seen.paused)})
+
+
 def _events(seen: Observation, base: Observation) -> Iterator[Metric]:
     dead = {reason: count - base.rejected.get(reason, 0) for reason, count in sorted(seen.rejected.items())}
     outcomes = {
         ("learned",): seen.learned - base.learned,
         ("predicted",): seen.predicted - base.predicted,
         ("held_out",): seen.held_out - base.held_out,
+        ("forgotten",): seen.forgotten - base.forgotten,
         ("dead_lettered",): sum(dead.values()),
     }
-    text = "Events by what became of them: those learned and those held out were predicted, too."
+    text = "Events by what became of them: those learned, held out or forgotten were predicted, too."
     yield _counter("events", text, outcomes, "outcome")
     by_reason = {(reason,): count for reason, count in dead.items()}
     yield _counter("dead_letters", "Records refused, by reason.", by_reason, "reason")
@@ -240,6 +254,8 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "sickness": None if sickness is None else printable(sickness),
         "output_problem": None if problem is None else printable(problem),
         "version": __version__,
+        "role": vitals.role,
+        "paused": seen.paused,
         "epoch": seen.epoch,
         "step": seen.step,
         "skipped_steps": seen.skipped_steps,
@@ -247,6 +263,8 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "learned": seen.learned,
         "predicted": seen.predicted,
         "held_out": seen.held_out,
+        "forgotten": seen.forgotten,
+        "blocked_ids": seen.blocked,
         "pending": seen.pending,
         "held": seen.held,
         "dead_letters": dict(seen.rejected),
@@ -255,6 +273,8 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "parameters": seen.parameters,
         "images_per_event": seen.images_per_event,
         "offsets": {printable(topic): dict(offsets) for topic, offsets in seen.offsets.items()},
+        "lag": {printable(t): {str(p): n for p, n in lag.items()} for t, lag in seen.lag.items()},
+        "queues": dict(seen.queues),
         "memory": {"examples": seen.memory_examples, "capacity": seen.memory_capacity},
         "last_checkpoint": {
             "id": checkpoint.last_id or None,

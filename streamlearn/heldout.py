@@ -69,17 +69,29 @@ class HeldOut:
         }
         self._seen = bytearray()
         self._full: set[int] = set()
-        self._clear()
-
-    def _clear(self) -> None:
+        self._place = np.zeros(self.capacity, np.int64)
         self.size = 0
         self._taken = 0
-        self._cells: dict[tuple[int, int], int] = {}
-        self._slot_of: dict[int, int] = {}
-        self._fixed = _Piles()
-        self._rolling = _Piles()
-        self._place = np.zeros(self.capacity, np.int64)
+        self._lay()
+
+    def _lay(self) -> None:
+        """Make the piles, and what else is kept for speed, of what the columns hold."""
+        # A cell whose examples are all gone leaves no gap.
+        self._column("cell")[:] = np.unique(self._column("cell"), return_inverse=True)[1]
+        cells, groups, numbers, rolling, choices = (
+            self._column(name).tolist() for name in ("cell", "group", "y", "rolling", "choice")
+        )
+        by_cell = sorted({*zip(cells, groups, numbers, strict=True)})
+        self._cells = {(group, number): cell for cell, group, number in by_cell}
+        self._slot_of = {choice: slot for slot, choice in enumerate(choices)}
+        self._fixed, self._rolling = _Piles(), _Piles()
+        self._place[:] = 0
         self._fixed_in: dict[int, int] = {}
+        for cell in range(len(by_cell)):
+            self._fixed.open(cell)
+            self._rolling.open(cell)
+        for slot in np.argsort(self.taken).tolist():
+            self._put(slot, cells[slot], groups[slot], rolling[slot])
 
     @property
     def x(self) -> Array:
@@ -211,6 +223,30 @@ class HeldOut:
             self._rolling.open(cell)
             self._fixed_in[group] = self._fixed_in.get(group, 0) + 1
 
+    def forget(self, choice: int) -> bool:
+        """Take out the example that this hash chose, and overwrite it with zeros; whether there was one.
+
+        The others keep their order and their piles. Only where a class of a set loses its last fixed
+        example does its oldest rolling one take that place, so that no class is without; a set that was
+        full, and has nothing left of a class, may take fixed examples again.
+        """
+        slot = self._slot_of.get(choice)
+        if slot is None:
+            return False
+        cell = int(self._columns["cell"][slot])
+        if list(self._fixed.slots[cell]) == [slot]:
+            if self._rolling.slots[cell]:
+                self._columns["rolling"][self._rolling.slots[cell][0]] = False
+            else:
+                self._full.discard(int(self._columns["group"][slot]))
+        last = self.size - 1
+        for column in (self._x, *self._columns.values()):
+            column[slot:last] = column[slot + 1 : last + 1]
+            column[last] = 0
+        self.size = last
+        self._lay()
+        return True
+
     def accuracies(self, right: Array) -> tuple[Array, Array]:
         """Of the fixed and of the rolling sets, float64 [groups] each; NaN where a set is empty.
 
@@ -264,24 +300,13 @@ class HeldOut:
                 f"held-out sets: the state holds {len(x)} examples of {x.dtype} {x.shape[1:]}, "
                 f"these hold at most {self.capacity} of {self._x.dtype} {self._x.shape[1:]}"
             )
-        self._clear()
         self.size, self._taken = len(x), int(part.values["taken"])
         self._x[: self.size] = x
         for name, column in self._columns.items():
             column[: self.size] = part.tensors[name].numpy()
         self._seen = bytearray(part.tensors["seen"].numpy().tobytes())
         self._full = set(part.tensors["full"].tolist())
-        self._slot_of = {choice: slot for slot, choice in enumerate(self._column("choice").tolist())}
-        cells, groups, numbers, rolling = (
-            self._column(name).tolist() for name in ("cell", "group", "y", "rolling")
-        )
-        by_cell = sorted({*zip(cells, groups, numbers, strict=True)})
-        self._cells = {(group, number): cell for cell, group, number in by_cell}
-        for cell in range(len(by_cell)):
-            self._fixed.open(cell)
-            self._rolling.open(cell)
-        for slot in np.argsort(self.taken).tolist():
-            self._put(slot, cells[slot], groups[slot], rolling[slot])
+        self._lay()
 
     def _column(self, name: str) -> Array:
         column: Array = self._columns[name][: self.size]

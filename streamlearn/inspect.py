@@ -6,14 +6,23 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-from streamlearn.checkpoint import CheckpointStore, Damaged, Locked, Manifest, NothingWhole, WrongFormat
+from streamlearn.checkpoint import (
+    CheckpointStore,
+    Damaged,
+    Locked,
+    Manifest,
+    NothingWhole,
+    Withdrawn,
+    WrongFormat,
+)
+from streamlearn.events import ConnectorError, GroupSource, StateMismatch, UsageError
 from streamlearn.flags import load_settings
-from streamlearn.settings import SettingsError
+from streamlearn.settings import Settings, SettingsError
 
 VERBS = ("list", "show", "verify", "use")
-REFUSED, NOT_WRITABLE = 3, 6
+REFUSED, UNREACHABLE, NOT_WRITABLE = 3, 4, 6
 
 
 def checkpoints(words: Sequence[str]) -> int:
@@ -35,10 +44,17 @@ def checkpoints(words: Sequence[str]) -> int:
         raise SettingsError(f"{folder} is no folder: give the state folder, or set checkpoint.folder")
     store = CheckpointStore(folder, settings.checkpoint.keep)
     try:
-        return {"list": _list, "show": _show, "verify": _verify, "use": _use}[verb](store, name, as_json)
-    except (Damaged, NothingWhole, WrongFormat, Locked) as error:
+        if verb == "use":
+            return _use(settings, store, name, as_json)
+        return {"list": _list, "show": _show, "verify": _verify}[verb](store, name, as_json)
+    except (Damaged, NothingWhole, Withdrawn, WrongFormat, Locked, StateMismatch) as error:
         print(f"streamlearn: {error}", file=sys.stderr)
         return REFUSED
+    except UsageError as error:
+        raise SettingsError(str(error)) from error
+    except ConnectorError as error:
+        print(f"streamlearn: {error}", file=sys.stderr)
+        return UNREACHABLE
     except BrokenPipeError:
         raise  # whoever read our standard output is gone: `main` knows what to do
     except OSError as error:
@@ -104,6 +120,7 @@ def _row(manifest: Manifest, store: CheckpointStore) -> dict[str, Any]:
         "step": body["step"],
         "events_learned": body["events_learned"],
         "events_held_out": body["events_held_out"],
+        "events_forgotten": body.get("events_forgotten", 0),
         "known_classes": len(body["classes"]),
         "offsets": body.get("position", {}).get("offsets", {}),
         "bytes": store.size(manifest),
@@ -146,6 +163,7 @@ def _show(store: CheckpointStore, name: str | None, as_json: bool) -> int:
         "copy_of": body.get("copy_of"),
         "runtime": body["runtime"],
         "settings": body["settings"],
+        **({"ledger": body["ledger"]} if "ledger" in body else {}),
         "parts": parts,
     }
     if as_json:
@@ -180,19 +198,58 @@ def _verify(store: CheckpointStore, name: str | None, as_json: bool) -> int:
     return 0 if all(result["whole"] for result in results) else REFUSED
 
 
-def _use(store: CheckpointStore, name: str | None, as_json: bool) -> int:
+def _use(settings: Settings, store: CheckpointStore, name: str | None, as_json: bool) -> int:
     if name is None:
         raise SettingsError("streamlearn checkpoints use wants the ID of a checkpoint (`list` shows them)")
     store.lock()
+    source: GroupSource | None = None
     try:
+        source = _group(settings, store.read(name))
+        reached = _reached(store)
         manifest = store.use(name)
+        published = None if source is None else source.use(manifest.id, manifest.epoch, reached)
     finally:
+        if source is not None:
+            source.close()
         store.unlock()
     if as_json:
-        print(json.dumps({"id": manifest.id, "copy_of": name}))
+        more = {} if published is None else {"published": {str(p): o for p, o in published.items()}}
+        print(json.dumps({"id": manifest.id, "copy_of": name, **more}))
     else:
         print(f"{manifest.id} is now the newest, a copy of {name}: the next run goes on from it")
+        if published is not None:
+            print(f"the group's commit names it; outputs of records below {published} don't come again")
     return 0
+
+
+def _group(settings: Settings, manifest: Manifest) -> GroupSource | None:
+    """The source whose group's commit has to name the checkpoint. Raises SettingsError if it isn't given."""
+    if "topic_id" not in manifest.body.get("position", {}).get("fingerprint", {}):
+        return None
+    if settings.source.topic is None:
+        raise SettingsError(
+            f"{manifest.id} was taken of a Kafka topic, and the group's commit has to name it: give the "
+            "worker's settings too (--config FILE, or --source.bootstrap_servers, --source.topic, …)"
+        )
+    from streamlearn.wiring import make_sink, make_source  # (only here: others need not wait for it)
+
+    source = make_source(settings)
+    if not getattr(make_sink(settings, source), "grouped", False):
+        return None
+    return cast(GroupSource, source)
+
+
+def _reached(store: CheckpointStore) -> dict[int, int]:
+    """The furthest that any checkpoint went, by partition: all outputs below were published."""
+    reached: dict[int, int] = {}
+    for name in store.names():
+        try:
+            place = store.read(name).body["position"]
+        except (Damaged, WrongFormat, KeyError):
+            continue
+        for partition, offset in place["offsets"].get(place["topic"], {}).items():
+            reached[int(partition)] = max(reached.get(int(partition), 0), offset)
+    return reached
 
 
 def methods(words: Sequence[str]) -> int:

@@ -35,11 +35,20 @@ class Keeper:
     `checkpoint.patience` (a file server that is gone) counts as one that failed all that time.
     """
 
-    def __init__(self, settings: CheckpointSettings, store: CheckpointStore, learner: OnlineLearner) -> None:
+    def __init__(
+        self,
+        settings: CheckpointSettings,
+        store: CheckpointStore,
+        learner: OnlineLearner,
+        confirmed: bool = True,
+    ) -> None:
+        """confirmed: a checkpoint is the one to start from as soon as it is durable; else see `confirm`."""
         self.settings, self.store, self.learner = settings, store, learner
         self.figures = CheckpointFigures()
         self.problem: OSError | Damaged | None = None
         """Why the last attempt failed; None once one has succeeded."""
+        self.newest: Manifest | None = None
+        """The newest checkpoint that this worker has written."""
         self._writing: Future[tuple[Manifest, int]] | None = None
         self._snapshot: Snapshot = {}
         self._begun = 0.0
@@ -47,6 +56,40 @@ class Keeper:
         self._due_at = time.monotonic() + settings.seconds
         self._records = -1
         self._labeled = learner.counts.labeled
+        self._confirmed = confirmed
+        self._forgotten = False
+        self._truth: Manifest | None = None
+
+    def forget(self) -> None:
+        """To be called after `learner.forget`: what the next checkpoint is written to holds no older bytes.
+
+        Until it is the one to start from, the older ones stay: one that is being written now is older, too.
+        """
+        self._forgotten = True
+        self._records = -1  # something to keep, though no record has come
+
+    def confirm(self, manifest: Manifest) -> None:
+        """`manifest` is the one to start from now, for good: what it has forgotten goes from the disk.
+
+        To be called with the one that was loaded, after the store's `begin`, and with each that a commit
+        names. While a checkpoint is being written it waits for that.
+        """
+        self._truth = manifest
+        self._erase()
+
+    def _erase(self) -> None:
+        if self._truth is not None and self._writing is None and self._try_to_erase(self._truth):
+            self._truth = None
+
+    def _try_to_erase(self, manifest: Manifest) -> bool:
+        try:
+            pinned = self.store.erase(manifest)
+        except OSError as error:
+            log.error("what was forgotten is still in %s (%s): tried again later", self.store.folder, error)
+            return False
+        if pinned:
+            log.warning("what was forgotten is still in %s, which are pinned", ", ".join(pinned))
+        return True
 
     def due(self, counts: Counts) -> bool:
         """Is it time for a checkpoint, is there anything new to keep, and is none being written?"""
@@ -89,6 +132,11 @@ class Keeper:
         """Copy what changed and let it be written. None may be under way (see `settle`)."""
         assert self._writing is None
         self._begun = time.monotonic()
+        if self._forgotten:
+            if self.learner.settled:
+                self.learner.memory.mark_all_changed()
+            self.store.forget()
+            self._forgotten = False
         self._snapshot = self.learner.snapshot()
         self.figures.pause.observe(time.monotonic() - self._begun)
         self._records = self._total(self.learner.counts)
@@ -125,6 +173,7 @@ class Keeper:
         except (OSError, Damaged) as error:
             self._not_written(error)
         self._snapshot = {}
+        self._erase()
 
     def close(self) -> None:
         """Wait for a write under way, unless it hangs."""
@@ -158,6 +207,8 @@ class Keeper:
         """What the writer's thread does; everything that touches the disk."""
         try:
             manifest = self.store.write(snapshot, about, sync)
+            if self._confirmed:
+                self._try_to_erase(manifest)
             written = manifest, self.store.size(manifest)
         except BaseException as error:
             writing.set_exception(error)
@@ -165,6 +216,7 @@ class Keeper:
             writing.set_result(written)
 
     def _written(self, manifest: Manifest, size: int) -> None:
+        self.newest = manifest
         self.figures.written += 1
         self.figures.last_id = manifest.id
         self.figures.last_timestamp = time.time()

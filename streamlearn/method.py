@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from streamlearn import methods, modifiers
 from streamlearn.buffers import Memory
 from streamlearn.config import MethodSettings, Section
+from streamlearn.events import Array
 from streamlearn.model import Model
 from streamlearn.rows import Draw, Rows
 from streamlearn.state import Part
@@ -83,6 +85,12 @@ class Method:
     def grow(self, model: Model) -> None:
         """Called when the head has new rows; must change nothing of the rows that were there."""
 
+    def forget(self, moved: Array) -> None:
+        """Examples have left the memory: what is kept by slot must follow.
+
+        moved: where the example of each slot lies now, int64 [slots in use before]; -1: it is gone.
+        """
+
     def images(self, rows: int) -> int:
         """Images through forward and backward for a step of `rows` rows."""
         return rows
@@ -121,11 +129,15 @@ class Modifier(Method):
     def grow(self, model: Model) -> None:
         self.inner.grow(model)
 
+    def forget(self, moved: Array) -> None:
+        self.inner.forget(moved)
+
     def images(self, rows: int) -> int:
         return self.inner.images(rows)
 
 
-def available(kind: Any) -> dict[str, type[Method]]:
+@cache
+def available(kind: Any) -> Mapping[str, type[Method]]:
     """Every method (kind = streamlearn.methods) or modifier (streamlearn.modifiers), by file name."""
     return {info.name: _find(kind, info.name) for info in pkgutil.iter_modules(kind.__path__)}
 

@@ -22,6 +22,7 @@ MOST_CLASSES = 100
 MOST_RECALLS = 50
 """Classes with a recall of their own; those that came later share one, under OTHER."""
 OTHER = "other"
+ROLES = ("learner", "standby")
 
 SECONDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Upper bounds of the duration histograms' buckets."""
@@ -115,6 +116,8 @@ class Observation:
     class_recall: Mapping[str, float] = field(default_factory=dict)
     parameters: int = 0
     held_out: int = 0
+    forgotten: int = 0
+    blocked: int = 0
     memory_examples: int = 0
     memory_capacity: int = 0
     images_per_event: float = 0.0
@@ -130,6 +133,9 @@ class Observation:
     recall_interval: float | None = None
     expected_recall: float | None = None
     offsets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    lag: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    queues: Mapping[str, int] = field(default_factory=dict)
+    paused: bool = False
     stages: Mapping[str, Histogram] = field(default_factory=dict)
     latency: Histogram = field(default_factory=Histogram)
     checkpoint: CheckpointFigures = field(default_factory=CheckpointFigures)
@@ -154,6 +160,8 @@ def observe(learner: OnlineLearner, **more: Any) -> Observation:
         class_recall=_recall(scores, learner.classes.labels[:MOST_RECALLS]),
         parameters=learner.model.parameters if settled else 0,
         held_out=counts.held_out,
+        forgotten=counts.forgotten,
+        blocked=len(learner.blocked),
         memory_examples=learner.memory.size if settled else 0,
         memory_capacity=learner.settings.memory.capacity,
         images_per_event=counts.images / counts.learned if counts.learned else 0.0,
@@ -219,11 +227,18 @@ class Vitals:
         self.base = Observation()
         """What the loaded state had counted already: Prometheus counters count from there."""
         self.ready = False
+        self.role = "learner"
+        """One of ROLES: of a group one learns, the others stand by."""
         self.failure: str | None = None
         self.output_problem: str | None = None
         self.checkpoint_problem: Callable[[], str | None] = lambda: None
         """Asked anew each time: the worker's thread may be waiting for the very write that hangs."""
         self._busy_since: float | None = None
+
+    def play(self, role: str) -> None:
+        """What this worker is from now on, one of ROLES. Standing by is all that a standby has to do."""
+        self.role = role
+        self.ready = role == "standby"
 
     def busy(self) -> None:
         """There is something to apply (call again after every application)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -98,6 +100,26 @@ class Aside:
             self.written[-1] = self.path
 
 
+def link(source: Path, target: Path) -> None:
+    """Hard-link, or copy where the file system has no links."""
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        with open(source, "rb") as old, Aside(target, []) as new:
+            shutil.copyfileobj(old, new)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed and deleted in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def part_hash(digests: Sequence[str]) -> str:
     """A part's hash: the SHA-256 of its chunks' hashes."""
     return sha256("".join(digests).encode()).hexdigest()
@@ -145,3 +167,9 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _sorted(value[key]) for key in sorted(value)}
     return [_sorted(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def seal(body: Mapping[str, Any]) -> str:
+    """The SHA-256 that a manifest ends with."""
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return sha256(canonical.encode()).hexdigest()

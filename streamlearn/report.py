@@ -29,6 +29,31 @@ NEAREST = 10
 """Pairs of classes that are named."""
 
 
+MOST_POINTS = 2000
+"""Of a curve; when there are more, every second one goes."""
+
+
+class Curve:
+    """The figures over time of a worker that will write a report."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._stride = 1
+
+    def add(self, seen: Observation) -> None:
+        """Add a point, if enough was learned since the last one."""
+        if self.rows and seen.learned - self.rows[-1]["events"] < self._stride:
+            return
+        kinds = {f"prequential_{kind}": f.accuracy for kind, f in seen.prequential.items()}
+        row: dict[str, Any] = {"events": seen.learned, "classes": seen.known_classes, **kinds}
+        if seen.continual is not None and seen.continual.evaluations:
+            row |= curve_figures(seen.continual) | {"sets": set_figures(seen.continual)}
+        self.rows.append(row)
+        if len(self.rows) > MOST_POINTS:
+            self.rows = self.rows[::2]
+            self._stride *= 2
+
+
 def versions() -> dict[str, str]:
     """What the figures were made with."""
     return {
@@ -45,6 +70,7 @@ def figures(observation: Observation) -> dict[str, Any]:
         "steps": observation.step,
         "events_learned": observation.learned,
         "events_held_out": observation.held_out,
+        "events_forgotten": observation.forgotten,
         "predicted": observation.predicted,
         "dead_letters": dict(observation.rejected),
         "known_classes": observation.known_classes,

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import signal
-import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable, Sequence
 
 import torch
 
 from streamlearn import __version__
 from streamlearn.checkpoint import CheckpointStore, Locked, NothingWhole, WrongFormat
 from streamlearn.cli import STOP
-from streamlearn.codec import Codec
-from streamlearn.durable import Disagreement, Learner, check_settings, restore, resume_of, untouched
+from streamlearn.durable import Disagreement
 from streamlearn.events import (
     ConnectorError,
-    Event,
-    Rejection,
-    Resume,
-    Sink,
-    Source,
+    Fenced,
     StateMismatch,
-    Unreachable,
     UsageError,
 )
 from streamlearn.exporter import Exporter, ExporterError
@@ -40,12 +30,10 @@ from streamlearn.report import figures, knowledge, write_report
 from streamlearn.settings import (
     Settings,
     SettingsError,
-    load_object,
     outputs,
-    sink_connector,
-    source_connector,
 )
 from streamlearn.trainer import BudgetError
+from streamlearn.wiring import make_codec, make_sink, make_source, named, refuse_own_input, report_writable
 from streamlearn.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -53,43 +41,9 @@ log = logging.getLogger(__name__)
 OF_SETTINGS = (SettingsError, UsageError, ExporterError, NetError, BudgetError)
 """Errors that say what to set otherwise."""
 
-UNEXPECTED, USAGE, REFUSED, UNREACHABLE, NOT_WRITABLE = 1, 2, 3, 4, 6
+UNEXPECTED, USAGE, REFUSED, UNREACHABLE, NOT_WRITABLE, FENCED = 1, 2, 3, 4, 6, 7
 
 REFUSALS = (StateMismatch, Disagreement, NothingWhole, WrongFormat, Locked)
-
-
-def make_source(settings: Settings) -> Source:
-    """The source of the settings. Raises SettingsError, UsageError."""
-    factory: Callable[[dict[str, Any]], Source] = load_object(source_connector(settings))
-    options = settings.source.model_dump() | {"seed": settings.seed, "data_dir": settings.data_dir}
-    return factory(options | settings.source.options)
-
-
-def make_sink(settings: Settings) -> Sink:
-    """The sink of the settings. Raises SettingsError, UsageError."""
-    factory: Callable[[dict[str, Any]], Sink] = load_object(sink_connector(settings))
-    return factory(settings.sink.model_dump() | outputs(settings)._asdict())
-
-
-def make_codec(settings: Settings) -> Codec:
-    """The codec of the settings."""
-    return cast(Codec, load_object(settings.codec.connector)(settings.codec))
-
-
-def read_events(settings: Settings, **source: Any) -> list[Event]:
-    """All events of the settings' source, without their records. `source`: what differs in its settings."""
-    differing = settings.source.model_copy(update=source)
-    reader, codec = make_source(settings.model_copy(update={"source": differing})), make_codec(settings)
-    reader.open(Resume())
-    found: list[Event] = []
-    while not reader.ended:
-        for item in codec.decode(reader.poll(1024, 0.0)):
-            if not isinstance(item, Event):
-                raise SettingsError(f"{reader.topic}: {item.reason}: {item.detail}")
-            item.record = None
-            found.append(item)
-    reader.close()
-    return found
 
 
 def run(words: Sequence[str]) -> int:
@@ -109,6 +63,9 @@ def guarded(work: Callable[[], int]) -> int:
     except REFUSALS as error:
         log.error("%s", error)
         return REFUSED
+    except Fenced as error:
+        log.error("%s", error)
+        return FENCED
     except ConnectorError as error:
         log.error("%s", error)
         return UNREACHABLE
@@ -146,14 +103,14 @@ def _no_memory(error: Exception) -> int:
 
 def _run(settings: Settings) -> int:
     if settings.model.device == "cpu" or not torch.cuda.is_available():
-        torch.use_deterministic_algorithms(True)
-    _refuse_own_input(settings)
-    _report_writable(settings)
+        torch.set_deterministic_debug_mode("error")
+    refuse_own_input(settings)
+    report_writable(settings)
     store = CheckpointStore(settings.checkpoint.folder, settings.checkpoint.keep)
     source, codec = make_source(settings), make_codec(settings)
     vitals = Vitals(settings.exporter.stall_seconds)
     try:
-        worker = Worker(settings, source, make_sink(settings), codec, store, vitals)
+        worker = Worker(settings, source, make_sink(settings, source), codec, store, vitals)
     except ValueError as error:
         raise SettingsError(str(error)) from error
     exporter = Exporter(vitals, settings.exporter.host, settings.exporter.port)
@@ -166,7 +123,7 @@ def _run(settings: Settings) -> int:
         # Said last: a second signal that answers to this line must find the default in place.
         log.info("%s: stopping after a checkpoint (again: stop at once)", number.name)
 
-    _lock(store)
+    _lock(store, shared=bool(worker.group))
     STOP.tell(stop)
     try:
         url = exporter.start() if settings.exporter.enabled else None
@@ -181,7 +138,7 @@ def _run(settings: Settings) -> int:
         _doubt(settings, worker)
     if settings.report is not None:
         found = figures(vitals.observation) | knowledge(worker.learner)
-        write_report(settings, {settings.method.name: found}, worker.curve)
+        write_report(settings, {settings.method.name: found}, worker.curve.rows)
     return status
 
 
@@ -195,7 +152,7 @@ def _doubt(settings: Settings, worker: Worker) -> None:
             "other codec settings say where things are? %s holds the records and what was wrong with each",
             dead,
             ", ".join(f"{reason}: {count}" for reason, count in counts.rejected.most_common(3)),
-            _named(outputs(settings).dead_letters),
+            named(outputs(settings).dead_letters),
         )
     elif counts.records and not counts.labeled:
         log.warning(
@@ -206,9 +163,9 @@ def _doubt(settings: Settings, worker: Worker) -> None:
         )
 
 
-def _lock(store: CheckpointStore) -> None:
+def _lock(store: CheckpointStore, shared: bool) -> None:
     try:
-        store.lock()
+        store.lock(shared)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -231,8 +188,8 @@ def banner(settings: Settings, worker: Worker, url: str | None) -> str:
         net = ("conv" if len(shape) == 3 else "mlp") if learner.schema else "by the shape of x"
     rows = {
         "reads": f"{worker.source.topic} from {place}",
-        "writes": f"predictions to {_named(answers.predictions)}, "
-        f"dead letters to {_named(answers.dead_letters)}",
+        "writes": f"predictions to {named(answers.predictions)}, "
+        f"dead letters to {named(answers.dead_letters)}",
         "state": f"{settings.checkpoint.folder}: {came}, epoch {worker.epoch}",
         "learns": f"{settings.method.name}{modifiers}, net {net}, shape of x {shape}, "
         f"memory {settings.memory.capacity} ({settings.memory.policy})",
@@ -240,158 +197,3 @@ def banner(settings: Settings, worker: Worker, url: str | None) -> str:
         "metrics": f"{url}/metrics" if url else "off",
     }
     return "\n".join([f"streamlearn {__version__}", *(f"  {name:<8} {text}" for name, text in rows.items())])
-
-
-def _named(path: str) -> str:
-    return "standard output" if path == "-" else path
-
-
-SAMPLE = 100
-"""Records that `check` decodes."""
-
-
-def check(words: Sequence[str]) -> int:
-    """Say what `run` would do with these settings. Changes nothing."""
-    settings = load_settings(words, os.environ)
-    setup(settings.log.level, settings.log.format)
-    return guarded(lambda: _check(settings))
-
-
-def _check(settings: Settings) -> int:
-    try:
-        learner = Learner(settings)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    sink = make_sink(settings)
-    _refuse_own_input(settings)
-    store = CheckpointStore(settings.checkpoint.folder, settings.checkpoint.keep)
-    _refuse_locked(store.folder)
-    found = store.newest(lambda text: print(f"warning: {text}"))
-    source = make_source(settings)
-    resume, marks = Resume(), None
-    if found is None:
-        print(f"state: none in {settings.checkpoint.folder}; a first start")
-    else:
-        manifest, parts = found
-        if not untouched(manifest):
-            for change in check_settings(settings, manifest):
-                print(f"setting adopted: {change}")
-            restore(learner, manifest, parts)
-        resume, marks = resume_of(manifest), manifest.body["outputs"]
-        print(
-            f"state: goes on from {manifest.id}, step {manifest.body['step']}, offsets {dict(resume.offsets)}"
-        )
-    _check_outputs(settings)
-    look: Callable[[Mapping[str, int] | None], list[str]] | None = getattr(sink, "look", None)
-    for note in look(marks) if look is not None else ():
-        print(f"warning: {note}")
-    _report_writable(settings)
-    if settings.exporter.enabled:
-        Exporter(
-            Vitals(settings.exporter.stall_seconds), settings.exporter.host, settings.exporter.port
-        ).probe()
-    kind = _read_once(settings)
-    if kind is None:
-        _sample(settings, source, resume, learner)
-    else:
-        print(f"source: {kind} (not read by check)")
-    print("settings are fine")
-    return 0
-
-
-def _refuse_own_input(settings: Settings) -> None:
-    """Outputs must not be appended to the very file that is read. Raises UsageError."""
-    read = _stat(settings.source.path, int(settings.source.options.get("fd") or 0))
-    if read is None or not stat.S_ISREG(read.st_mode) or settings.sink.connector is not None:
-        return
-    for name, path in zip(("predictions", "dead_letters"), outputs(settings), strict=False):
-        written = _stat(path, 1)
-        if written is not None and os.path.samestat(read, written):
-            raise UsageError(
-                f"sink.{name} ({_named(path)}) is the file that is read: it would be appended to your input; "
-                "name another file"
-            )
-
-
-def _stat(path: str | None, descriptor: int) -> os.stat_result | None:
-    """Of a file, or of `descriptor` where the path is "-"; None if there is no such file."""
-    try:
-        return None if path is None else os.fstat(descriptor) if path == "-" else os.stat(path)
-    except (OSError, ValueError):
-        return None
-
-
-def _refuse_locked(folder: Path) -> None:
-    """Raises Locked if a worker runs there. Makes nothing, and lets go at once."""
-    if not (folder / "lock").is_file():
-        return
-    with open(folder / "lock") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = handle.read().strip() or "unknown"
-            raise Locked(f"process {owner} already works in {folder}: `run` would be refused") from None
-
-
-def _report_writable(settings: Settings) -> None:
-    if settings.report is not None:
-        _writable(settings.report)
-
-
-def _writable(folder: str) -> None:
-    """Is it there and writable, or can it be made? Raises OSError."""
-    folder = os.path.abspath(folder)
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
-    if not os.path.isdir(folder):
-        raise OSError(errno.ENOTDIR, "not a folder", folder)
-    if not os.access(folder, os.W_OK):
-        raise OSError(errno.EACCES, "not writable", folder)
-
-
-def _check_outputs(settings: Settings) -> None:
-    """Can what `run` writes to be written? Raises OSError, Unreachable."""
-    state = os.path.abspath(settings.checkpoint.folder)
-    _writable(state)
-    if settings.sink.connector is not None:
-        return
-    for name, path in zip(("predictions", "dead_letters"), outputs(settings), strict=False):
-        if path == "-":
-            continue
-        folder = os.path.dirname(os.path.abspath(path))
-        # The state's own folder (and those above it) will have been made by then.
-        if not os.path.isdir(folder) and not f"{state}/".startswith(f"{folder}/"):
-            raise Unreachable(f"{path} can't be written: the folder {folder} does not exist; make it")
-        if os.path.isdir(path):
-            raise Unreachable(f"{path} can't be written: it is a folder; sink.{name} names a file")
-        target = path if os.path.exists(path) else folder
-        if os.path.exists(target) and not os.access(target, os.W_OK):
-            raise Unreachable(f"{path} can't be written: {target} is not writable")
-
-
-def _read_once(settings: Settings) -> str | None:
-    """What the source is, if reading it would take its records from the worker."""
-    path = settings.source.path
-    if path == "-":
-        return "standard input"
-    found = _stat(path, 0)
-    if found is None or stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
-        return None
-    return f"{path}, which is no regular file"
-
-
-def _sample(settings: Settings, source: Source, resume: Resume, learner: Learner) -> None:
-    source.open(resume)
-    try:
-        records = source.poll(SAMPLE, 5.0)
-    finally:
-        source.close()
-    items = make_codec(settings).decode(records)
-    outputs = [*learner.learn(items), *learner.settle_now()]
-    bad = [output for output in outputs if isinstance(output, Rejection)]
-    labels = {item.y for item in items if isinstance(item, Event) and item.y is not None}
-    print(f"source: {source.topic}: {len(records)} records read, {len(bad)} of them dead letters")
-    for rejection in bad[:5]:
-        print(f"  record {rejection.position.offset}: {rejection.reason}: {rejection.detail}")
-    if learner.schema is not None:
-        print(f"x: shape {list(learner.schema.shape)}, {learner.schema.dtype}; labels so far: {len(labels)}")

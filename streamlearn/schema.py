@@ -33,7 +33,7 @@ class Schema:
             return "wrong_dtype", f"x has dtype {x.dtype}, numbers were expected"
         if not _within_float32(x):
             return "not_finite", "x holds NaN, an infinity, or a number too large for float32"
-        if self.dtype == "uint8" and not bool(((x >= 0) & (x <= 255) & (x == np.floor(x))).all()):
+        if self.dtype == "uint8" and not _are_bytes(x):
             return "wrong_dtype", "x holds other numbers than 0..255, this stream has bytes (uint8)"
         return None
 
@@ -50,6 +50,19 @@ def _within_float32(x: Array) -> bool:
     if x.dtype == np.float32 and math.isfinite(np.add.reduce(x, axis=None, dtype=np.float64)):
         return True
     return bool((np.abs(x) <= LARGEST).all())
+
+
+def _are_bytes(x: Array) -> bool:
+    return bool(((x >= 0) & (x <= 255) & (x == np.floor(x))).all())
+
+
+def blank(x: Array) -> Array:
+    """An input of the shape and dtype of `x` and nothing else of it: it fits where `x` fits, only there."""
+    if x.dtype.kind not in "iuf":
+        return np.zeros_like(x)
+    if x.dtype.kind == "f" and not _within_float32(x):
+        return np.full_like(x, np.nan)
+    return np.full_like(x, 0 if _are_bytes(x) else 256 if x.dtype.kind == "u" else -1)
 
 
 def settle(voters: Sequence[Event], dtype: str | None) -> Schema:

@@ -23,6 +23,7 @@ HIDDEN = "***"
 """What is shown in place of a secret."""
 
 
+FILE_SINK = "connectors.file_sink:FileSink"
 KAFKA_SOURCE, KAFKA_SINK = "connectors.kafka:KafkaSource", "connectors.kafka:KafkaSink"
 
 
@@ -182,6 +183,11 @@ class DeliverySettings(Section):
     max_dead_letters_in_row: int = Field(
         1000, ge=1, description="dead letters without a good event between them that stop the worker"
     )
+    ledger: bool = Field(
+        False,
+        description="keep in the state, by partition, count and checksum of the events learned (`checkpoints "
+        "show` prints them): proves that each was learned exactly once; on or off from the first start",
+    )
 
 
 class ExporterSettings(Section):
@@ -304,7 +310,7 @@ def sink_connector(settings: Settings) -> str:
     if settings.sink.connector is not None:
         return settings.sink.connector
     on_kafka = settings.source.topic is not None and settings.source.connector in (None, KAFKA_SOURCE)
-    return KAFKA_SINK if on_kafka or settings.sink.bootstrap_servers else "connectors.file_sink:FileSink"
+    return KAFKA_SINK if on_kafka or settings.sink.bootstrap_servers else FILE_SINK
 
 
 class Outputs(NamedTuple):

@@ -18,6 +18,7 @@ from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
 from streamlearn.evaluator import Evaluator
 from streamlearn.events import Array
+from streamlearn.forgetting import Identity
 from streamlearn.method import chain, make_method
 from streamlearn.model import Model
 from streamlearn.normalise import Normaliser
@@ -63,7 +64,10 @@ class Generators:
 
 
 class Trainer:
-    """Model, optimiser, normaliser, memory, method and what serves; `step` changes them all, nothing else."""
+    """Model, optimiser, normaliser, memory, method and what serves.
+
+    `step` changes them all, `forget` what holds examples, nothing else any of them.
+    """
 
     def __init__(
         self,
@@ -172,6 +176,15 @@ class Trainer:
         self.evaluator.after_step(counts.steps, counts.learned, images, new_set)
         mark("evaluate")
         return losses
+
+    def forget(self, who: Identity) -> tuple[int, int]:
+        """Take the examples of an id out; how many the memory held of it, and the held-out sets."""
+        key, choice = who
+        before = self.memory.size
+        moved = self.memory.forget(key)
+        if moved is not None:
+            self.method.forget(moved)
+        return before - self.memory.size, int(self.evaluator.held.forget(choice))
 
     def grow(self, classes: int) -> None:
         """Give everything that has a row a class rows for `classes` classes."""

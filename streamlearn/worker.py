@@ -16,24 +16,25 @@ from typing import Any
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.codec import Codec
+from streamlearn.commands import Command, encode_answer, forget
 from streamlearn.durable import Learner, check_settings, describe, restore, resume_of, untouched, warn_runtime
 from streamlearn.events import (
     ConnectorError,
     Output,
-    Position,
     Record,
-    Rejection,
     Resume,
     Sink,
     Source,
-    Stalled,
     Stopped,
-    Unreachable,
+    Tombstone,
 )
+from streamlearn.group import group_of
 from streamlearn.keeper import Keeper
 from streamlearn.observe import Histogram, Stopwatch, Vitals, observe
-from streamlearn.report import curve_figures, set_figures
-from streamlearn.settings import Settings
+from streamlearn.outlet import RETRY_SECONDS, Outlet
+from streamlearn.poison import Poison
+from streamlearn.report import Curve
+from streamlearn.settings import Settings, commands_topic
 from streamlearn.state import Snapshot
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ DONE, POISONED, NOT_WRITABLE = 0, 5, 6
 LOOP_SECONDS = 0.05
 """About how long one turn of the loop may take: outputs leave, and signals are seen, between turns."""
 MOST_RECORDS = 2048
-RETRY_SECONDS = 1.0
-MOST_POINTS = 2000
+LAST_SECONDS = 10.0
+"""For so long a worker that stops waits for its last commit."""
 
 
 class Worker:
@@ -66,20 +67,23 @@ class Worker:
         self.learner.most_held_dead = settings.delivery.max_dead_letters_in_row
         self.stopwatch = Stopwatch()
         self.latency = Histogram()
-        self.keeper = Keeper(settings.checkpoint, store, self.learner)
+        self.group = group_of(source, sink, store)
+        self.keeper = Keeper(settings.checkpoint, store, self.learner, confirmed=not self.group)
         self.vitals.checkpoint_problem = self.keeper.sickness
         self.offsets: dict[int, int] = {}
         self.cursors: dict[int, int] = {}
         self.epoch = 0
         self.resumed: Manifest | None = None
+        self.paused = False
+        """By a command; nothing is read until another says so."""
+        self._commands_at: int | None = None
+        self._start: dict[int, int] = {}
         self._stop = threading.Event()
-        self._dead_in_row = 0
-        self._poison: Rejection | None = None
+        self.poison = Poison(settings.delivery.max_dead_letters_in_row)
         self._unanswered: list[Record] = []
-        self._marks: dict[str, int] = {}
+        self.outlet = Outlet(settings, sink, self.vitals, self.keeper, self._stop)
         self._observed_at = 0.0
-        self.curve: list[dict[str, Any]] = []
-        self._stride = 1
+        self.curve = Curve()
 
     def stop(self) -> None:
         """Ask `run` to end after a checkpoint. Safe from a signal handler and from other threads."""
@@ -91,30 +95,48 @@ class Worker:
         Raises ConnectorError, Disagreement, NothingWhole, WrongFormat, OSError; Stopped if `stop` was called
         while the source was read again.
         """
-        found = self.store.newest(log.error)
+        claim = self.group.claim(self.vitals.play, self._stop.is_set)
+        found = self.store.newest(log.error) if claim is None else self.group.found(claim)
         resume, marks = Resume(), None
         if found is not None:
             manifest, parts = found
             resume, marks = resume_of(manifest), manifest.body["outputs"]
-            if untouched(manifest):
-                # With nothing read there is nothing to disagree with: a first start again.
-                resume = Resume()
-            else:
+            if not untouched(manifest):
                 self._restore(manifest, parts)
                 self.resumed = manifest
-            self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
+            elif claim is None:
+                # With nothing read there is nothing to disagree with: a first start again.
+                resume = Resume()
+            self._start = {int(p): o for p, o in manifest.body["position"].get("start", {}).items()}
+            self.paused = bool(manifest.body["position"].get("paused"))
+        elif claim is not None:
+            self._start = dict(claim.start)
+            resume = Resume(self._start, self._start, topic=self.source.topic)
+        if claim is not None:
+            # Without a place of its own in the state (there was no such topic) it begins at P, its end.
+            known = claim.commands is not None and resume.commands is not None
+            self._commands_at = resume.commands if known else claim.commands
+            resume = replace(resume, commands=self._commands_at)
+        self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
         # Both may refuse, and a refusal must leave the folder as it was: the epoch begins after them.
         self.source.open(replace(resume, stopped=self._stop.is_set))
-        self.epoch = self.store.next_epoch()
+        self.epoch = max(self.store.next_epoch(), claim.epoch + 1 if claim is not None else 0)
         self.sink.open(marks, self.epoch)
-        self.store.begin(self.resumed)
+        if self.resumed is not None:
+            # The epoch is valid with its first commit; before that nothing is written.
+            self.group.name(self.resumed)
+            self.group.settle(self._stop.is_set)
+        self.store.begin(self.resumed, self.epoch)
+        if self.resumed is not None:
+            self.keeper.confirm(self.resumed)
         self.learner.mark = self.stopwatch.mark
         if self.resumed is None:
             # The first checkpoint is there before the first record is read.
-            self._marks = self.sink.flush()
+            self.outlet.flush_once()
             self._checkpoint_now()
             if self.keeper.problem is not None:
                 raise self.keeper.problem
+            self.group.settle(self._stop.is_set)
         # Counters count from the start of the process: after a crash the learner's own go back to C.
         self.vitals.base = observe(self.learner)
         self._observe(force=True)
@@ -165,11 +187,15 @@ class Worker:
         waiting_since: float | None = None
         while not self._stop.is_set():
             self.vitals.idle()
+            if not self._obey():
+                return NOT_WRITABLE
             try:
-                records = self.source.poll(most, 0.1)
+                records = self._read(most)
             except ConnectorError:
-                # The source is broken, the state is not: keep what was learned.
-                self._finish()
+                # The source is broken, the state is not: keep what was learned. (In a group it isn't ours
+                # to keep: without a commit that names it, a checkpoint is not the truth.)
+                if not self.group:
+                    self._finish()
                 raise
             turn = time.perf_counter()
             if records:
@@ -182,13 +208,15 @@ class Worker:
                 if not self._learn_partial():
                     return NOT_WRITABLE
                 waiting_since = None
-            if not self._flush():
+            if not self.outlet.flush():
                 return NOT_WRITABLE
             if records:
                 self.latency.observe(time.perf_counter() - turn, len(records))
-            if self._poison is not None:
-                return self._poisoned(self._poison)
+            if self.poison.found:
+                return self._poisoned()
             self.keeper.settle(wait=False)
+            self.group.name(self.keeper.newest)
+            self.group.confirm(self.keeper)
             if self.keeper.impatient():
                 return NOT_WRITABLE
             if self.keeper.due(self.learner.counts):
@@ -203,6 +231,12 @@ class Worker:
         log.info("stopping: a checkpoint first")
         return self._finish()
 
+    def _read(self, most: int) -> list[Record]:
+        if not self.paused:
+            return self.source.poll(most, 0.1)
+        self._stop.wait(0.1)
+        return self.source.poll(0, 0.0)
+
     def _waited(self, since: float) -> bool:
         """Has a partial batch waited for longer than learning.max_wait?"""
         limit = self.settings.learning.max_wait
@@ -212,13 +246,33 @@ class Worker:
         """Learn the partial batch by the clock's decision, which is kept: no later record is read before
         the checkpoint that holds it is durable."""
         self._answer(self.learner.flush())
-        if not self._flush():
+        return self._barrier()
+
+    def _barrier(self, command: Command | None = None, **answer: Any) -> bool:
+        """A checkpoint that must be durable before a later record is read, since it holds a decision that
+        the records don't; with it leaves the answer to `command`. False when patience has run out."""
+        if not self.outlet.flush():
             return False
-        self._checkpoint_now()
-        while self.keeper.problem is not None:
+        while True:
+            self._checkpoint_now(command, **answer)
+            if self.keeper.problem is None:
+                return True
             if self.keeper.impatient() or self._stop.wait(RETRY_SECONDS):
                 return False
-            self._checkpoint_now()
+
+    def _obey(self) -> bool:
+        """Carry out the commands that have come. False when patience with the disk has run out."""
+        for command in self.group.commands():
+            log.info("command: %s %s", command.kind or "unknown", command.problem or command.id or "")
+            said: dict[str, Any] = {}
+            if command.problem is None and command.kind == "forget":
+                said = forget(command, self.learner, self.group.unread(self.offsets))
+                self.keeper.forget()
+            elif command.problem is None and command.kind != "checkpoint":
+                self.paused = command.kind == "pause"
+            self._commands_at = command.position.offset + 1
+            if not self._barrier(command, paused=self.paused, **said):
+                return False
         return True
 
     def _apply(self, records: Sequence[Record]) -> None:
@@ -236,16 +290,9 @@ class Worker:
     def _answer(self, outputs: Sequence[Output]) -> None:
         """Hand over outputs, which come in the order of the records, and move C past those."""
         self.sink.write(outputs)
-        limit = self.settings.delivery.max_dead_letters_in_row
-        for output in outputs:
-            if not isinstance(output, Rejection):
-                self._dead_in_row = 0
-            elif output.reason != "too_many_classes":
-                self._dead_in_row += 1
-                # The reason is part of the text that repetitions are told by: each is seen at least once.
-                log.warning(f"dead letter, {output.reason}: %s: %s", _where(output.position), output.detail)
-                if self._dead_in_row >= limit:
-                    self._poison = output
+        if any(isinstance(output, Tombstone) for output in outputs):
+            self.keeper.forget()
+        self.poison.see(outputs)
         answered, self._unanswered = self._unanswered[: len(outputs)], self._unanswered[len(outputs) :]
         for partition, record in {record.position.partition: record for record in answered}.items():
             self.offsets[partition] = record.position.offset + 1
@@ -272,22 +319,15 @@ class Worker:
             counts.learned,
             sum(counts.rejected.values()),
         )
-        return self._finish() if self._poison is None else self._poisoned(self._poison)
+        return self._poisoned() if self.poison.found else self._finish()
 
-    def _poisoned(self, last: Rejection) -> int:
-        log.error(
-            "%d or more dead letters in a row, the last at %s (%s: %s): stopping, something is wrong with "
-            "what produces them. They are in the dead letters; a new start goes on behind them.",
-            self.settings.delivery.max_dead_letters_in_row,
-            _where(last.position),
-            last.reason,
-            last.detail,
-        )
+    def _poisoned(self) -> int:
+        self.poison.say()
         return self._finish() or POISONED
 
     def _finish(self) -> int:
         """A last checkpoint; the exit status says whether it could be written."""
-        if not self._flush():
+        if not self.outlet.flush():
             return NOT_WRITABLE
         self._checkpoint_now()
         if self.keeper.problem is not None:
@@ -295,61 +335,48 @@ class Worker:
                 "the last checkpoint could not be written to %s: %s", self.store.folder, self.keeper.problem
             )
             return NOT_WRITABLE
+        self.group.settle(self._stop.is_set, LAST_SECONDS)
+        self.group.confirm(self.keeper)
         self.sink.close()
         return DONE
 
-    # -- outputs
-
-    def _flush(self) -> bool:
-        """Hand outputs over, trying again while the disk is full; False when patience has run out."""
-        since, patience = time.monotonic(), self.settings.checkpoint.patience
-        said = False
-        while True:
-            try:
-                self._marks = self.sink.flush()
-            except Stalled as error:
-                # Its own affair how long a reader takes; but a signal must not wait for it.
-                self.vitals.output_problem = str(error)
-                if self._stop.is_set():
-                    raise Unreachable(
-                        f"stopped while {error}: the last checkpoint stands, a new start goes on from it"
-                    ) from error
-                # (One that merely failed could not be tried again meanwhile: that counts later.)
-                if self.keeper.hangs and self.keeper.impatient():
-                    return False
-            except OSError as error:
-                if not said:
-                    log.error("outputs can't be written (%s): nothing is read until they can", error)
-                    said = True
-                self.vitals.output_problem = str(error)
-                if time.monotonic() - since > patience or self._stop.wait(RETRY_SECONDS):
-                    log.error("outputs could not be written (%s): giving up; nothing is lost", error)
-                    return False
-            else:
-                self.vitals.output_problem = None
-                return True
+    # -- checkpoints
 
     def _position(self) -> dict[str, Any]:
         """C, and how to find and recognise the source at C."""
         topic = self.source.topic
+        offsets = {topic: {str(p): o for p, o in self.offsets.items()}}
+        commands: dict[str, Any] = {}
+        if self._commands_at is not None:
+            commands = {"commands": commands_topic(self.settings), "paused": self.paused}
+            offsets[commands["commands"]] = {"0": self._commands_at}
         return {
             "topic": topic,
-            "offsets": {topic: {str(p): o for p, o in self.offsets.items()}},
+            **commands,
+            "offsets": offsets,
             "cursors": {str(p): c for p, c in self.cursors.items()},
             "fingerprint": self.source.fingerprint(self.cursors),
+            **({"start": {str(p): o for p, o in self._start.items()}} if self._start else {}),
         }
 
     def _checkpoint(self) -> None:
         """Begin a checkpoint of this very moment, in the background."""
-        about = {**describe(self.learner), "position": self._position(), "outputs": self._marks}
+        self.group.pin()
+        about = {**describe(self.learner), "position": self._position(), "outputs": self.outlet.marks}
         self.keeper.begin(about, self.sink.sync)
 
-    def _checkpoint_now(self) -> None:
+    def _checkpoint_now(self, command: Command | None = None, **answer: Any) -> None:
         """A checkpoint of this very moment, waited for; `keeper.problem` says what came of it."""
         self.keeper.settle(wait=True)
         if not self.keeper.under_way:
             self._checkpoint()
             self.keeper.settle(wait=True)
+        newest = self.keeper.newest
+        if command is None or newest is None or self.keeper.problem is not None:
+            self.group.name(newest)
+        else:
+            answer |= {"checkpoint": newest.id, "step": self.learner.counts.steps, "epoch": self.epoch}
+            self.group.name(newest, command, encode_answer(command, **answer))
 
     # -- figures
 
@@ -365,24 +392,8 @@ class Worker:
             stages={stage: histogram.copy() for stage, histogram in self.stopwatch.stages.items()},
             latency=self.latency.copy(),
             checkpoint=self.keeper.figures.copy(),
+            paused=self.paused,
+            **self.group.figures(self.offsets),
         )
         if self.settings.report is not None:
-            self._plot()
-
-    def _plot(self) -> None:
-        """Add a point to the curve; when there are too many, every second one goes."""
-        seen = self.vitals.observation
-        if self.curve and seen.learned - self.curve[-1]["events"] < self._stride:
-            return
-        kinds = {f"prequential_{kind}": f.accuracy for kind, f in seen.prequential.items()}
-        row: dict[str, Any] = {"events": seen.learned, "classes": seen.known_classes, **kinds}
-        if seen.continual is not None and seen.continual.evaluations:
-            row |= curve_figures(seen.continual) | {"sets": set_figures(seen.continual)}
-        self.curve.append(row)
-        if len(self.curve) > MOST_POINTS:
-            self.curve = self.curve[::2]
-            self._stride *= 2
-
-
-def _where(position: Position) -> str:
-    return f"{position.topic}:{position.partition}:{position.offset}"
+            self.curve.add(self.vitals.observation)

@@ -22,7 +22,7 @@ from streamlearn import cli, logs
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.events import Event
 from streamlearn.flags import load_settings
-from streamlearn.run import make_codec, make_sink, make_source
+from streamlearn.wiring import make_codec, make_sink, make_source
 from streamlearn.worker import Worker
 
 DEADLINE = 60.0
@@ -54,7 +54,7 @@ def here(*words: str) -> int:
         return cli.main(words)
     finally:
         logs.teardown()
-        torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode("default")
         torch.set_num_threads(threads)
 
 
@@ -188,9 +188,8 @@ class Piped:
         self._reading = reading
         settings = load_settings([*words[1:], "--source.options.fd", str(reading)], {})
         self.store = CheckpointStore(settings.checkpoint.folder, settings.checkpoint.keep)
-        self.worker = Worker(
-            settings, make_source(settings), make_sink(settings), make_codec(settings), self.store
-        )
+        source = make_source(settings)
+        self.worker = Worker(settings, source, make_sink(settings, source), make_codec(settings), self.store)
         self.status: int | None = None
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)

@@ -14,6 +14,7 @@ from scipy import stats
 from streamlearn.buffers import Memory, _level
 from streamlearn.config import MemorySettings
 from streamlearn.state import SegmentedPart
+from tests.streams import WHOLE_STREAMS
 
 CPU = torch.device("cpu")
 
@@ -42,6 +43,7 @@ def whole(held: Memory) -> SegmentedPart:
     return SegmentedPart(part.values, part.count, raw)
 
 
+@WHOLE_STREAMS
 @given(
     policy=st.sampled_from(["reservoir", "balanced", "ageing"]),
     capacity=st.integers(1, 30),
@@ -62,6 +64,7 @@ def test_columns_stay_together(policy: str, capacity: int, labels: list[int], ba
     assert not held.x[held.size :].any()
 
 
+@WHOLE_STREAMS
 @given(
     policy=st.sampled_from(["reservoir", "balanced", "ageing"]),
     cuts=st.lists(st.integers(1, 40), min_size=1, max_size=6),
@@ -117,15 +120,13 @@ def test_reservoir_is_uniform_over_the_past() -> None:
 
 
 def test_balanced_keeps_a_uniform_sample_of_every_class() -> None:
-    rng = np.random.default_rng(1)
     labels = [0] * 300 + [1] * 60 + [2] * 4 + [0] * 200
     counts: Counter[int] = Counter()
     for seed in range(300):
         held = memory("balanced", capacity=20)
-        offer(held, labels, np.random.default_rng(seed))
+        offer(held, labels, np.random.default_rng(seed), batch=47)
         assert Counter(held.labels.tolist()) == {0: 8, 1: 8, 2: 4}
         counts.update(held.key.tolist())
-    del rng
     zeros = [i for i, label in enumerate(labels) if label == 0]
     assert stats.chisquare([counts[i] for i in zeros]).pvalue > 1e-3
 
@@ -134,7 +135,7 @@ def test_ageing_forgets_the_old() -> None:
     ages = []
     for seed in range(100):
         held = memory("ageing", capacity=10, horizon=100)
-        offer(held, [0] * 2000, np.random.default_rng(seed))
+        offer(held, [0] * 2000, np.random.default_rng(seed), batch=70)
         ages += (1999 - held.key).tolist()
     # Replacement odds of 1/horizon an event and slot: ages are exponential with mean `horizon`.
     assert 80 < np.mean(ages) < 120
@@ -166,6 +167,106 @@ def test_draws_are_distinct_and_uniform(size: int) -> None:
     if size == 1000:
         x, y = held.rows(slots)
         assert x[:, 0].tolist() == slots.tolist() and not y.any()
+
+
+# ---- forgetting
+
+
+@given(
+    policy=st.sampled_from(["reservoir", "balanced", "ageing"]),
+    capacity=st.integers(1, 60),
+    steps=st.lists(st.tuples(st.integers(1, 12), st.lists(st.integers(0, 200), max_size=5)), max_size=20),
+    segment_rows=st.integers(1, 7),
+    cut=st.integers(0, 20),
+    missed=st.booleans(),
+)
+def test_what_is_forgotten_is_gone_and_what_comes_next_takes_its_place(
+    policy: str,
+    capacity: int,
+    steps: list[tuple[int, list[int]]],
+    segment_rows: int,
+    cut: int,
+    missed: bool,
+) -> None:
+    """Whatever is forgotten between steps; one that is loaded in between goes on alike."""
+
+    def made() -> Memory:
+        one = memory(policy, capacity)
+        one.segment_rows, one.changed = segment_rows, np.zeros(-(-capacity // segment_rows), dtype=bool)
+        return one
+
+    held, twin = made(), made()
+    generators = [np.random.default_rng(7) for _ in range(2)]
+    known: dict[int, bytes] = {}
+    forgotten: set[int] = set()
+    for number, (count, keys) in enumerate(steps):
+        before = held.size
+        for one, rng in zip((held, twin), generators, strict=True):
+            offer(one, [i % 3 for i in range(count)], rng, batch=count)
+        assert held.size == min(capacity, before + count)
+        for key in keys:
+            there = held.key[: held.size] == key
+            slots = {int(k): slot for slot, k in enumerate(held.key[: held.size])}
+            moved, other = held.forget(key), twin.forget(key)
+            assert (moved is not None) == there.any()
+            if moved is None or other is None:
+                continue
+            assert moved.tolist() == other.tolist()
+            forgotten.add(key)
+            assert moved[there].tolist() == [-1]
+            assert {k: int(moved[slot]) for k, slot in slots.items() if k != key} == {
+                int(k): slot for slot, k in enumerate(held.key[: held.size])
+            }
+        assert held.seen == twin.seen
+        assert not forgotten & set(held.key[: held.size].tolist())
+        assert held.x[: held.size, 0].tolist() == held.key[: held.size].tolist()
+        assert not held.x[held.size :].any() and not held.y[held.size :].any()
+        assert not any(c[held.size :].any() for c in (held.key, held.labels, held.born, held.priority))
+        part = held.snapshot()
+        if missed and number % 3 == 0:
+            held.mark_changed(list(part.changed))  # could not be written; more may be forgotten until it is
+        else:
+            known |= {i: b"".join(a.tobytes() for a in arrays) for i, arrays in part.changed.items()}
+            full = {i: raw.tobytes() for i, (raw,) in whole(held).changed.items()}
+            assert {i: known[i] for i in range(part.count)} == full
+        if number == cut:
+            saved, twin = whole(twin), made()
+            twin.load(saved)
+    assert whole(held).values == whole(twin).values
+    assert torch.equal(held.x, twin.x) and torch.equal(held.y, twin.y)
+
+
+@pytest.mark.parametrize("policy", ["reservoir", "balanced", "ageing"])
+def test_freed_slots_go_to_the_next_events(policy: str) -> None:
+    held, rng = memory(policy, capacity=20), np.random.default_rng(0)
+    offer(held, [0] * 2000, rng)
+    for key in held.key[[0, 7, 19]].tolist():
+        held.forget(key)
+    offer(held, [0] * 3, rng, batch=3)
+    assert held.size == 20 and {2000, 2001, 2002} <= set(held.key.tolist())
+
+
+def test_a_reservoir_stays_uniform_over_what_was_not_forgotten() -> None:
+    counts: Counter[int] = Counter()
+    for seed in range(400):
+        held, rng = memory(capacity=10), np.random.default_rng(seed)
+        offer(held, [0] * 60, rng, batch=7)
+        for key in range(0, 60, 6):
+            held.forget(key)
+        offer(held, [0] * 60, rng, batch=7)
+        counts.update(key for key in held.key.tolist() if key < 60)
+    assert not any(counts[key] for key in range(0, 60, 6))
+    assert stats.chisquare([counts[key] for key in range(60) if key % 6]).pvalue > 1e-3
+
+
+def test_balanced_keeps_its_level_after_forgetting() -> None:
+    held, rng = memory("balanced", capacity=20), np.random.default_rng(0)
+    offer(held, [0] * 300 + [1] * 60 + [2] * 4, rng)
+    for key in held.key[held.labels == 1].tolist():
+        held.forget(key)
+    assert Counter(held.labels[: held.size].tolist()) == {0: 8, 2: 4}
+    offer(held, [0, 1, 2, 0] * 30, rng)
+    assert Counter(held.labels.tolist()) == {0: 7, 1: 7, 2: 6}
 
 
 def test_another_memory_is_refused() -> None:

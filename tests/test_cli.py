@@ -53,7 +53,7 @@ def test_what_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
     near = said(capfd, "checkpoint", "list", status=2)
     assert near == "streamlearn: there is no command 'checkpoint': did you mean checkpoints?\n"
     far = said(capfd, "xyz", status=2)
-    assert far.endswith("; there is demo, run, check, checkpoints, bench, publish, topics, methods\n")
+    assert far.endswith("; there is demo, run, check, checkpoints, bench, publish, topics, tell, methods\n")
     assert "did you mean memory.capacity?" in said(capfd, "run", "--memory.capacty", "3", status=2)
     assert said(capfd, status=2).endswith(said(capfd, "--help"))
     assert said(capfd, "--version") == f"streamlearn {__version__}\n"

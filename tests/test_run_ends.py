@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamlearn import run
+from streamlearn import run, wiring
 from streamlearn.events import Source
 from streamlearn.run import guarded
 from streamlearn.settings import Settings
@@ -135,7 +135,7 @@ def test_a_signal_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_events(tmp_path / "events.jsonl", EVENTS)
-    before, make = tree(tmp_path), run.make_source
+    before, make = tree(tmp_path), wiring.make_source
 
     def signalled(settings: Settings) -> Source:
         os.kill(os.getpid(), signal.SIGINT)

@@ -12,6 +12,7 @@ from streamlearn.buffers import Memory
 from streamlearn.modifiers.view_batch import Queue, ViewBatch, consistency
 from streamlearn.rows import Draw
 from tests.steps import IMAGE, inputs, make, make_memory, make_model, rows_of
+from tests.streams import WHOLE_STREAMS
 
 MODEL = make_model()
 
@@ -29,6 +30,7 @@ def resumed(method: ViewBatch) -> ViewBatch:
     return other
 
 
+@WHOLE_STREAMS
 @given(
     steps=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5)), max_size=40),
     seed=st.integers(0, 2**16),
@@ -67,6 +69,53 @@ def test_slots_that_the_memory_lost_are_not_drawn(seed: int, before: int, size: 
     for _ in range(4):
         taken = queue.take(count, size, rng)
         assert len(taken) == min(count, size) and (taken < size).all()
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 7), st.integers(0, 3), st.lists(st.integers(0, 90), max_size=3)), max_size=40
+    ),
+    seed=st.integers(0, 2**16),
+    cut=st.integers(0, 40),
+)
+def test_forgetting_leaves_every_other_example_its_turn(
+    steps: list[tuple[int, int, list[int]]], seed: int, cut: int
+) -> None:
+    """In a pass every example that was there at its start, and still is, comes once; what is gone never."""
+    method, memory = view_batch(), make_memory([0, 1, 2, 0, 1], capacity=200)
+    rng, slots = np.random.default_rng(seed), np.random.default_rng(1)
+    due: set[int] = set()
+    reference = Recalls()
+    for number, (count, growth, keys) in enumerate(steps):
+        if number == cut:
+            method = resumed(method)
+        passes, left = method.queue.passes, len(method.queue.ahead)
+        drawn = method.draw(memory, count, rng)
+        taken = memory.key[drawn.slots].tolist()
+        assert len(taken) == min(count, memory.size) == len(set(taken))
+        if method.queue.passes > passes:
+            assert set(taken[:left]) == due, "the pass ends when all have had their turn"
+            due = set(memory.key[: memory.size].tolist())
+            reference.gaps = []
+            taken = taken[left:]
+        assert set(taken) <= due
+        due -= set(taken)
+        assert set(memory.key[method.queue.ahead].tolist()) | set(memory.key[drawn.slots[:left]]) >= due
+        reference.note(memory, drawn, memory.seen)
+        if growth:
+            y, first = np.zeros(growth, np.int64), memory.seen
+            memory.insert(inputs(growth), y, np.arange(first, first + growth), slots)
+        for key in keys:
+            moved = memory.forget(key)
+            if moved is not None:
+                method.forget(moved)
+            due.discard(key)
+            reference.last.pop(key, None)
+        held = memory.key[: memory.size].tolist()
+        if len(method._recalled):
+            last = {key: int(at) for key, at in zip(held, method._recalled, strict=False) if at}
+            assert last == {key: reference.last[key] for key in held if key in reference.last}
+            assert not method._recalled[memory.size :].any()
 
 
 def test_passes_are_shuffled_anew_and_by_the_generator() -> None:

@@ -25,9 +25,9 @@ from streamlearn.events import Position, Record, Resume
 from streamlearn.flags import load_settings
 from streamlearn.keeper import Keeper
 from streamlearn.observe import Stopwatch
-from streamlearn.run import make_codec, make_sink
 from streamlearn.settings import Settings
 from streamlearn.state import SegmentedPart, Snapshot
+from streamlearn.wiring import make_codec, make_sink
 from streamlearn.worker import Worker
 
 SHAPE = (3, 32, 32)
@@ -214,9 +214,8 @@ def measure(folder: Path, options: Namespace, flags: list[str]) -> dict[str, Any
     settings = load_settings(words, {})
     phases = Phases(options)
     store = MeasuredStore(folder / "state", settings.checkpoint.keep)
-    worker = MeasuredWorker(
-        settings, ImageSource(options.seed), make_sink(settings), make_codec(settings), store
-    )
+    source = ImageSource(options.seed)
+    worker = MeasuredWorker(settings, source, make_sink(settings, source), make_codec(settings), store)
     keeper = MeasuredKeeper(settings, store, worker, phases)
     watch = StepWatch(phases)
     watch.keeper = keeper

@@ -41,7 +41,8 @@ class Queue:
     """Slots of a memory in shuffled passes: each slot that the memory had at a pass's start comes once in it.
 
     ahead: what is left of the pass. size: slots in the pass. A slot whose example has been replaced stays
-    one; slots that the memory has gained come with the next pass.
+    one; slots that the memory has gained come with the next pass. An example that was forgotten is not
+    drawn, and one that has moved keeps its turn.
     """
 
     def __init__(self) -> None:
@@ -64,6 +65,12 @@ class Queue:
         first = np.flatnonzero(fresh[order])[:missing]
         self.ahead, self.size, self.passes = np.delete(order, first), size, self.passes + 1
         return np.concatenate([taken, order[first]])
+
+    def forget(self, moved: Array) -> None:
+        """Follow examples to where they lie now (see `Method.forget`)."""
+        ahead = moved[self.ahead]
+        self.ahead = ahead[ahead >= 0]
+        self.size = min(self.size, int(np.count_nonzero(moved >= 0)))
 
 
 class _Queued(Memory):
@@ -142,6 +149,14 @@ class ViewBatch(Modifier):
         self._gaps[1] += int((memory.seen - before[again]).sum())
         self._recalled[slots] = memory.seen
         self.expected_recall_interval = memory.size / len(slots)
+
+    def forget(self, moved: Array) -> None:
+        super().forget(moved)
+        self.queue.forget(moved)
+        if len(self._recalled):
+            before, stays = self._recalled[: len(moved)].copy(), moved >= 0
+            self._recalled[: len(moved)] = 0
+            self._recalled[moved[stays]] = before[stays]
 
     def loss(self, model: Model, rows: Rows) -> Losses:
         losses = self.inner.loss(model, rows)

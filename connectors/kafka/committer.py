@@ -1,0 +1,181 @@
+"""The way out: outputs in small transactions, each with P of every partition and a checkpoint's name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import CommitFailedError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
+
+from connectors.kafka.boxes import Named, Outbox, Parcel, Place
+from connectors.kafka.committed import read_committed
+from connectors.kafka.options import Options
+from connectors.kafka.records import batches
+from streamlearn.events import Fenced
+
+log = logging.getLogger(__name__)
+
+BATCH_BYTES = 512 * 1024
+RETRY_SECONDS = 0.1
+
+
+class Committer:
+    """Owns the producer, and commits what comes into the outbox. All methods belong to the loop.
+
+    attempt: calls a start again while nobody answers. answered: called after every commit.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        outbox: Outbox,
+        handed: asyncio.Event,
+        attempt: Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]],
+        answered: Callable[[], None],
+    ) -> None:
+        self.options, self.outbox = options, outbox
+        self._handed, self._attempt, self._answered = handed, attempt, answered
+        self.producer: AIOKafkaProducer | None = None
+        self.consumer: AIOKafkaConsumer | None = None
+        """Whose commits go beside the outputs where they can't go with them."""
+        self.member: asyncio.Event | None = None
+        """Set while this is the member that learns."""
+        self.doubtful = False
+        """Whether there was a rebalance since the last commit: another worker may have committed."""
+        self.ended = False
+        """Nothing is committed any more."""
+        self.epoch = 0
+        self.published: dict[Place, int] = {}
+        self.named: str | None = None
+        """The checkpoint that the newest commit names."""
+        self._durable: list[Named] = []
+
+    async def start(self, transactional: bool) -> None:
+        """Start the producer. A transactional one fences its predecessor and settles what that left open."""
+        options = self.options
+        patience = int(options.patience * 1000)
+        settings: dict[str, Any] = {
+            "acks": "all",
+            "enable_idempotence": True,
+            "max_batch_size": max([BATCH_BYTES, *options.limits.values()]),
+            "request_timeout_ms": patience,
+        }
+        if transactional:
+            settings |= {"transactional_id": options.transactional_id, "transaction_timeout_ms": patience}
+        settings |= options.more_of_producer
+        try:
+            self.producer = AIOKafkaProducer(**options.connection, **settings)
+        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+            raise options.mistaken("sink.client", error) from error
+        await self._attempt(self.producer.start)
+
+    async def run(self) -> None:
+        """A commit an interval, while there is something to say."""
+        while True:
+            await self._handed.wait()
+            if self.ended:
+                return
+            self._handed.clear()
+            begun = time.monotonic()
+            swapped = self.outbox.swap()
+            if swapped is None:
+                continue
+            parcel, handed = swapped
+            await asyncio.wait_for(self._commit(parcel), self.options.patience)
+            self.outbox.sent(handed)
+            self._answered()
+            if self.outbox.waiting:
+                self._handed.set()
+            await asyncio.sleep(max(0.0, begun + self.options.commit_interval - time.monotonic()))
+
+    async def _commit(self, parcel: Parcel) -> None:
+        published = self.published | parcel.published
+        self._durable += parcel.named
+        fitting = [n for n in self._durable if all(published.get(p, -1) >= o for p, o in n.offsets.items())]
+        named = fitting[-1] if fitting else None
+        name = named.checkpoint if named is not None else self.named
+        if self.options.exactly_once:
+            await self._transaction(parcel, published, name)
+        else:
+            await self._flush(parcel, published, name)
+        self.published, self.named = published, name
+        if named is not None:
+            self._durable = self._durable[self._durable.index(named) + 1 :]
+
+    async def _transaction(self, parcel: Parcel, published: dict[Place, int], name: str | None) -> None:
+        producer, group = self.producer, self.options.group
+        assert producer is not None and group is not None
+        await producer.begin_transaction()
+        try:
+            await self._send(parcel)
+            await producer.send_offsets_to_transaction(self._offsets(published, name), group)
+        except BaseException:
+            # Readers needn't wait for the next start to see that nothing came of this.
+            await self._abort()
+            raise
+        await producer.commit_transaction()
+
+    async def _abort(self) -> None:
+        assert self.producer is not None
+        try:
+            await asyncio.wait_for(self.producer.abort_transaction(), 5.0)
+        except (KafkaError, TimeoutError, AssertionError):
+            log.debug("the transaction is left to the next start")
+
+    async def _flush(self, parcel: Parcel, published: dict[Place, int], name: str | None) -> None:
+        await self._send(parcel)
+        if self.options.group is None or self.consumer is None:
+            return
+        while not self.ended:
+            # Outside of a membership, or in another's place, the broker would take it from whoever asks.
+            if self.member is not None:
+                await self.member.wait()
+            if self.doubtful:
+                self.doubtful = False
+                await self._refuse_successor()
+                continue
+            try:
+                await self.consumer.commit(self._offsets(published, name))
+                return
+            except CommitFailedError:
+                # A worker that joins is enough for that. If the partitions go to it, the plane ends us.
+                self.doubtful = True
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _refuse_successor(self) -> None:
+        """No transaction fences here: whoever was away may find that others have gone on. Raises Fenced."""
+        if (await read_committed(self.options)).epoch > self.epoch:
+            raise Fenced(
+                f"{self.options.where}: another worker of group {self.options.group} has gone on meanwhile: "
+                "a new start goes on from its last commit"
+            )
+
+    async def _send(self, parcel: Parcel) -> None:
+        """Send and see every send's result: a commit would not fail for one that failed."""
+        producer = self.producer
+        assert producer is not None
+        sends = [
+            await producer.send_batch(batch, topic, partition=partition)
+            for (topic, partition), batch in batches(producer, parcel.messages, self.options.limits)
+        ]
+        if sends:
+            await asyncio.gather(*sends)
+
+    def _offsets(
+        self, published: dict[Place, int], name: str | None
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        metadata = json.dumps({"checkpoint": name, "epoch": self.epoch}, separators=(",", ":"))
+        return {TopicPartition(*p): OffsetAndMetadata(offset, metadata) for p, offset in published.items()}
+
+    async def stop(self) -> None:
+        if self.producer is not None:
+            with suppress(KafkaError, TimeoutError, AssertionError):
+                await asyncio.wait_for(self.producer.stop(), 10.0)
+            self.producer = None

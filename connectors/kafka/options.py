@@ -1,0 +1,89 @@
+"""What the data plane is told: the settings of source and sink, with what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from connectors.kafka.client import aiokafka_options
+from streamlearn.events import UsageError
+
+MIB = 1 << 20
+OURS = {"bootstrap_servers", "security_protocol", "ssl_context", "sasl_mechanism", "sasl_plain_username"}
+OURS |= {"sasl_plain_password", "loop", "key_serializer", "value_serializer"}
+OURS_CONSUMER = {
+    "group_id",
+    "group_instance_id",
+    "enable_auto_commit",
+    "auto_offset_reset",
+    "isolation_level",
+}
+OURS_CONSUMER |= {"partition_assignment_strategy", "key_deserializer", "value_deserializer"}
+OURS_PRODUCER = {"transactional_id", "enable_idempotence", "acks", "partitioner"}
+"""Parameters on which the exactness stands, or that have settings of their own."""
+
+
+@dataclass
+class Options:
+    """Options of one data plane.
+
+    connection: parameters that every client gets. group: the consumer group; None reads without one.
+    instance: the name of this member of it, by which it is known again after a restart; None: no name.
+    limits: bytes that a batch of messages may have, by topic. consumer, producer: what is passed on.
+    """
+
+    connection: dict[str, Any]
+    where: str
+    group: str | None = None
+    instance: str | None = None
+    exactly_once: bool = True
+    commit_interval: float = 0.1
+    deadline: float = 60.0
+    patience: float = 300.0
+    learner_patience: float = 600.0
+    limits: Mapping[str, int] = field(default_factory=dict)
+    inbox_bytes: int = 16 * MIB
+    outbox_bytes: int = 16 * MIB
+    consumer: Mapping[str, Any] = field(default_factory=dict)
+    producer: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def transactional_id(self) -> str:
+        return f"streamlearn.{self.group}"
+
+    @property
+    def more_of_consumer(self) -> dict[str, Any]:
+        """Raises UsageError."""
+        return _passed("source.client", self.consumer, OURS | OURS_CONSUMER)
+
+    @property
+    def more_of_producer(self) -> dict[str, Any]:
+        """Raises UsageError."""
+        return _passed("sink.client", self.producer, OURS | OURS_PRODUCER)
+
+    @staticmethod
+    def mistaken(setting: str, error: Exception) -> UsageError:
+        """A parameter that the client doesn't take; values may be secrets and aren't shown."""
+        return UsageError(f"{setting} holds a parameter that the Kafka client doesn't take: {error}")
+
+
+def options_of(source: Mapping[str, Any]) -> Options:
+    """The part that the source's options say. Raises UsageError."""
+    connection = aiokafka_options(source)
+    return Options(
+        connection=connection,
+        where=f"Kafka at {', '.join(connection['bootstrap_servers'])}",
+        deadline=float(source.get("deadline") or 60),
+        patience=float(source.get("patience") or 300),
+        consumer=dict(source.get("client") or {}),
+    )
+
+
+def _passed(setting: str, given: Mapping[str, Any], ours: set[str]) -> dict[str, Any]:
+    taken = sorted(ours & set(given))
+    if taken:
+        raise UsageError(
+            f"{setting}.{taken[0]} can't be set: it is decided by other settings, or by exactness"
+        )
+    return dict(given)

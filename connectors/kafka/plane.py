@@ -1,0 +1,387 @@
+"""The data plane: a Faust service that owns the consumer and the transactional producer.
+
+It runs on the Kafka loop. Records go into the inbox, outputs come from the outbox; a commit carries the
+outputs, P of every partition and the name of the newest durable checkpoint whose C is not above it.
+Faust's own consumer is not used: it acknowledges what failed, and its recovery overwrites our seeks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from mode import Service
+
+from connectors.kafka.assignor import one_learner
+from connectors.kafka.boxes import Inbox, Outbox, Place
+from connectors.kafka.committed import Committed, read_committed
+from connectors.kafka.committer import Committer
+from connectors.kafka.errors import explain
+from connectors.kafka.options import Options
+from connectors.kafka.records import records_of
+from streamlearn.events import ConnectorError, Fenced, Record, Unreachable
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 2000
+"""Records that one fetch hands over at most."""
+FETCH_MS = 200
+HOLD_SECONDS = 2.0
+"""A learner that is behind for longer gets its partitions paused; before, nothing is fetched."""
+WATCH_SECONDS = 2.0
+RETRY_SECONDS = 0.5
+
+
+class DataPlane(Service):
+    """Consumer, producer and what passes between them and the boxes. All methods belong to the loop."""
+
+    logger = logging.getLogger("faust")
+
+    def __init__(self, options: Options) -> None:
+        super().__init__()
+        self.options = options
+        loop = asyncio.get_running_loop()
+        self._room, self._handed = asyncio.Event(), asyncio.Event()
+        self.inbox = Inbox(options.inbox_bytes, lambda: loop.call_soon_threadsafe(self._room.set))
+        self.outbox = Outbox(options.outbox_bytes, lambda: loop.call_soon_threadsafe(self._handed.set))
+        self.consumer: AIOKafkaConsumer | None = None
+        self.committer = Committer(options, self.outbox, self._handed, self._within, self._answered)
+        self.failure: ConnectorError | None = None
+        self.ends: dict[Place, int] = {}
+        self.drained: set[Place] = set()
+        """Partitions that were read to their end at the last look."""
+        self.commands_topic = ""
+        self._commands: deque[Record] = deque()
+        self.next: dict[Place, int] = {}
+        """The record after the last one that went into the inbox."""
+        self._assigned = asyncio.Event()
+        self._owned: frozenset[TopicPartition] = frozenset()
+        self._assignment: frozenset[TopicPartition] = frozenset()
+        self._gate = asyncio.Event()
+        self._turn = 0
+        self._contact = time.monotonic()
+        self._stopping = False
+
+    # -- start
+
+    async def connect(self, topics: Mapping[str, int]) -> None:
+        """Start the consumer. With a group it joins that; without one it gets every partition.
+
+        topics: their partition counts.
+        """
+        options = self.options
+        grouped: dict[str, Any] = {}
+        if options.group is not None:
+            self.committer.member = self._assigned
+            grouped = {
+                "group_id": options.group,
+                "group_instance_id": options.instance,
+                "partition_assignment_strategy": (
+                    one_learner(lambda: self.committer.epoch if self._owned else 0),
+                ),
+            }
+        settings: dict[str, Any] = {
+            "enable_auto_commit": False,
+            "auto_offset_reset": "none",
+            "isolation_level": "read_committed",
+            "session_timeout_ms": 6000,
+            "heartbeat_interval_ms": 1500,
+            "rebalance_timeout_ms": 60_000,
+            # A learner that takes long must not lose its partitions for it; the watch sees one that hangs.
+            "max_poll_interval_ms": 24 * 3_600_000,
+        }
+        try:
+            self.consumer = AIOKafkaConsumer(
+                **options.connection, **grouped | settings | options.more_of_consumer
+            )
+        except (TypeError, ValueError, AssertionError) as error:
+            raise options.mistaken("source.client", error) from error
+        await self._within(self.consumer.start)
+        if options.group is not None:
+            self.consumer.subscribe(list(topics), listener=_Listener(self))
+            return
+        self._assignment = frozenset(
+            TopicPartition(t, p) for t, count in topics.items() for p in range(count)
+        )
+        self.consumer.assign(list(self._assignment))
+        self._assigned.set()
+
+    async def _within(self, attempt: Callable[[], Awaitable[Any]]) -> None:
+        """Try again while nobody answers, for at most the deadline of a start."""
+        deadline = time.monotonic() + self.options.deadline
+        while True:
+            try:
+                await asyncio.wait_for(attempt(), max(0.1, deadline - time.monotonic()))
+                return
+            except (KafkaConnectionError, TimeoutError) as error:
+                if time.monotonic() + RETRY_SECONDS > deadline:
+                    raise Unreachable(
+                        f"{self.options.where}: no broker answers within {self.options.deadline:g} s: is it "
+                        "running, and is source.bootstrap_servers right?"
+                    ) from error
+                await asyncio.sleep(RETRY_SECONDS)
+            except Exception as error:
+                raise explain(error, self.options.where) from error
+
+    async def assigned(self, timeout: float) -> bool:
+        """Has this member got the partitions? Waits at most `timeout` seconds."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._assigned.wait(), timeout)
+        if self.failure is not None:
+            raise self.failure
+        return self._assigned.is_set()
+
+    async def claim(self, strict: bool = True) -> tuple[Committed, bool]:
+        """Fence whoever was the learner before, and read what the group has committed (`read_committed`).
+
+        Only behind the fence are committed offsets final. Also says whether the membership has outlasted it.
+        """
+        assert self.consumer is not None
+        turn = self._turn
+        if self.options.exactly_once:
+            await self.committer.start(transactional=True)
+        committed = await self._asked(read_committed(self.options, strict))
+        still = self._assigned.is_set() and self._turn == turn
+        if not still:
+            await self.committer.stop()
+        elif not self.options.exactly_once:
+            self.committer.consumer = self.consumer
+            await self.committer.start(transactional=False)
+        self._owned = self._assignment if still else frozenset()
+        return committed, still
+
+    async def _asked(self, question: Awaitable[Any]) -> Any:
+        try:
+            return await asyncio.wait_for(question, self.options.deadline)
+        except Exception as error:
+            raise explain(error, self.options.where) from error
+
+    @property
+    def places(self) -> list[Place]:
+        """Every partition that is read."""
+        return sorted((tp.topic, tp.partition) for tp in self._assignment)
+
+    async def bounds(self) -> tuple[dict[Place, int], dict[Place, int]]:
+        """First and next offset of every partition."""
+        assert self.consumer is not None
+        asked = [TopicPartition(*place) for place in self.places]
+        first = await self._asked(self.consumer.beginning_offsets(asked))
+        last = await self._asked(self.consumer.end_offsets(asked))
+        self.ends = {(tp.topic, tp.partition): offset for tp, offset in last.items()}
+        return {(tp.topic, tp.partition): offset for tp, offset in first.items()}, dict(self.ends)
+
+    def flow(self, start: Mapping[Place, int]) -> None:
+        """Begin to read, at `start`."""
+        self.next = dict(start)
+        # In the middle of a rebalance nothing can be sought: its end does it.
+        if self._assigned.is_set():
+            self._seek()
+            self._gate.set()
+        self.add_future(self._guarded(self._pump))
+        self.add_future(self._guarded(self._watch))
+
+    def publish(self, published: Mapping[Place, int], epoch: int) -> None:
+        """Begin to send what comes into the outbox. `published`: P, `epoch`: that of all commits."""
+        self.committer.published, self.committer.epoch = dict(published), epoch
+        self.add_future(self._guarded(self.committer.run))
+
+    # -- assignment
+
+    def revoked(self) -> None:
+        """A rebalance begins: nothing is read until the partitions are ours again and sought."""
+        self._turn += 1
+        self.committer.doubtful = True
+        self._gate.clear()
+        self._assigned.clear()
+
+    def given(self, partitions: frozenset[TopicPartition]) -> None:
+        """A rebalance has ended."""
+        self._assignment = partitions
+        if not self._owned:
+            if partitions:
+                self._assigned.set()
+            return
+        if not self._owned <= partitions:
+            self.fail(
+                Fenced(
+                    f"{self.options.where}: another worker of group {self.options.group} got the partitions: "
+                    "it goes on from the last commit, nothing is lost"
+                )
+            )
+            return
+        for tp in partitions - self._owned:
+            log.warning(
+                "%s has a new partition, %d: it is read from its beginning; keys may have moved to it",
+                tp.topic,
+                tp.partition,
+            )
+            self.next[tp.topic, tp.partition] = 0
+            self.committer.published[tp.topic, tp.partition] = 0
+        self._owned = partitions
+        self._assigned.set()
+        if self.next:
+            self._seek()
+            self._gate.set()
+
+    def _seek(self) -> None:
+        assert self.consumer is not None
+        for place, offset in self.next.items():
+            self.consumer.seek(TopicPartition(*place), offset)
+
+    # -- in
+
+    async def _pump(self) -> None:
+        consumer = self.consumer
+        assert consumer is not None
+        while not self._stopping:
+            await self._gate.wait()
+            if self.inbox.full:
+                await self._hold()
+            turn = self._turn
+            found = await consumer.getmany(timeout_ms=FETCH_MS, max_records=AT_ONCE)
+            self._deliver(found, turn)
+
+    def _deliver(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord]], turn: int) -> None:
+        """Hand over what was fetched. turn: of when it was asked for."""
+        if turn != self._turn:
+            # Asked before a rebalance, perhaps answered after it: what is dropped here must come again.
+            if self._gate.is_set():
+                self._seek()
+            return
+        for tp, messages in found.items():
+            self._contact = time.monotonic()
+            place = tp.topic, tp.partition
+            if messages[0].offset < self.next[place]:
+                raise Unreachable(
+                    f"{tp.topic}:{tp.partition}: offset {messages[0].offset} came again, "
+                    f"{self.next[place]} is next: a fault (please report it); nothing was learned twice, a "
+                    "new start goes on"
+                )
+            self.next[place] = messages[-1].offset + 1
+            records = records_of(tp, messages)
+            if tp.topic == self.commands_topic:
+                self._commands.extend(records)
+            else:
+                self.inbox.put(records)
+
+    def take_commands(self) -> list[Record]:
+        """Commands that have come. Belongs to the learner."""
+        waiting = self._commands
+        return [waiting.popleft() for _ in range(len(waiting))]
+
+    async def _hold(self) -> None:
+        """Wait until the learner has caught up: for short by not fetching, then by pausing all but commands.
+
+        A learner that a command has paused waits for the command that ends it.
+        """
+        consumer = self.consumer
+        assert consumer is not None
+        paused = False
+        while not self._stopping:
+            self._room.clear()
+            if not self.inbox.full:
+                break
+            try:
+                await asyncio.wait_for(self._room.wait(), HOLD_SECONDS)
+            except TimeoutError:
+                await self._gate.wait()
+                turn = self._turn
+                held = {tp for tp in consumer.assignment() if tp.topic != self.commands_topic}
+                if not held <= consumer.paused():
+                    consumer.pause(*held)
+                paused = True
+                # Asking shows the client that somebody is there.
+                found = await consumer.getmany(timeout_ms=FETCH_MS)
+                self._deliver(found, turn)
+        if paused:
+            consumer.resume(*consumer.paused())
+
+    # -- watching
+
+    async def _watch(self) -> None:
+        """See how far the topic goes, and whether broker and learner are there."""
+        consumer = self.consumer
+        assert consumer is not None
+        while not self._stopping:
+            asked = [TopicPartition(*place) for place in self.next]
+            try:
+                found = await asyncio.wait_for(consumer.end_offsets(asked), self.options.patience)
+            except (KafkaError, TimeoutError) as error:
+                away = time.monotonic() - self._contact
+                if away > self.options.patience:
+                    raise Unreachable(
+                        f"{self.options.where}: no broker has answered for {away:.0f} s (source.patience): "
+                        "giving up; a new start goes on from the last commit"
+                    ) from error
+            else:
+                self.ends = {(tp.topic, tp.partition): offset for tp, offset in found.items()}
+                self._contact = time.monotonic()
+                with suppress(KafkaError, TimeoutError):  # a rebalance came between
+                    await asyncio.wait_for(self._look(), WATCH_SECONDS)
+            if self.inbox.depth and time.monotonic() - self.inbox.taken_at > self.options.learner_patience:
+                raise Fenced(
+                    f"the learner has taken no record for {self.options.learner_patience:.0f} s: it hangs, "
+                    "and another worker may take over"
+                )
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def _look(self) -> None:
+        consumer = self.consumer
+        assert consumer is not None
+        drained = set()
+        for place, end in self.ends.items():
+            tp = TopicPartition(*place)
+            if self._gate.is_set() and tp in consumer.assignment() and await consumer.position(tp) >= end:
+                drained.add(place)
+        self.drained = drained
+
+    def _answered(self) -> None:
+        self._contact = time.monotonic()
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            if not self._stopping:
+                self.fail(explain(error, self.options.where))
+
+    def fail(self, failure: ConnectorError) -> None:
+        """Say it to the learner, in both boxes; reading and sending end."""
+        if self.failure is None:
+            self.failure = failure
+            self._gate.clear()
+            self.committer.ended = True
+            self.inbox.fail(failure)
+            self.outbox.fail(failure)
+
+    async def on_stop(self) -> None:
+        self._stopping = True
+        self._gate.set()
+        self._room.set()
+        await self.committer.stop()
+        if self.consumer is not None:
+            with suppress(KafkaError, TimeoutError, AssertionError):
+                await asyncio.wait_for(self.consumer.stop(), 10.0)
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Gates first and never raises: aiokafka only logs what a listener raises."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+
+    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        self._plane.revoked()
+
+    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._plane.given(frozenset(assigned))

@@ -1,0 +1,222 @@
+"""Predictions and dead letters to Kafka topics, each exactly once for a read_committed reader."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from connectors.kafka.boxes import Message, Named, Place
+from connectors.kafka.link import Link
+from connectors.kafka.murmur import partition_of
+from connectors.kafka.options import options_of
+from connectors.kafka.records import size_of
+from connectors.kafka.source import KafkaSource
+from connectors.kafka.topics import Topic, describe
+from streamlearn.codec import encode_prediction, encode_too_large, original
+from streamlearn.events import Output, Position, Prediction, Rejection, Tombstone, Unreachable, UsageError
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.5
+"""For so long one flush waits for room."""
+ROOM = 256
+"""Bytes of a batch that are Kafka's own."""
+LONGEST = 1024
+"""Bytes of a header that goes with what stands for an output that is too large."""
+
+
+class KafkaSink:
+    """Outputs as messages: of a prediction JSON, of a dead letter the original key, bytes and headers.
+
+    With a `KafkaSource` as `source` it commits what that has read, in small transactions (mode exactly_once)
+    or after the outputs (at_least_once). With another source, or none, it is at_least_once: outputs after
+    the last checkpoint may come again after a crash, recognisable by their source position.
+
+    Options: `predictions`, `dead_letters`, `answers` (topics), `bootstrap_servers`, `security`,
+    `commit_interval`, `headers`, `client`, `mode`, `source`.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        source = options.get("source")
+        self._source = source if isinstance(source, KafkaSource) else None
+        self._predictions, self._dead_letters = str(options["predictions"]), str(options["dead_letters"])
+        self._answers = str(options.get("answers") or "")
+        if self._predictions == self._dead_letters:
+            raise UsageError(f"sink.predictions and sink.dead_letters are both {self._predictions}")
+        self._headers = list(options.get("headers") or ())
+        mode = options.get("mode")
+        interval = float(options.get("commit_interval") or 0.1)
+        self._link: Link | None = None
+        self._options = options_of(options)
+        if self._source is not None:
+            if self._source.topic in (self._predictions, self._dead_letters):
+                raise UsageError(f"sink: outputs would go to {self._source.topic}, the topic that is read")
+            self._source.pair(
+                (self._predictions, self._dead_letters),
+                self._answers,
+                mode != "at_least_once",
+                interval,
+                dict(options.get("client") or {}),
+            )
+        else:
+            if mode == "exactly_once":
+                raise UsageError(
+                    "delivery.mode exactly_once needs Kafka on both sides: from another source to Kafka it "
+                    "is at_least_once (model updates never repeat, outputs may after a crash)"
+                )
+            self._options.exactly_once, self._options.commit_interval = False, interval
+            self._options.producer = dict(options.get("client") or {})
+        self._topics: Mapping[str, Topic] = {}
+        self._epoch = 0
+        self._published: dict[Place, int] = {}
+        self._waiting: list[Message] = []
+        self._next: dict[Place, int] = {}
+        self._closed = False
+
+    @property
+    def grouped(self) -> bool:
+        """Whether its commits say which checkpoint is the truth."""
+        return self._source is not None
+
+    def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:
+        """Begin. Outputs of records below the group's committed offsets are left out when they come again."""
+        self._epoch = epoch
+        if self._source is not None:
+            self._link, self._topics = self._source.link, self._source.topics
+            self._published = dict(self._link.plane.committer.published)
+        else:
+            self._link = Link(self._options)
+            self._link.start()
+            self._topics = self._link.call(
+                lambda: describe(self._options, [self._predictions, self._dead_letters])
+            )
+            missing = {self._predictions, self._dead_letters} - set(self._topics)
+            if missing:
+                raise Unreachable(
+                    f"{self._options.where}: there is no topic {', '.join(sorted(missing))}: "
+                    "`streamlearn topics` makes it"
+                )
+            self._options.limits = {name: topic.largest for name, topic in self._topics.items()}
+            link = self._link
+            link.call(lambda: link.plane.committer.start(transactional=False))
+        link = self._link
+
+        async def begin() -> None:
+            link.plane.publish(self._published, epoch)
+
+        link.call(begin)
+
+    def write(self, outputs: Sequence[Output]) -> None:
+        published = self._published
+        for output in outputs:
+            topic, partition, offset = output.position
+            place = (topic, partition)
+            if offset < published.get(place, 0):
+                continue
+            if isinstance(output, Prediction):
+                message = self._prediction(output)
+            elif isinstance(output, Tombstone):
+                key = output.record.key
+                message = Message(self._place(self._predictions, output, key), key, None)
+            else:
+                message = self._dead_letter(output)
+            self._waiting.append(message)
+            self._next[place] = offset + 1
+
+    def flush(self) -> dict[str, int]:
+        """Hand over; raises Stalled while the broker takes nothing and much waits."""
+        link = self._opened()
+        if self._waiting or self._next:
+            link.plane.outbox.put(self._waiting, self._next if self.grouped else {})
+            self._waiting, self._next = [], {}
+        link.plane.outbox.wait(WAIT_SECONDS)
+        return {}
+
+    def sync(self) -> None:
+        """Without a group: wait until the broker has everything that was flushed."""
+        if not self.grouped and self._link is not None:
+            while not self._link.plane.outbox.wait_sent(WAIT_SECONDS):
+                pass
+
+    def name(
+        self,
+        checkpoint: str,
+        offsets: Mapping[str, Mapping[int, int]],
+        answered: Position | None = None,
+        answer: bytes = b"",
+    ) -> None:
+        """A checkpoint is durable: the next commit whose P reaches these offsets, its C, names it."""
+        places = {(topic, p): offset for topic, part in offsets.items() for p, offset in part.items()}
+        messages, published = [], {}
+        if answered is not None and answered.offset >= self._published.get(answered[:2], 0):
+            published[answered[:2]] = answered.offset + 1
+            if self._answers in self._topics:
+                messages.append(Message((self._answers, 0), None, answer))
+        self._opened().plane.outbox.name(Named(checkpoint, places), messages, published)
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until all that was flushed and named is committed."""
+        return self._opened().plane.outbox.wait_sent(timeout)
+
+    @property
+    def named(self) -> str | None:
+        """The checkpoint that the newest commit names."""
+        return self._link.plane.committer.named if self._link is not None else None
+
+    def close(self) -> None:
+        """Ends without waiting for what was not settled; the source closes what they share."""
+        if self._source is None and self._link is not None:
+            self._link.stop()
+
+    def _opened(self) -> Link:
+        if self._link is None:
+            raise Unreachable("the sink is not open")
+        return self._link
+
+    # -- messages
+
+    def _place(self, topic: str, output: Output, key: bytes | None) -> Place:
+        """The record's partition where both topics have as many, else by the key, else by the partition."""
+        count = self._topics[topic].partitions
+        read = self._source.topics[self._source.topic].partitions if self._source is not None else 0
+        if count in (1, read):
+            return topic, min(output.position.partition, count - 1)
+        return topic, partition_of(key, count) if key is not None else output.position.partition % count
+
+    def _prediction(self, prediction: Prediction) -> Message:
+        record = prediction.record
+        key = record.key if record is not None else None
+        place = self._place(self._predictions, prediction, key)
+        headers: Sequence[tuple[str, bytes]] = ()
+        if record is not None and record.headers and self._headers:
+            every = "*" in self._headers
+            headers = [header for header in record.headers if every or header[0] in self._headers]
+        message = Message(place, key, encode_prediction(prediction, self._epoch), headers)
+        return message if self._fits(message) else self._small(message, prediction)
+
+    def _dead_letter(self, rejection: Rejection) -> Message:
+        record = rejection.record
+        topic, partition, offset = rejection.position
+        place = self._place(self._dead_letters, rejection, record.key)
+        said = [
+            ("__connect.errors.topic", topic),
+            ("__connect.errors.partition", str(partition)),
+            ("__connect.errors.offset", str(offset)),
+            ("__connect.errors.exception.class.name", rejection.reason),
+            ("__connect.errors.exception.message", rejection.detail),
+        ]
+        headers = [*record.headers, *((name, text.encode(errors="replace")) for name, text in said)]
+        message = Message(place, record.key, original(record), headers)
+        return message if self._fits(message) else self._small(message, rejection)
+
+    def _fits(self, message: Message) -> bool:
+        return size_of(message) + ROOM <= self._topics[message.place[0]].largest
+
+    def _small(self, message: Message, output: Output) -> Message:
+        """In place of an output that is too large for its topic: which it would be, and no bytes of it."""
+        topic = message.place[0]
+        size, limit = size_of(message), self._topics[topic].largest
+        log.warning("%s: an output of %d bytes is too large for %s", output.position, size, topic)
+        headers = [h for h in message.headers if h[0].startswith("__connect.errors.") and len(h[1]) < LONGEST]
+        return Message(message.place, None, encode_too_large(output, size, limit), headers)

@@ -1,0 +1,301 @@
+"""Records from a Kafka topic."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from connectors.kafka.boxes import Named, Place
+from connectors.kafka.committed import Committed, read_committed
+from connectors.kafka.link import Link
+from connectors.kafka.options import options_of
+from connectors.kafka.topics import Topic, describe
+from streamlearn.events import (
+    Claim,
+    Record,
+    Resume,
+    StateMismatch,
+    Stopped,
+    Unreachable,
+    UsageError,
+)
+
+log = logging.getLogger(__name__)
+
+STANDBY_SECONDS = 1.0
+JOIN_SECONDS = 15.0
+"""Longer than a session: whoever was killed has left the group by then."""
+
+
+class KafkaSource:
+    """All partitions of a topic, in the order of arrival; order is kept within a partition.
+
+    Paired with a `KafkaSink` (which does it) it is a member of the consumer group: one member learns, the
+    others stand by, and what the group has committed says where to go on (`claim`). Alone it reads without
+    a group: then the state on disk says where.
+
+    Options: `bootstrap_servers`, `topic`, `group_id`, `start` (earliest / latest), `commands`, `security`,
+    `client`, `deadline`, `patience` as in the settings; `instance`: the member's name in the group, by which
+    a restarted worker is known again at once (static membership).
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        if not options.get("topic"):
+            raise UsageError("source.topic is not set: name the topic to read")
+        self.topic = str(options["topic"])
+        self._options = options_of(options)
+        self._group = str(options.get("group_id") or "streamlearn")
+        self._start = str(options.get("start") or "earliest")
+        self._instance = options.get("instance")
+        self._commands = str(options.get("commands") or f"{self._group}.commands")
+        self._link: Link | None = None
+        self._topics: dict[str, Topic] = {}
+        self._begin: dict[Place, int] = {}
+        self.paired = False
+        self._outputs: tuple[str, ...] = ()
+        self._answers = ""
+        self._exactly_once = True
+        self._interval = 0.1
+        self._producer: Mapping[str, Any] = {}
+
+    def pair(
+        self,
+        outputs: tuple[str, ...],
+        answers: str,
+        exactly_once: bool,
+        interval: float,
+        producer: Mapping[str, Any],
+    ) -> None:
+        """Called by the sink whose outputs and whose commits go the same way."""
+        self.paired = True
+        self._answers = answers
+        self._outputs, self._exactly_once = outputs, exactly_once
+        self._interval, self._producer = interval, producer
+
+    @property
+    def link(self) -> Link:
+        if self._link is None:
+            raise Unreachable(f"{self._options.where}: not connected")
+        return self._link
+
+    @property
+    def topics(self) -> Mapping[str, Topic]:
+        return self._topics
+
+    # -- the group
+
+    def claim(self, instance: str | None, standby: Callable[[], None], stopped: Callable[[], bool]) -> Claim:
+        """Become the one that learns, which may take until another has gone; meanwhile call `standby`.
+
+        instance: the name of this member of the group. Raises Unreachable, StateMismatch, Stopped.
+        """
+        options = self._options
+        options.group, options.instance = self._group, self._instance or instance
+        options.exactly_once, options.commit_interval = self._exactly_once, self._interval
+        options.producer = self._producer
+        link = self._connect([self.topic, *self._outputs], [self._commands, self._answers], stopped)
+        plane = link.plane
+        while True:
+            while not link.call(lambda: plane.assigned(STANDBY_SECONDS), stopped):
+                standby()
+                if stopped():
+                    raise Stopped("stopped while standing by")
+            committed, still = link.call(plane.claim, stopped)
+            if still:
+                return self._claim_of(committed, stopped)
+
+    def survey(self) -> Claim:
+        """What `claim` would say now, without becoming a member of the group."""
+        link = self._connect([self.topic, *self._outputs], [self._commands, self._answers], lambda: False)
+        grouped = replace(self._options, group=self._group)
+        return self._claim_of(link.call(lambda: read_committed(grouped)), lambda: False)
+
+    def _claim_of(self, committed: Committed, stopped: Callable[[], bool]) -> Claim:
+        link = self.link
+        plane = link.plane
+        first, last = link.call(plane.bounds, stopped)
+        begin = (first if self._start == "earliest" else last) | {
+            place: last[place] for place in last if place[0] == self._commands
+        }
+        self._begin = {place: begin[place] for place in first}
+        unknown = [place for place in committed.published if place[0] == self.topic and place not in first]
+        if unknown:
+            raise StateMismatch(
+                f"group {self._group} has committed partition {unknown[0][1]} of {self.topic}, which has "
+                f"only {self._topics[self.topic].partitions}: the topic was made anew; start with another "
+                "source.group_id and checkpoint.folder"
+            )
+        published = {
+            # A partition without a commit came later: all of it is new.
+            place: committed.published.get(place, begin[place] if committed.checkpoint is None else offset)
+            for place, offset in first.items()
+        }
+        at = (self._commands, 0)
+        if at in published and at not in committed.published:
+            published[at] = last[at]  # what was asked for before there was anybody to ask
+        plane.committer.published = published
+        return Claim(
+            committed.checkpoint,
+            committed.epoch,
+            {p: offset for (topic, p), offset in begin.items() if topic == self.topic},
+            {p: offset for (topic, p), offset in published.items() if topic == self.topic},
+            published.get(at),
+        )
+
+    def _connect(self, names: list[str], more: list[str], stopped: Callable[[], bool]) -> Link:
+        """Connect and find the topics: `names`, and those of `more` that there are."""
+        if self._link is None:
+            self._link = Link(self._options)
+            self._link.start()
+        link = self._link
+        self._topics = link.call(lambda: describe(self._options, [*names, *more]), stopped)
+        missing = [name for name in names if name not in self._topics]
+        if missing:
+            raise Unreachable(
+                f"{self._options.where}: there is no topic {', '.join(missing)}: `streamlearn topics` with "
+                "these settings makes what is missing"
+            )
+        self._options.limits = {name: topic.largest for name, topic in self._topics.items()}
+        read = {self.topic: self._topics[self.topic].partitions}
+        if more and set(more) <= set(self._topics):
+            if self._topics[self._commands].partitions > 1:
+                raise UsageError(
+                    f"topic {self._commands} has several partitions: commands need one, in order"
+                )
+            read[self._commands] = 1
+            link.plane.commands_topic = self._commands
+        elif more:
+            log.warning(
+                "there is no topic %s: commands (`streamlearn tell`) are off; `streamlearn topics` makes it",
+                " and no topic ".join(name for name in more if name not in self._topics),
+            )
+        link.call(lambda: link.plane.connect(read), stopped)
+        return link
+
+    def use(self, checkpoint: str, epoch: int, at_least: Mapping[int, int]) -> dict[int, int]:
+        """Have the group's commit name another checkpoint, P as it was; returns P.
+
+        at_least: what P is raised to where it is lower, or missing. Raises StateMismatch if a worker of the
+        group is running, Unreachable.
+        """
+        self._options.group = self._group
+        self._options.exactly_once, self._options.producer = self._exactly_once, self._producer
+        link = self._connect([self.topic, *self._outputs], [self._commands, self._answers], lambda: False)
+        plane = link.plane
+        if not link.call(lambda: plane.assigned(JOIN_SECONDS)):
+            raise StateMismatch(
+                f"a worker of group {self._group} is running, or was killed a few seconds ago: stop it first"
+            )
+        committed, _ = link.call(lambda: plane.claim(strict=False))
+        published = {place: committed.published.get(place, 0) for place in plane.places}
+        for partition, offset in at_least.items():
+            place = (self.topic, partition)
+            published[place] = max(published.get(place, 0), offset)
+
+        async def commit() -> None:
+            plane.publish(published, epoch)
+
+        link.call(commit)
+        plane.outbox.name(Named(checkpoint, {}))
+        if not plane.outbox.wait_sent(self._options.deadline):
+            raise Unreachable(f"{self._options.where}: the commit was not taken in time; try again")
+        return {partition: offset for (topic, partition), offset in published.items() if topic == self.topic}
+
+    def committed(self) -> str | None:
+        options = self._options
+        return self.link.call(lambda: read_committed(options), timeout=options.deadline).checkpoint
+
+    # -- reading
+
+    def open(self, resume: Resume) -> None:
+        """Go to `resume`; a partition that it doesn't name is read from its beginning."""
+        if self._link is None:
+            self._connect([self.topic], [], resume.stopped)
+        link = self.link
+        first, last = link.call(link.plane.bounds, resume.stopped)
+        self._compare(resume)
+        start: dict[Place, int] = {}
+        for place in first:
+            if place[0] == self._commands:
+                start[place] = resume.commands if resume.commands is not None else last[place]
+            elif not resume.offsets:
+                start[place] = self._begin.get(place, (first if self._start == "earliest" else last)[place])
+            else:
+                start[place] = resume.offsets.get(place[1], first[place])
+            self._within(place, start[place], first[place], last[place])
+        link.call(lambda: _flow(link, start))
+
+    def _compare(self, resume: Resume) -> None:
+        if not resume.fingerprint:
+            return  # a first start
+        known = resume.fingerprint.get("topic_id")
+        if known is None:
+            raise StateMismatch(
+                f"the state was taken of another kind of source than topic {self.topic}: start with another "
+                "--checkpoint.folder"
+            )
+        found = self._topics[self.topic].id
+        if known != found or resume.topic != self.topic:
+            raise StateMismatch(
+                f"topic {self.topic} is not the one that this state has learned from ({resume.topic}, id "
+                f"{known}; now id {found}): it was deleted and made anew, or it is another; start "
+                "with another source.group_id and checkpoint.folder"
+            )
+
+    def _within(self, place: Place, at: int, first: int, last: int) -> None:
+        topic, partition = place
+        if first <= at <= last:
+            return
+        what = (
+            f"the log begins at {first}: retention has passed it, {first - at} records are gone"
+            if at < first
+            else f"the log ends at {last}: it was cut or made anew"
+        )
+        raise StateMismatch(
+            f"the state goes on at offset {at} of {topic}:{partition}, but {what}. Nothing was skipped: "
+            "start with another source.group_id and checkpoint.folder, or bring the records back"
+        )
+
+    def poll(self, max_records: int, timeout: float) -> list[Record]:
+        return self.link.plane.inbox.take(max_records, timeout)
+
+    @property
+    def ended(self) -> bool:
+        """A topic never ends."""
+        return False
+
+    def fingerprint(self, cursors: Mapping[int, int]) -> dict[str, Any]:
+        return {"topic_id": self._topics[self.topic].id, "group": self._group}
+
+    def commands(self) -> list[Record]:
+        return self.link.plane.take_commands()
+
+    def ends(self) -> dict[int, int]:
+        link = self.link
+        _, last = link.call(link.plane.bounds)
+        return {partition: offset for (topic, partition), offset in last.items() if topic == self.topic}
+
+    def lag(self, offsets: Mapping[int, int]) -> dict[int, int]:
+        plane = self.link.plane
+        waiting = {}
+        for (topic, partition), end in list(plane.ends.items()):
+            if topic == self.topic:
+                at = offsets.get(partition, 0)
+                # Behind the last record there may be marks of transactions, which are no records.
+                all_read = (topic, partition) in plane.drained and at >= plane.next.get((topic, partition), 0)
+                waiting[partition] = 0 if all_read else max(0, end - at)
+        return waiting
+
+    def queues(self) -> dict[str, int]:
+        plane = self.link.plane
+        return {"records": plane.inbox.depth, "outputs": plane.outbox.depth}
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.stop()
+
+
+async def _flow(link: Link, start: Mapping[Place, int]) -> None:
+    link.plane.flow(start)

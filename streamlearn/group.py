@@ -1,0 +1,145 @@
+"""A worker's part in a group: whose turn it is, and which checkpoint the group's commits name.
+
+A worker that is alone (files) has no group: there the newest whole checkpoint is the truth.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from streamlearn.checkpoint import CheckpointStore, Manifest
+from streamlearn.commands import Command, parse_command
+from streamlearn.events import Claim, GroupSink, GroupSource, Sink, Source, Unreachable
+from streamlearn.keeper import Keeper
+from streamlearn.standby import Found, StandBy
+
+log = logging.getLogger(__name__)
+
+
+class Alone:
+    """No group: nothing to claim, to name or to wait for."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def claim(self, role: Callable[[str], None], stopped: Callable[[], bool]) -> Claim | None:
+        """Stand by until it is this worker's turn, which `role` is told. Raises Stopped."""
+        return None
+
+    def survey(self) -> Claim | None:
+        """What `claim` would give now; changes nothing."""
+        return None
+
+    def found(self, claim: Claim) -> Found | None:
+        """The checkpoint to go on from (see `StandBy.found`)."""
+        raise NotImplementedError
+
+    def name(self, manifest: Manifest | None, command: Command | None = None, answer: bytes = b"") -> None:
+        """Let the next commit name a checkpoint that is durable now, and carry the answer to `command`."""
+
+    def commands(self) -> list[Command]:
+        """What has been asked for since the last call."""
+        return []
+
+    def figures(self, offsets: Mapping[int, int]) -> dict[str, Any]:
+        """Of the group's traffic, for an Observation. offsets: how far the learner is."""
+        return {}
+
+    def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
+        """Of the partitions that are not read to their end, the end as it is now."""
+        return {}
+
+    def confirm(self, keeper: Keeper) -> None:
+        """Tell the keeper which checkpoint a commit names by now."""
+
+    def pin(self) -> None:
+        """Before a checkpoint is written: keep what a commit names, or may name."""
+
+    def settle(self, stopped: Callable[[], bool], seconds: float | None = None) -> None:
+        """Wait until all that was flushed and named is committed. Raises Unreachable after `seconds`."""
+
+
+class Group(Alone):
+    """Of the workers of a group one learns; a commit says which checkpoint is the truth."""
+
+    def __init__(self, source: GroupSource, sink: GroupSink, store: CheckpointStore) -> None:
+        self._source, self._sink, self._store = source, sink, store
+        self._standing_by = StandBy(store)
+        self._handed: dict[str, Manifest] = {}
+        self._confirmed: str | None = None
+
+    def __bool__(self) -> bool:
+        return True
+
+    def claim(self, role: Callable[[str], None], stopped: Callable[[], bool]) -> Claim | None:
+        def stand_by() -> None:
+            role("standby")
+            try:
+                named = self._source.committed()
+            except Unreachable as error:
+                log.warning("standing by: %s", error)  # the learner has the same trouble, or none
+            else:
+                self._standing_by.look(named)
+
+        claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
+        role("learner")
+        return claim
+
+    def survey(self) -> Claim | None:
+        return self._source.survey()
+
+    def found(self, claim: Claim) -> Found | None:
+        return self._standing_by.found(claim)
+
+    def name(self, manifest: Manifest | None, command: Command | None = None, answer: bytes = b"") -> None:
+        if manifest is None or manifest.id in self._handed:
+            return
+        self._handed[manifest.id] = manifest
+        offsets = {
+            topic: {int(partition): offset for partition, offset in part.items()}
+            for topic, part in manifest.body["position"]["offsets"].items()
+        }
+        self._sink.name(manifest.id, offsets, command.position if command is not None else None, answer)
+
+    def commands(self) -> list[Command]:
+        return [parse_command(record) for record in self._source.commands()]
+
+    def figures(self, offsets: Mapping[int, int]) -> dict[str, Any]:
+        return {"lag": {self._source.topic: self._source.lag(offsets)}, "queues": self._source.queues()}
+
+    def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
+        return {p: end for p, end in self._source.ends().items() if offsets.get(p, 0) < end}
+
+    def confirm(self, keeper: Keeper) -> None:
+        named = self._sink.named
+        if named is not None and named != self._confirmed and named in self._handed:
+            self.pin()
+            self._confirmed = named
+            keeper.confirm(self._handed[named])
+
+    def pin(self) -> None:
+        # Of those that came after the one that is named, any may be named by now.
+        ids = list(self._handed)
+        if self._sink.named in self._handed:
+            for name in ids[: ids.index(self._sink.named)]:
+                del self._handed[name]
+        self._store.pinned = set(self._handed)
+
+    def settle(self, stopped: Callable[[], bool], seconds: float | None = None) -> None:
+        deadline = time.monotonic() + seconds if seconds is not None else None
+        while not self._sink.settle(0.2):
+            if time.monotonic() > deadline if deadline is not None else stopped():
+                raise Unreachable(
+                    "stopped, but the broker has not taken the last outputs: nothing is lost, a new start "
+                    "goes on from the last commit and makes them again"
+                )
+
+
+def group_of(source: Source, sink: Sink, store: CheckpointStore) -> Alone:
+    """The group of a source and a sink that have one."""
+    if not getattr(sink, "grouped", False):
+        return Alone()
+    return Group(cast(GroupSource, source), cast(GroupSink, sink), store)

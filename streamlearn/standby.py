@@ -1,0 +1,133 @@
+"""A worker of a group before it learns: its name, the checkpoint it keeps at hand, which one counts."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import secrets
+from pathlib import Path
+from typing import IO
+
+from streamlearn.checkpoint import CheckpointStore, Damaged, Manifest, NothingWhole, WrongFormat
+from streamlearn.durable import Disagreement, resume_of, untouched
+from streamlearn.events import Claim, StateMismatch
+from streamlearn.state import Snapshot
+
+log = logging.getLogger(__name__)
+
+Found = tuple[Manifest, Snapshot]
+
+
+class StandBy:
+    """Looks into the state folder on behalf of a group's commits."""
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self._store = store
+        self._at_hand: Found | None = None
+        self._held: IO[str] | None = None
+
+    def member(self) -> str:
+        """A name for this worker in its group, which it has again after a restart, and no other has.
+
+        The first free one of FOLDER/workers: held by a lock that goes with the process, so that a worker
+        that was killed finds its name free at once, and one that is merely stopped keeps it. Raises OSError.
+        """
+        folder = self._store.folder / "workers"
+        folder.mkdir(parents=True, exist_ok=True)
+        number = 0
+        while True:
+            handle = open(folder / f"{number}", "a+")  # noqa: SIM115  # held as long as the process
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.close()
+                number += 1
+                continue
+            self._held = handle
+            handle.seek(0)
+            name = handle.read().strip()
+            if not name:
+                name = f"streamlearn-{number}-{secrets.token_hex(4)}"
+                handle.write(f"{name}\n")
+                handle.flush()
+            return name
+
+    def look(self, checkpoint: str | None) -> None:
+        """Have the checkpoint that the group's commit names at hand, read and checked."""
+        if checkpoint is None or (self._at_hand is not None and self._at_hand[0].id == checkpoint):
+            return
+        try:
+            manifest = self._store.read(checkpoint)
+            self._at_hand = manifest, self._store.load(manifest)
+        except (Damaged, WrongFormat) as error:
+            log.warning("standing by, checkpoint %s can't be read: %s", checkpoint, error)
+        else:
+            log.info("standing by with checkpoint %s", checkpoint)
+
+    def found(self, claim: Claim) -> Found | None:
+        """The checkpoint to go on from; None for a first start.
+
+        That is the one that the commit names; where it is damaged, the newest older whole one: exact all
+        the same, more is read again. Raises Disagreement, StateMismatch, NothingWhole.
+        """
+        if claim.checkpoint is None:
+            self._refuse_learned()
+            return None
+        if self._at_hand is not None and self._at_hand[0].id == claim.checkpoint:
+            found = self._at_hand
+        else:
+            found = self._read(claim.checkpoint)
+        self._at_hand = None
+        for partition, offset in resume_of(found[0]).offsets.items():
+            published = claim.published.get(partition)
+            if published is None or published < offset:
+                raise StateMismatch(
+                    f"the group's offset of partition {partition} is {published}, below {offset}, where "
+                    f"checkpoint {found[0].id} goes on: it was set back by hand. Records are not learned "
+                    "twice: `streamlearn checkpoints use ID` goes back on purpose, or start with another "
+                    "source.group_id and checkpoint.folder"
+                )
+        return found
+
+    def _refuse_learned(self) -> None:
+        """Without a commit, a folder in which something was learned is not a first start's."""
+        for name in self._store.names():
+            try:
+                manifest = self._store.read(name)
+            except Damaged:
+                continue
+            if not untouched(manifest):
+                raise Disagreement(
+                    f"the group has committed nothing, but {self._store.folder} holds checkpoint {name}, "
+                    "which has learned: the committed offsets have expired, or group, brokers or folder are "
+                    "not the ones they were. `streamlearn checkpoints use ID` (with these settings) commits "
+                    "one; another --checkpoint.folder begins anew"
+                )
+
+    def _read(self, checkpoint: str) -> Found:
+        names = self._store.names()
+        if not names:
+            raise NothingWhole(
+                f"the group's commit names checkpoint {checkpoint}, but there is none in "
+                f"{Path(self._store.folder).absolute()}: is checkpoint.folder right? (Workers on several "
+                "machines need it on shared storage.)"
+            )
+        newer = [name for name in names if name > checkpoint and name != checkpoint]
+        for name in [checkpoint, *names[len(newer) :]]:
+            try:
+                manifest = self._store.read(name)
+                found = manifest, self._store.load(manifest)
+            except Damaged as error:
+                log.error("checkpoint %s is damaged: %s", name, error)
+                continue
+            if name != checkpoint:
+                log.error(
+                    "going on from the older checkpoint %s: what was learned since is read and learned again",
+                    name,
+                )
+            return found
+        raise NothingWhole(
+            f"checkpoint {checkpoint}, which the group's commit names, is not whole, and no older one in "
+            f"{self._store.folder} is: bring the folder back from a backup, or start with another "
+            "source.group_id and checkpoint.folder"
+        )

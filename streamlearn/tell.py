@@ -1,0 +1,99 @@
+"""`streamlearn tell`: a command to a running worker, and its answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from streamlearn.cli import STOP
+from streamlearn.commands import KINDS, encode_command
+from streamlearn.flags import load_settings
+from streamlearn.logs import setup
+from streamlearn.run import UNREACHABLE, USAGE, guarded
+from streamlearn.settings import KAFKA_SOURCE, SettingsError, commands_topic, load_object, outputs
+
+WAIT_SECONDS = 60.0
+
+Tell = Callable[[Mapping[str, Any], Callable[[str], bytes], float, Callable[[], bool]], dict[str, Any] | None]
+
+
+def tell(words: Sequence[str]) -> int:
+    """Send one command and print its answer. Returns the exit status."""
+    rest, timeout, as_json = _switches(words)
+    asked = [word for word in rest[:2] if not word.startswith("--")]
+    kind = asked[0] if asked else None
+    if kind not in KINDS:
+        raise SettingsError(
+            f"streamlearn tell {'wants a command' if kind is None else f'knows no {kind!r}'}: "
+            f"{', '.join(KINDS[:-1])} or forget ID"
+        )
+    if (kind == "forget") != (len(asked) == 2):
+        raise SettingsError(
+            "streamlearn tell forget wants the ID of an event"
+            if kind == "forget"
+            else f"{kind} takes no argument"
+        )
+    of = asked[1] if kind == "forget" else None
+    settings = load_settings(rest[len(asked) :], os.environ)
+    setup(settings.log.level, settings.log.format)
+    if settings.source.bootstrap_servers is None:
+        raise SettingsError("tell needs the broker: give --source.bootstrap_servers HOST:PORT")
+    options = settings.source.model_dump()
+    options |= {"commands": commands_topic(settings), "answers": outputs(settings).answers}
+    send: Tell = load_object(f"{KAFKA_SOURCE.partition(':')[0]}.tell:tell")
+
+    def work() -> int:
+        answer = send(
+            options,
+            lambda request: encode_command(kind, request, of),
+            timeout,
+            lambda: STOP.asked is not None,
+        )
+        return _said(answer, kind, settings.source.group_id, timeout, as_json)
+
+    return guarded(work)
+
+
+def _switches(words: Sequence[str]) -> tuple[list[str], float, bool]:
+    rest, timeout, as_json = list[str](), WAIT_SECONDS, False
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.partition("=")
+        if name == "--json":
+            as_json = True
+        elif name == "--timeout":
+            if not equals:
+                value = left.pop(0) if left else ""
+            try:
+                timeout = float(value)
+            except ValueError:
+                timeout = 0.0
+            if not 0 < timeout < float("inf"):
+                raise SettingsError(f"--timeout {value!r} is not a number of seconds")
+        else:
+            rest.append(word)
+    return rest, timeout, as_json
+
+
+def _said(answer: Mapping[str, Any] | None, kind: str, group: str, timeout: float, as_json: bool) -> int:
+    if answer is None:
+        print(
+            f"no answer within {timeout:g} s: is a worker of group {group} running? The command stands in "
+            "the topic, and is carried out by the next one that reads it",
+            file=sys.stderr,
+        )
+        return UNREACHABLE
+    if as_json:
+        print(json.dumps(answer))
+    elif not answer["done"]:
+        print(f"not done: {answer['problem']}", file=sys.stderr)
+    else:
+        more = {k: v for k, v in answer.items() if k not in ("request", "command", "done")}
+        print(f"{kind}: done")
+        for name, value in more.items():
+            print(f"  {name:<12} {value}")
+    return 0 if answer["done"] else USAGE

@@ -1,0 +1,103 @@
+"""What the settings name, made: source, sink and codec; and what they rule out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import Any, cast
+
+from streamlearn.codec import Codec
+from streamlearn.events import Event, Rejection, Resume, Sink, Source, UsageError
+from streamlearn.settings import (
+    FILE_SINK,
+    Settings,
+    SettingsError,
+    load_object,
+    outputs,
+    sink_connector,
+    source_connector,
+)
+
+
+def named(path: str) -> str:
+    """A file as people call it."""
+    return "standard output" if path == "-" else path
+
+
+def make_source(settings: Settings) -> Source:
+    """The source of the settings. Raises SettingsError, UsageError."""
+    factory: Callable[[dict[str, Any]], Source] = load_object(source_connector(settings))
+    options = settings.source.model_dump() | {"seed": settings.seed, "data_dir": settings.data_dir}
+    return factory(options | settings.source.options)
+
+
+def make_sink(settings: Settings, source: Source) -> Sink:
+    """The sink of the settings, which on Kafka works with the source. Raises SettingsError, UsageError."""
+    factory: Callable[[dict[str, Any]], Sink] = load_object(sink_connector(settings))
+    options = settings.sink.model_dump() | outputs(settings)._asdict()
+    options |= {"mode": settings.delivery.mode, "source": source}
+    for name in ("bootstrap_servers", "security", "deadline", "patience"):
+        options[name] = options.get(name) or settings.source.model_dump()[name]
+    return factory(options)
+
+
+def make_codec(settings: Settings) -> Codec:
+    """The codec of the settings."""
+    return cast(Codec, load_object(settings.codec.connector)(settings.codec))
+
+
+def read_events(settings: Settings, **source: Any) -> list[Event]:
+    """All events of the settings' source, without their records. `source`: what differs in its settings."""
+    differing = settings.source.model_copy(update=source)
+    reader, codec = make_source(settings.model_copy(update={"source": differing})), make_codec(settings)
+    reader.open(Resume())
+    found: list[Event] = []
+    while not reader.ended:
+        for item in codec.decode(reader.poll(1024, 0.0)):
+            if isinstance(item, Rejection):
+                raise SettingsError(f"{reader.topic}: {item.reason}: {item.detail}")
+            if isinstance(item, Event):
+                item.record = None
+                found.append(item)
+    reader.close()
+    return found
+
+
+def refuse_own_input(settings: Settings) -> None:
+    """Outputs must not be appended to the very file that is read. Raises UsageError."""
+    read = stat_of(settings.source.path, int(settings.source.options.get("fd") or 0))
+    if read is None or not stat.S_ISREG(read.st_mode) or sink_connector(settings) != FILE_SINK:
+        return
+    for name, path in zip(("predictions", "dead_letters"), outputs(settings), strict=False):
+        written = stat_of(path, 1)
+        if written is not None and os.path.samestat(read, written):
+            raise UsageError(
+                f"sink.{name} ({named(path)}) is the file that is read: it would be appended to your input; "
+                "name another file"
+            )
+
+
+def stat_of(path: str | None, descriptor: int) -> os.stat_result | None:
+    """Of a file, or of `descriptor` where the path is "-"; None if there is no such file."""
+    try:
+        return None if path is None else os.fstat(descriptor) if path == "-" else os.stat(path)
+    except (OSError, ValueError):
+        return None
+
+
+def report_writable(settings: Settings) -> None:
+    if settings.report is not None:
+        writable(settings.report)
+
+
+def writable(folder: str) -> None:
+    """Is it there and writable, or can it be made? Raises OSError."""
+    folder = os.path.abspath(folder)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise OSError(errno.ENOTDIR, "not a folder", folder)
+    if not os.access(folder, os.W_OK):
+        raise OSError(errno.EACCES, "not writable", folder)
