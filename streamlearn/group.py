@@ -70,6 +70,8 @@ class Group(Alone):
         self._standing_by = StandBy(store)
         self._handed: dict[str, Manifest] = {}
         self._confirmed: str | None = None
+        self._claimed: set[str] = set()
+        """The checkpoint that a predecessor's commit names, as long as none of ours is committed."""
 
     def __bool__(self) -> bool:
         return True
@@ -92,6 +94,7 @@ class Group(Alone):
         return self._source.survey()
 
     def found(self, claim: Claim) -> Found | None:
+        self._claimed = {claim.checkpoint} if claim.checkpoint is not None else set()
         return self._standing_by.found(claim)
 
     def name(self, manifest: Manifest | None, command: Command | None = None, answer: bytes = b"") -> None:
@@ -124,9 +127,10 @@ class Group(Alone):
         # Of those that came after the one that is named, any may be named by now.
         ids = list(self._handed)
         if self._sink.named in self._handed:
+            self._claimed.clear()
             for name in ids[: ids.index(self._sink.named)]:
                 del self._handed[name]
-        self._store.pinned = set(self._handed)
+        self._store.pinned = self._claimed | set(self._handed)
 
     def settle(self, stopped: Callable[[], bool], seconds: float | None = None) -> None:
         deadline = time.monotonic() + seconds if seconds is not None else None
