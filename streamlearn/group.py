@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.commands import Command, parse_command
-from streamlearn.events import Claim, GroupSink, GroupSource, Sink, Source, Unreachable
+from streamlearn.events import Claim, GroupSink, GroupSource, Sink, Source, StateMismatch, Unreachable
 from streamlearn.keeper import Keeper
 from streamlearn.standby import Found, StandBy
 
@@ -36,6 +36,13 @@ class Alone:
     def found(self, claim: Claim) -> Found | None:
         """The checkpoint to go on from (see `StandBy.found`)."""
         raise NotImplementedError
+
+    def commands_at(self, claim: Claim, found: Found | None, topic: str) -> int | None:
+        """Where commands are read on: at the checkpoint's C; if it knows no such topic, at P.
+
+        Raises StateMismatch.
+        """
+        return None
 
     def name(self, manifest: Manifest | None, command: Command | None = None, answer: bytes = b"") -> None:
         """Let the next commit name a checkpoint that is durable now, and carry the answer to `command`."""
@@ -95,7 +102,20 @@ class Group(Alone):
 
     def found(self, claim: Claim) -> Found | None:
         self._claimed = {claim.checkpoint} if claim.checkpoint is not None else set()
-        return self._standing_by.found(claim)
+        return self._standing_by.found(claim, self._source.fingerprint({}))
+
+    def commands_at(self, claim: Claim, found: Found | None, topic: str) -> int | None:
+        place = {} if found is None else found[0].body["position"]
+        at = place["offsets"][topic]["0"] if place.get("commands") == topic else None
+        if claim.commands is None or at is None:
+            return claim.commands
+        if claim.commands < at:
+            raise StateMismatch(
+                f"the group's offset of {topic} is {claim.commands}, below {at}, where checkpoint "
+                f"{found[0].id if found else None} goes on: it was set back by hand. `streamlearn "
+                "checkpoints use ID` (with these settings) puts it right"
+            )
+        return int(at)
 
     def name(self, manifest: Manifest | None, command: Command | None = None, answer: bytes = b"") -> None:
         if manifest is None or manifest.id in self._handed:
