@@ -292,7 +292,7 @@ class DataPlane(Service):
         return [self._commands.popleft() for _ in range(len(self._commands))]
 
     async def _hold(self) -> None:
-        """Wait until the learner has caught up: for short by not fetching, then by pausing all but commands."""
+        """Until the learner has caught up: for short by not fetching, then by pausing all but commands."""
         consumer = self.consumer
         assert consumer is not None
         paused = False
