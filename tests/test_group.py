@@ -28,12 +28,17 @@ class Sink:
         self.named = self.given[-1]
 
 
+class Source:
+    def fingerprint(self, cursors: Mapping[int, int]) -> dict[str, Any]:
+        return {}
+
+
 class Life:
     """A worker's start, as far as its group and its folder are concerned."""
 
     def __init__(self, folder: Path, claimed: str | None, keep: int) -> None:
         self.store, self.sink = CheckpointStore(folder, keep), Sink()
-        self.group = Group(cast(GroupSource, None), cast(GroupSink, self.sink), self.store)
+        self.group = Group(cast(GroupSource, Source()), cast(GroupSink, self.sink), self.store)
         self.learner = OnlineLearner(settings())
         self.offset = 0
         found = self.group.found(Claim(claimed, 1, {0: 0}, {0: 1000}))
