@@ -14,7 +14,7 @@ from typing import Any
 
 from connectors.above import CHUNK, Found, foreign, lines, shorter, start_of
 from streamlearn.codec import encode_dead_letter, encode_prediction
-from streamlearn.events import Output, Position, Prediction, Stalled, Unreachable, UsageError
+from streamlearn.events import Output, Position, Prediction, Rejection, Stalled, Unreachable, UsageError
 
 ATOM = select.PIPE_BUF
 """A pipe that is ready to be written takes so many bytes without blocking."""
@@ -110,7 +110,7 @@ class FileSink:
                 if predictions.lacks(output.position):
                     predictions.add(encode_prediction(output, self._epoch))
                 predictions.passed(output.position)
-            else:
+            elif isinstance(output, Rejection):
                 if dead_letters.lacks(output.position):
                     dead_letters.add(encode_dead_letter(output))
                 dead_letters.passed(output.position)

@@ -127,7 +127,7 @@ class MemorySink:
         for output in self._waiting:
             if isinstance(output, Prediction):
                 self.predictions.append(output)
-            else:
+            elif isinstance(output, Rejection):
                 self.dead_letters.append(output)
         self._waiting = []
         return {

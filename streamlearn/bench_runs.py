@@ -314,6 +314,7 @@ def main() -> int:
     try:
         settings = Settings.model_validate(task["settings"])
         if settings.model.device == "cpu" or not torch.cuda.is_available():
+            # use_deterministic_algorithms would load torch's compiler: 1.5 s of every start.
             torch.set_deterministic_debug_mode("error")
         result = bench_run(settings, task["evaluation"], tell)
         result["measured"]["finished"] = datetime.now(UTC).isoformat(timespec="seconds")

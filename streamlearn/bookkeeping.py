@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from streamlearn.events import NOWHERE, Event, Position, Record, Rejection
+from streamlearn.events import NOWHERE, Event, Item, Position, Record, Rejection, Tombstone
 from streamlearn.forgetting import Blocked
 from streamlearn.schema import blank
 from streamlearn.state import Part
@@ -45,8 +45,10 @@ def reject_event(event: Event, reason: str, detail: str) -> Rejection:
     return Rejection(reason, detail, record)
 
 
-def plain_item(item: Event | Rejection) -> dict[str, Any]:
-    """An event or a rejection in types that msgpack holds."""
+def plain_item(item: Item) -> dict[str, Any]:
+    """An item in types that msgpack holds."""
+    if isinstance(item, Tombstone):
+        return {"tombstone": item.id}
     if isinstance(item, Rejection):
         return {"reason": item.reason, "detail": item.detail, "value": item.record.value}
     x = item.x
@@ -61,9 +63,7 @@ def plain_item(item: Event | Rejection) -> dict[str, Any]:
     }
 
 
-def plain_held(
-    held: Sequence[Event | Rejection], forgotten: Collection[int], blocked: Blocked
-) -> dict[str, Any]:
+def plain_held(held: Sequence[Item], forgotten: Collection[int], blocked: Blocked) -> dict[str, Any]:
     """What waits for the shape of x, in types that msgpack holds; of forgotten ids without their inputs.
 
     No answer needs those: before the first step there is no class to answer with.
@@ -78,8 +78,10 @@ def plain_held(
     return {"items": items} | ({"forgotten": sorted(forgotten)} if forgotten else {})
 
 
-def item_from(plain: Mapping[str, Any]) -> Event | Rejection:
+def item_from(plain: Mapping[str, Any]) -> Item:
     """What `plain_item` was made of."""
+    if "tombstone" in plain:
+        return Tombstone(plain["tombstone"], Record(b"", NOWHERE, tombstone=True))
     if "reason" in plain:
         return Rejection(plain["reason"], plain["detail"], Record(plain["value"], NOWHERE))
     raw = plain["x"]

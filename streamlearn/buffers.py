@@ -109,7 +109,7 @@ class Memory:
             column[left:size] = 0
         to, of = (torch.from_numpy(slots).to(self.device) for slots in (holes, last))
         for tensor in (self.x, self.y):
-            tensor[to] = tensor[of]
+            tensor.index_copy_(0, to, tensor.index_select(0, of))
             tensor[left:size] = 0
         self.changed[holes // self.segment_rows] = True
         self.changed[np.arange(left, size) // self.segment_rows] = True

@@ -17,9 +17,7 @@ packs of an older epoch are hard-linked into the newer one, so that every epoch 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -30,7 +28,7 @@ from typing import IO, Any
 
 from streamlearn import parts
 from streamlearn.packs import Chain
-from streamlearn.parts import Aside, Chunk, Damaged, WrongFormat, decode_part, encode_part
+from streamlearn.parts import Aside, Chunk, Damaged, Locked, WrongFormat, decode_part, encode_part
 from streamlearn.state import Part, SegmentedPart, Snapshot
 
 FORMAT = 1
@@ -38,10 +36,6 @@ NAME = re.compile(r"(\d{6,})-(\d{6,})-([0-9a-f]{8})")
 EPOCH = re.compile(r"\d{6,}")
 """Our folders: what else lies beside them is not ours to count, read or clear."""
 _NEXT = "next"
-
-
-class Locked(Exception):
-    """Another process works in this folder."""
 
 
 class NothingWhole(Exception):
@@ -94,19 +88,7 @@ class CheckpointStore:
 
         shared: with others that do so too (workers of a group); never with one that holds it alone.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle = open(self.folder / "lock", "a+")  # noqa: SIM115  # held open as long as the lock
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            owner = handle.read().strip() or "unknown"
-            handle.close()
-            raise Locked(f"process {owner} already works in {self.folder}") from None
-        handle.truncate(0)
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
-        self._lock = handle
+        self._lock = parts.locked(self.folder, shared)
 
     def unlock(self) -> None:
         if self._lock is not None:

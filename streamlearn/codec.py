@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from streamlearn.config import CodecSettings
-from streamlearn.events import Array, Event, Output, Position, Prediction, Record, Rejection
+from streamlearn.events import Array, Event, Item, Output, Position, Prediction, Record, Rejection, Tombstone
 from streamlearn.features import FeatureReader
 from streamlearn.hashing import parse_number
 from streamlearn.parsing import parse
@@ -56,16 +56,18 @@ class Codec:
         self._not_features = {settings.id, settings.label, settings.time, settings.task}
         self._reader = FeatureReader(settings)
 
-    def decode(self, records: Sequence[Record]) -> list[Event | Rejection]:
-        """One event or rejection per record, in the same order. Never raises.
+    def decode(self, records: Sequence[Record]) -> list[Item]:
+        """One event, rejection or tombstone per record, in the same order. Never raises.
 
         A rejected record that came as `fields` alone gets their JSON as its `value`, so that its dead
         letter has a content.
         """
         return [self._event_or_rejection(record) for record in records]
 
-    def _event_or_rejection(self, record: Record) -> Event | Rejection:
+    def _event_or_rejection(self, record: Record) -> Item:
         try:
+            if record.tombstone and self._settings.tombstones == "forget":
+                return self._tombstone(record)
             return self._event(record)
         except Refusal as refusal:
             reason, detail = refusal.reason, refusal.detail
@@ -74,6 +76,15 @@ class Codec:
         if record.fields is not None and not record.value:
             record.value = _dump(record.fields)
         return Rejection(reason, detail, record)
+
+    def _tombstone(self, record: Record) -> Tombstone:
+        try:
+            key = (record.key or b"").decode()
+        except UnicodeDecodeError as error:
+            raise Refusal("bad_id", f"the tombstone's key is no UTF-8 ({error.reason})") from None
+        if not key:
+            raise Refusal("bad_id", "the tombstone has no key that could name an example")
+        return Tombstone(self._read_id(key, False, record.position), record)
 
     def _event(self, record: Record) -> Event:
         size = len(record.value)

@@ -65,6 +65,12 @@ class CodecSettings(Section):
         description="how x is kept; unset: what most of the first batch has, float32 where shape is given",
         json_schema_extra=SHAPES,
     )
+    tombstones: Literal["reject", "forget"] = Field(
+        "reject",
+        description="a Kafka record without a value: a dead letter, or to forget the example whose id is its "
+        "key (compacted topics mean something else by it)",
+        json_schema_extra=SHAPES,
+    )
     hash_dim: int = Field(
         1024, ge=8, le=1 << 20, description="length of a hashed vector", json_schema_extra=SHAPES
     )

@@ -98,7 +98,25 @@ class Prediction:
     record: Record | None = None
 
 
-Output = Prediction | Rejection
+@dataclass(slots=True)
+class Tombstone:
+    """A record without a value, on a topic where that means: forget the example that the key names.
+
+    It is its own output: on Kafka a tombstone among the predictions.
+    """
+
+    id: str
+    record: Record
+
+    @property
+    def position(self) -> Position:
+        return self.record.position
+
+
+Item = Event | Rejection | Tombstone
+"""What a record becomes."""
+
+Output = Prediction | Rejection | Tombstone
 """Every record has exactly one output."""
 
 

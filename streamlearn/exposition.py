@@ -273,7 +273,7 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "parameters": seen.parameters,
         "images_per_event": seen.images_per_event,
         "offsets": {printable(topic): dict(offsets) for topic, offsets in seen.offsets.items()},
-        "lag": {printable(topic): dict(partitions) for topic, partitions in seen.lag.items()},
+        "lag": {printable(t): {str(p): n for p, n in lag.items()} for t, lag in seen.lag.items()},
         "queues": dict(seen.queues),
         "memory": {"examples": seen.memory_examples, "capacity": seen.memory_capacity},
         "last_checkpoint": {

@@ -5,6 +5,7 @@ A worker that is alone (files) has no group: there the newest whole checkpoint i
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -14,6 +15,8 @@ from streamlearn.commands import Command, parse_command
 from streamlearn.events import Claim, GroupSink, GroupSource, Sink, Source, StateMismatch, Unreachable
 from streamlearn.keeper import Keeper
 from streamlearn.standby import Found, StandBy
+
+log = logging.getLogger(__name__)
 
 
 class Alone:
@@ -74,6 +77,8 @@ class Group(Alone):
         self._standing_by = StandBy(store)
         self._handed: dict[str, Manifest] = {}
         self._confirmed: str | None = None
+        self._claimed: set[str] = set()
+        """The checkpoint that a predecessor's commit names, as long as none of ours is committed."""
 
     def __bool__(self) -> bool:
         return True
@@ -81,7 +86,12 @@ class Group(Alone):
     def claim(self, role: Callable[[str], None], stopped: Callable[[], bool]) -> Claim | None:
         def stand_by() -> None:
             role("standby")
-            self._standing_by.look(self._source.committed())
+            try:
+                named = self._source.committed()
+            except Unreachable as error:
+                log.warning("standing by: %s", error)  # the learner has the same trouble, or none
+            else:
+                self._standing_by.look(named)
 
         claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
         role("learner")
@@ -91,6 +101,7 @@ class Group(Alone):
         return self._source.survey()
 
     def found(self, claim: Claim) -> Found | None:
+        self._claimed = {claim.checkpoint} if claim.checkpoint is not None else set()
         return self._standing_by.found(claim, self._source.fingerprint({}))
 
     def commands_at(self, claim: Claim, found: Found | None, topic: str) -> int | None:
@@ -136,9 +147,10 @@ class Group(Alone):
         # Of those that came after the one that is named, any may be named by now.
         ids = list(self._handed)
         if self._sink.named in self._handed:
+            self._claimed.clear()
             for name in ids[: ids.index(self._sink.named)]:
                 del self._handed[name]
-        self._store.pinned = set(self._handed)
+        self._store.pinned = self._claimed | set(self._handed)
 
     def settle(self, stopped: Callable[[], bool], seconds: float | None = None) -> None:
         deadline = time.monotonic() + seconds if seconds is not None else None

@@ -163,6 +163,7 @@ def _show(store: CheckpointStore, name: str | None, as_json: bool) -> int:
         "copy_of": body.get("copy_of"),
         "runtime": body["runtime"],
         "settings": body["settings"],
+        **({"ledger": body["ledger"]} if "ledger" in body else {}),
         "parts": parts,
     }
     if as_json:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -135,7 +136,8 @@ class Modifier(Method):
         return self.inner.images(rows)
 
 
-def available(kind: Any) -> dict[str, type[Method]]:
+@cache
+def available(kind: Any) -> Mapping[str, type[Method]]:
     """Every method (kind = streamlearn.methods) or modifier (streamlearn.modifiers), by file name."""
     return {info.name: _find(kind, info.name) for info in pkgutil.iter_modules(kind.__path__)}
 

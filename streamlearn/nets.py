@@ -137,7 +137,7 @@ def make_encoder(net: str, shape: Sequence[int], width: int | None, seed: int) -
         raise NetError(f"model.net = {net!r} wants images of shape [C, H, W], the events have {list(shape)}")
     # The layers' default initialisation draws from torch's global generator: lend it and give it back.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if net == "mlp":
             return MLP(shape, width or 256)
         if net == "conv":

@@ -235,6 +235,11 @@ class Vitals:
         """Asked anew each time: the worker's thread may be waiting for the very write that hangs."""
         self._busy_since: float | None = None
 
+    def play(self, role: str) -> None:
+        """What this worker is from now on, one of ROLES. Standing by is all that a standby has to do."""
+        self.role = role
+        self.ready = role == "standby"
+
     def busy(self) -> None:
         """There is something to apply (call again after every application)."""
         self._busy_since = time.monotonic()

@@ -53,11 +53,7 @@ def publish(words: Sequence[str]) -> int:
     """Send events. Returns the exit status."""
     plain, own, flags = split(words, {"again"}, {"rate", "limit", "key", "format", "progress"})
     if len(plain) != 1:
-        what = (
-            f"one of {', '.join(plain)}, not all"
-            if plain
-            else "what to send: a FILE (- is standard input) or DATASET"
-        )
+        what = f"one of {', '.join(plain)}" if plain else "a FILE (- is standard input) or a DATASET to send"
         raise SettingsError(f"streamlearn publish wants {what}")
     format = own.get("format")
     if format is not None and format not in FORMATS:

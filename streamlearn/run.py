@@ -103,7 +103,6 @@ def _no_memory(error: Exception) -> int:
 
 def _run(settings: Settings) -> int:
     if settings.model.device == "cpu" or not torch.cuda.is_available():
-        # What use_deterministic_algorithms(True) does, which also loads a compiler: 2 s at each start.
         torch.set_deterministic_debug_mode("error")
     refuse_own_input(settings)
     report_writable(settings)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from streamlearn.codec import Codec
-from streamlearn.events import Event, Resume, Sink, Source, UsageError
+from streamlearn.events import Event, Rejection, Resume, Sink, Source, UsageError
 from streamlearn.settings import (
     FILE_SINK,
     Settings,
@@ -56,10 +56,11 @@ def read_events(settings: Settings, **source: Any) -> list[Event]:
     found: list[Event] = []
     while not reader.ended:
         for item in codec.decode(reader.poll(1024, 0.0)):
-            if not isinstance(item, Event):
+            if isinstance(item, Rejection):
                 raise SettingsError(f"{reader.topic}: {item.reason}: {item.detail}")
-            item.record = None
-            found.append(item)
+            if isinstance(item, Event):
+                item.record = None
+                found.append(item)
     reader.close()
     return found
 

@@ -26,6 +26,7 @@ from streamlearn.events import (
     Sink,
     Source,
     Stopped,
+    Tombstone,
 )
 from streamlearn.group import group_of
 from streamlearn.keeper import Keeper
@@ -94,7 +95,7 @@ class Worker:
         Raises ConnectorError, Disagreement, NothingWhole, WrongFormat, OSError; Stopped if `stop` was called
         while the source was read again.
         """
-        claim = self.group.claim(self._role, self._stop.is_set)
+        claim = self.group.claim(self.vitals.play, self._stop.is_set)
         found = self.store.newest(log.error) if claim is None else self.group.found(claim)
         resume, marks = Resume(), None
         if found is not None:
@@ -138,9 +139,6 @@ class Worker:
         self.vitals.base = observe(self.learner)
         self._observe(force=True)
         self.vitals.ready = True
-
-    def _role(self, role: str) -> None:
-        self.vitals.role = role
 
     def _restore(self, manifest: Manifest, parts: Snapshot) -> None:
         """Load a checkpoint. Raises Disagreement."""
@@ -290,6 +288,8 @@ class Worker:
     def _answer(self, outputs: Sequence[Output]) -> None:
         """Hand over outputs, which come in the order of the records, and move C past those."""
         self.sink.write(outputs)
+        if any(isinstance(output, Tombstone) for output in outputs):
+            self.keeper.forget()
         self.poison.see(outputs)
         answered, self._unanswered = self._unanswered[: len(outputs)], self._unanswered[len(outputs) :]
         for partition, record in {record.position.partition: record for record in answered}.items():

@@ -5,8 +5,10 @@ And what is started once for all tests: a real Kafka.
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -23,6 +25,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "broker" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.xdist_group("broker"))  # one is enough, of many test processes
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported stays: the garbage collector need not look at it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +49,14 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     shared.start()
     yield shared
     shared.kill()
+
+
+@pytest.fixture
+def rubbish() -> Iterator[None]:
+    """Sockets are let go here: neither kept by log records, nor found later by the garbage collector."""
+    library = logging.getLogger("kafka")
+    before = library.level
+    library.setLevel(logging.CRITICAL + 1)
+    yield
+    gc.collect()
+    library.setLevel(before)

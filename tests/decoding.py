@@ -10,7 +10,7 @@ from PIL import Image
 
 from streamlearn.codec import REASONS, Codec, encode_dead_letter
 from streamlearn.config import CodecSettings
-from streamlearn.events import Event, Position, Record, Rejection
+from streamlearn.events import Event, Item, Position, Record, Rejection
 
 HERE = Position("topic", 3, 14)
 
@@ -19,24 +19,24 @@ def codec(**settings: Any) -> Codec:
     return Codec(CodecSettings(**settings))
 
 
-def decode(value: object, **settings: Any) -> Event | Rejection:
+def decode(value: object, **settings: Any) -> Item:
     """Decode bytes as they are, anything else as JSON."""
     content = value if isinstance(value, bytes) else orjson.dumps(value)
     (result,) = codec(**settings).decode([Record(content, HERE)])
     return result
 
 
-def decode_row(fields: Any, value: bytes = b"", **settings: Any) -> Event | Rejection:
+def decode_row(fields: Any, value: bytes = b"", **settings: Any) -> Item:
     (result,) = codec(**settings).decode([Record(value, HERE, fields=fields)])
     return result
 
 
-def event(result: Event | Rejection) -> Event:
+def event(result: Item) -> Event:
     assert isinstance(result, Event), result
     return result
 
 
-def reason(result: Event | Rejection) -> str:
+def reason(result: Item) -> str:
     assert isinstance(result, Rejection), result
     assert result.reason in REASONS
     assert result.detail

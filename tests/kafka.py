@@ -7,12 +7,13 @@ coroutine, `await asyncio.to_thread(produce, ...)`.
 from __future__ import annotations
 
 import asyncio
+import selectors
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -22,6 +23,7 @@ from kafka import KafkaAdminClient
 
 from ops.kafka.broker import Broker
 
+T = TypeVar("T")
 DEADLINE = 60.0
 BATCH_BYTES = 512 * 1024
 QUIET_MS = 200
@@ -103,10 +105,30 @@ def produce(
 ) -> list[tuple[int, int]]:
     """Write `records` in their order; partition and offset of each. Returns once all are acknowledged.
 
-    Raises aiokafka's errors.
+    Raises aiokafka's errors; TimeoutError when it takes more than DEADLINE.
     """
     messages = [each if isinstance(each, Message) else Message(each) for each in records]
-    return asyncio.run(_produce(connection(broker, password), topic, messages))
+    return _run(_produce(connection(broker, password), topic, messages))
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """As asyncio.run, within DEADLINE, and only ends when all connections are closed.
+
+    aiokafka doesn't wait for that where a password was refused, and the loop's end would leave a socket open.
+    """
+    selector = selectors.DefaultSelector()
+
+    async def whole() -> T:
+        own = len(selector.get_map())
+        try:
+            return await asyncio.wait_for(work, DEADLINE)
+        finally:
+            async with asyncio.timeout(DEADLINE):
+                while len(selector.get_map()) > own:
+                    await asyncio.sleep(0.005)
+
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        return runner.run(whole())
 
 
 @asynccontextmanager
@@ -147,8 +169,7 @@ def read_all(
 
     Raises aiokafka's errors (UnknownTopicOrPartitionError); TimeoutError when it takes more than DEADLINE.
     """
-    reading = _read_all(connection(broker, password), topic, isolation)
-    return asyncio.run(asyncio.wait_for(reading, DEADLINE))
+    return _run(_read_all(connection(broker, password), topic, isolation))
 
 
 async def _read_all(connected: Mapping[str, Any], topic: str, isolation: str) -> list[Message]:

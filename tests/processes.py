@@ -54,7 +54,7 @@ def here(*words: str) -> int:
         return cli.main(words)
     finally:
         logs.teardown()
-        torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode("default")
         torch.set_num_threads(threads)
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from hypothesis import settings as hypothesis_settings
 
 from streamlearn.config import CoreSettings, EvaluationSettings, MemorySettings, MethodSettings
-from streamlearn.events import Event, Prediction, Rejection
+from streamlearn.events import Event, Output, Prediction, Rejection
 from streamlearn.state import Part, SegmentedPart, Snapshot
+
+WHOLE_STREAMS = hypothesis_settings(max_examples=max(1, hypothesis_settings().max_examples // 2))
+"""For properties that each example checks after every one of its events: half the examples are enough."""
 
 CLASSES = 6
 DIM = 5
@@ -82,11 +86,13 @@ def bits(snapshot: Snapshot) -> dict[str, object]:
     return {name: plain(part) for name, part in snapshot.items()}
 
 
-def answers(outputs: Sequence[Prediction | Rejection]) -> list[object]:
+def answers(outputs: Sequence[Output]) -> list[object]:
     """What of the outputs is published."""
     return [
         (o.id, o.label, tuple(o.scores.items()), o.known_classes, o.model_step)
         if isinstance(o, Prediction)
         else (o.reason, o.detail)
+        if isinstance(o, Rejection)
+        else (o.id,)
         for o in outputs
     ]

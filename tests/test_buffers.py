@@ -14,6 +14,7 @@ from scipy import stats
 from streamlearn.buffers import Memory, _level
 from streamlearn.config import MemorySettings
 from streamlearn.state import SegmentedPart
+from tests.streams import WHOLE_STREAMS
 
 CPU = torch.device("cpu")
 
@@ -42,6 +43,7 @@ def whole(held: Memory) -> SegmentedPart:
     return SegmentedPart(part.values, part.count, raw)
 
 
+@WHOLE_STREAMS
 @given(
     policy=st.sampled_from(["reservoir", "balanced", "ageing"]),
     capacity=st.integers(1, 30),
@@ -62,6 +64,7 @@ def test_columns_stay_together(policy: str, capacity: int, labels: list[int], ba
     assert not held.x[held.size :].any()
 
 
+@WHOLE_STREAMS
 @given(
     policy=st.sampled_from(["reservoir", "balanced", "ageing"]),
     cuts=st.lists(st.integers(1, 40), min_size=1, max_size=6),
@@ -117,15 +120,13 @@ def test_reservoir_is_uniform_over_the_past() -> None:
 
 
 def test_balanced_keeps_a_uniform_sample_of_every_class() -> None:
-    rng = np.random.default_rng(1)
     labels = [0] * 300 + [1] * 60 + [2] * 4 + [0] * 200
     counts: Counter[int] = Counter()
     for seed in range(300):
         held = memory("balanced", capacity=20)
-        offer(held, labels, np.random.default_rng(seed))
+        offer(held, labels, np.random.default_rng(seed), batch=47)
         assert Counter(held.labels.tolist()) == {0: 8, 1: 8, 2: 4}
         counts.update(held.key.tolist())
-    del rng
     zeros = [i for i, label in enumerate(labels) if label == 0]
     assert stats.chisquare([counts[i] for i in zeros]).pvalue > 1e-3
 
@@ -134,7 +135,7 @@ def test_ageing_forgets_the_old() -> None:
     ages = []
     for seed in range(100):
         held = memory("ageing", capacity=10, horizon=100)
-        offer(held, [0] * 2000, np.random.default_rng(seed))
+        offer(held, [0] * 2000, np.random.default_rng(seed), batch=70)
         ages += (1999 - held.key).tolist()
     # Replacement odds of 1/horizon an event and slot: ages are exponential with mean `horizon`.
     assert 80 < np.mean(ages) < 120

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -59,7 +60,7 @@ def newest(folder: Path, complain: Callable[[str], None] = pytest.fail) -> Manif
     return found[0]
 
 
-def three(folder: Path) -> list[Manifest]:
+def write_three(folder: Path) -> list[Manifest]:
     """Three checkpoints, each with a pack of its own."""
     store, one = begun(folder), learner()
     manifests = []
@@ -67,6 +68,24 @@ def three(folder: Path) -> list[Manifest]:
         one.learn(EVENTS[start : start + 80])
         manifests.append(write(store, one))
     return manifests
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `write_three` has written; copy it, don't change it."""
+    folder = tmp_path_factory.mktemp("written")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buffers, "SEGMENT_BYTES", 256)
+        write_three(folder)
+    return folder
+
+
+@pytest.fixture
+def three(written: Path, tmp_path: Path) -> list[Manifest]:
+    """A copy of those, in `tmp_path`."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    store = CheckpointStore(tmp_path)
+    return [store.read(name) for name in reversed(store.names())]
 
 
 # ---- round trip
@@ -154,9 +173,9 @@ def test_equal_states_have_equal_hashes_whatever_their_history(
 @pytest.mark.parametrize("suffix", [".json", ".parts", ".memory"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "deleted"])
 def test_damage_is_named_and_the_newest_older_whole_one_taken(
-    tmp_path: Path, suffix: str, damage: str
+    tmp_path: Path, three: list[Manifest], suffix: str, damage: str
 ) -> None:
-    _, older, last = three(tmp_path)
+    _, older, last = three
     path = last.path.with_suffix(suffix)
     whole = path.read_bytes()
     places = [0, 1, len(whole) // 3, len(whole) // 2, len(whole) - 1]
@@ -196,8 +215,10 @@ def test_no_two_successive_checkpoints_share_a_file(tmp_path: Path) -> None:
     assert newest(tmp_path, lambda text: None).id == manifests[-2].id
 
 
-def test_what_was_found_damaged_is_not_kept_in_place_of_what_is_whole(tmp_path: Path) -> None:
-    oldest, *others = three(tmp_path)
+def test_what_was_found_damaged_is_not_kept_in_place_of_what_is_whole(
+    tmp_path: Path, three: list[Manifest]
+) -> None:
+    oldest, *others = three
     for manifest in others:
         manifest.path.with_suffix(".parts").unlink()
     store = CheckpointStore(tmp_path, keep=3)
@@ -223,9 +244,9 @@ def test_numbers_grow_past_six_digits(tmp_path: Path) -> None:
     assert newest(tmp_path).id == last.id
 
 
-def test_nothing_whole_and_nothing_at_all(tmp_path: Path) -> None:
+def test_nothing_whole_and_nothing_at_all(tmp_path: Path, three: list[Manifest]) -> None:
     assert CheckpointStore(tmp_path / "new").newest(pytest.fail) is None
-    for manifest in three(tmp_path):
+    for manifest in three:
         manifest.path.write_text("{}")
     complaints: list[str] = []
     with pytest.raises(NothingWhole, match="none of the 3"):
@@ -238,16 +259,16 @@ def reformat(manifest: Manifest, number: int) -> None:
     manifest.path.write_text(json.dumps(body | {"sha256": parts.seal(body)}))
 
 
-def test_another_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
-    last = three(tmp_path)[-1]
+def test_another_format_is_refused_and_not_passed_over(tmp_path: Path, three: list[Manifest]) -> None:
+    last = three[-1]
     reformat(last, checkpoint.FORMAT + 1)
     with pytest.raises(WrongFormat, match=r"format 2, this version reads 1: run the version that wrote it"):
         CheckpointStore(tmp_path).newest(pytest.fail)
 
 
-def test_what_another_version_wrote_is_kept_whole(tmp_path: Path) -> None:
+def test_what_another_version_wrote_is_kept_whole(tmp_path: Path, three: list[Manifest]) -> None:
     """After `use` of an older checkpoint a newer version's may still lie there."""
-    oldest, _, last = three(tmp_path)
+    oldest, _, last = three
     reformat(last, 2)
     before = set(files(tmp_path))
     store = CheckpointStore(tmp_path, keep=5)
@@ -297,13 +318,13 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     strange.mkdir()
     for name in ("thesis.tmp", "a.memory", "b.parts", "c.json"):
         (strange / name).write_text("mine")
-    three(tmp_path)
+    write_three(tmp_path)
     assert sorted(path.name for path in strange.iterdir()) == ["a.memory", "b.parts", "c.json", "thesis.tmp"]
     assert len(CheckpointStore(tmp_path).names()) == 3
 
 
-def test_half_written_files_are_cleared_at_the_next_start(tmp_path: Path) -> None:
-    last = three(tmp_path)[-1]
+def test_half_written_files_are_cleared_at_the_next_start(tmp_path: Path, three: list[Manifest]) -> None:
+    last = three[-1]
     before = set(files(tmp_path))
     for name in ("000003-00000000.parts.tmp", "000003-00000000.memory.tmp"):
         (last.path.parent / name).write_bytes(b"half")
@@ -313,8 +334,8 @@ def test_half_written_files_are_cleared_at_the_next_start(tmp_path: Path) -> Non
     assert before <= set(files(tmp_path))
 
 
-def test_an_epoch_stands_alone(tmp_path: Path) -> None:
-    last = three(tmp_path)[-1]
+def test_an_epoch_stands_alone(tmp_path: Path, three: list[Manifest]) -> None:
+    last = three[-1]
     one = learner()
     one.restore(CheckpointStore(tmp_path).load(last))
     store = begun(tmp_path, after=last)
@@ -339,15 +360,15 @@ def test_where_there_are_no_hard_links_packs_are_copied(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    last = three(tmp_path)[-1]
+    last = write_three(tmp_path)[-1]
     begun(tmp_path, after=last)
     used = CheckpointStore(tmp_path).use(last.id)
     assert hashes(CheckpointStore(tmp_path).verify(used.id)) == hashes(last)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_use_goes_back(tmp_path: Path) -> None:
-    first, second, _ = three(tmp_path)
+def test_use_goes_back(tmp_path: Path, three: list[Manifest]) -> None:
+    first, second, _ = three
     store = CheckpointStore(tmp_path)
     copy = store.use(first.id)
     assert (copy.epoch, copy.body["copy_of"]) == (2, first.id)

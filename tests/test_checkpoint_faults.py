@@ -183,7 +183,7 @@ def test_many_checkpoints_take_bounded_space(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(packs, "MOST_REWRITTEN", 2000)
     one, store = learner(), begun(tmp_path, keep=1)
     most_packs, most_bytes, most_written, before = 0, 0, 0, 0
-    for i in range(300):
+    for i in range(150):
         one.learn([EVENTS[(2 * i) % 400], EVENTS[(2 * i + 1) % 400]])
         snapshot = one.snapshot()
         manifest = store.write(snapshot, describe(one))

@@ -33,7 +33,7 @@ def test_help_of_everything_is_complete(capfd: pytest.CaptureFixture[str]) -> No
         assert said(capfd, name, "--seed", "1", "-h") == text
         for leaf in LEAVES.values():
             assert f"--{leaf.key} " in text
-        for status in range(7):
+        for status in range(8):
             assert f"\n  {status}  " in text
 
 

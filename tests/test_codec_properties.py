@@ -18,7 +18,7 @@ from PIL import Image
 
 from streamlearn.codec import Codec, encode_dead_letter
 from streamlearn.config import CodecSettings
-from streamlearn.events import Event, Position, Record, Rejection
+from streamlearn.events import Event, Item, Position, Record, Rejection
 from streamlearn.parsing import proves_unique_keys
 from tests.decoding import HERE, decode, reason
 
@@ -42,10 +42,11 @@ SETTINGS = (
 )
 
 
-def sound(result: Event | Rejection) -> None:
+def sound(result: Item) -> None:
     if isinstance(result, Rejection):
         reason(result)
         return
+    assert isinstance(result, Event)
     assert result.id
     assert result.y is None or isinstance(result.y, str)
     assert result.task is None or isinstance(result.task, str)

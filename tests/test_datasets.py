@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ DATA = Path(
 )
 
 
+@cache
 def data(name: str, split: str = "train") -> Dataset:
     if not DATA.is_dir():
         pytest.skip(f"the data sets are not in {DATA}; STREAMLEARN_TEST_DATA names their folder")

@@ -41,7 +41,7 @@ def labeled(count: int, seed: int = 0) -> list[Event]:
 
 def test_what_is_held_out_is_predicted_and_never_learned() -> None:
     one = learner(capacity=10_000, set_size=1000)
-    events = labeled(600)
+    events = labeled(400)
     outputs = one.learn(events)
     assert len(outputs) == len(events) == one.counts.predicted
     held = one.trainer.evaluator.held
@@ -65,7 +65,7 @@ def test_without_a_share_nothing_is_held_out_and_nothing_evaluated() -> None:
 
 def test_every_new_class_is_a_shift_with_an_evaluation_before_and_after() -> None:
     one = learner(images_per_image_learned=1e-6)
-    one.learn(labeled(600))
+    one.learn(labeled(300))
     figures = one.trainer.evaluator.figures
     shifts = one.trainer.evaluator.continual.shifts
     assert [group for shift in shifts for group in shift.groups] == one.classes.labels
@@ -92,7 +92,7 @@ def test_the_figures_are_those_of_the_predictor_that_serves() -> None:
 
 def test_the_cost_keeps_to_its_budget() -> None:
     one = learner(images_per_image_learned=0.5, interval=1)
-    one.learn(labeled(2000))
+    one.learn(labeled(1500))
     its = one.trainer.evaluator
     most = 0.5 * one.counts.images + 8 * 2 * 40
     assert 0.2 * one.counts.images < its.images <= most
@@ -101,9 +101,9 @@ def test_the_cost_keeps_to_its_budget() -> None:
 
 def test_tasks_make_the_sets_where_events_name_them() -> None:
     one = learner()
-    events = labeled(500)
+    events = labeled(300)
     for i, event in enumerate(events):
-        event.task = "morning" if i < 250 else "evening"
+        event.task = "morning" if i < 150 else "evening"
     one.learn(events)
     assert [each.name for each in one.trainer.evaluator.figures.sets] == ["morning", "evening"]
 
@@ -156,7 +156,7 @@ def test_after_a_restart_the_nearest_prototypes_are_there(tmp_path: Path) -> Non
 
 def test_classes_can_share_a_set() -> None:
     one = learner(classes_per_set=3)
-    one.learn(labeled(600))
+    one.learn(labeled(300))
     sets = one.trainer.evaluator.figures.sets
     assert [each.name for each in sets] == one.classes.labels[::3]
 
@@ -167,18 +167,18 @@ def test_any_stream_batch(batch: int) -> None:
     one = OnlineLearner(
         learner().settings.model_copy(update={"learning": LearningSettings(stream_batch=batch)})
     )
-    events = labeled(400)
+    events = labeled(250)
     one.learn(events)
     one.flush()
     held = one.trainer.evaluator.held
-    assert held.size and one.counts.learned + one.counts.held_out == 400
+    assert held.size and one.counts.learned + one.counts.held_out == 250
     given = {(event.x - one.normaliser.origin).astype(np.float32).tobytes() for event in events}
     assert {row.tobytes() for row in held.x} <= given
 
 
 def test_the_share_of_images_is_uint8() -> None:
     one = learner()
-    one.learn(images(300))
+    one.learn(images(100))
     held = one.trainer.evaluator.held
     assert held.size and held.x.dtype == np.uint8
 
@@ -243,7 +243,7 @@ def test_a_given_predictor_is_not_changed() -> None:
         one = OnlineLearner(
             learner().settings.model_copy(update={"serving": ServingSettings(predictor=name)})
         )
-        one.learn(labeled(400))
+        one.learn(labeled(150))
         assert one.serving.name == name
         x = np.stack([event.x for event in labeled(30, seed=5)])
         assert np.array_equal(one.numbers(x), one.candidates(x)[name])
@@ -251,7 +251,7 @@ def test_a_given_predictor_is_not_changed() -> None:
 
 def test_bulk_answers_are_those_of_predict() -> None:
     one = learner()
-    one.learn(labeled(300))
+    one.learn(labeled(150))
     asked = labeled(77, seed=3)
     labels = [one.classes.labels[number] for number in one.numbers(np.stack([e.x for e in asked]))]
     assert labels == [answer.label for answer in one.predict(asked)]
@@ -259,7 +259,7 @@ def test_bulk_answers_are_those_of_predict() -> None:
 
 def test_bulk_answers_change_nothing() -> None:
     one = learner()
-    one.learn(labeled(200))
+    one.learn(labeled(100))
     before = bits(one.snapshot(full=True))
     one.candidates(np.stack([event.x for event in labeled(40)]))
     assert bits(one.snapshot(full=True)) == before

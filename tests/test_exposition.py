@@ -54,6 +54,8 @@ FULL = Observation(
         "fading": Figures(0.7, 0.5, 0.6),
     },
     held_out=11,
+    forgotten=6,
+    blocked=2,
     continual=ContinualFigures(
         evaluations=7,
         step=12,
@@ -76,6 +78,8 @@ FULL = Observation(
     kappa=0.75,
     log_loss=0.25,
     fading_log_loss=0.125,
+    lag={'odd "topic"\n\udc80': {0: 3, 1: 0}},
+    queues={"records": 4, "outputs": 5},
     offsets={'odd "topic"\n\udc80': {"0": 130, "1": 7}},
     stages={"decode": histogram(0.002, 0.002, 0.5, 100.0), "predict": histogram(0.01)},
     latency=histogram(0.02, 0.04),
@@ -89,6 +93,7 @@ EXPECTED: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
         ("streamlearn_events_total", {"outcome": "learned"}, 120),
         ("streamlearn_events_total", {"outcome": "predicted"}, 125),
         ("streamlearn_events_total", {"outcome": "held_out"}, 11),
+        ("streamlearn_events_total", {"outcome": "forgotten"}, 6),
         ("streamlearn_events_total", {"outcome": "dead_lettered"}, 5),
         ("streamlearn_average_accuracy", {}, 0.5),
         ("streamlearn_forgetting", {}, 0.25),
@@ -192,14 +197,16 @@ def test_figures_that_are_not_there_yet_are_left_out(accept: str) -> None:
 
 
 def test_counters_count_from_the_start_of_the_process(site: Site) -> None:
-    site.vitals.base = Observation(learned=100, predicted=200, skipped_steps=2, rejected={"undecodable": 3})
+    site.vitals.base = Observation(
+        learned=100, predicted=200, skipped_steps=2, forgotten=4, rejected={"undecodable": 3}
+    )
     samples = site.samples()
     outcomes = {
         dict(labels)["outcome"]: value
         for (name, labels), value in samples.items()
         if name == "streamlearn_events_total"
     }
-    assert outcomes == {"learned": 20, "predicted": 0, "held_out": 11, "dead_lettered": 2}
+    assert outcomes == {"learned": 20, "predicted": 0, "held_out": 11, "forgotten": 2, "dead_lettered": 2}
     assert samples["streamlearn_skipped_steps_total", frozenset()] == 0
     assert json.loads(site.ask("/status").body)["learned"] == 120
 
@@ -251,6 +258,8 @@ def test_status_says_it_all(site: Site) -> None:
         "learned": 120,
         "predicted": 125,
         "held_out": 11,
+        "forgotten": 6,
+        "blocked_ids": 2,
         "pending": 5,
         "held": 0,
         "dead_letters": {"undecodable": 4, "too_large": 1},
@@ -259,8 +268,8 @@ def test_status_says_it_all(site: Site) -> None:
         "parameters": 1234,
         "images_per_event": 2.5,
         "offsets": {TOPIC: {"0": 130, "1": 7}},
-        "lag": {},
-        "queues": {},
+        "lag": {TOPIC: {"0": 3, "1": 0}},
+        "queues": {"records": 4, "outputs": 5},
         "memory": {"examples": 100, "capacity": 500},
         "last_checkpoint": {
             "id": "c-9",

@@ -25,7 +25,7 @@ from sklearn.feature_extraction import FeatureHasher
 from streamlearn.arrays import from_array, from_list, from_raw
 from streamlearn.codec import Codec
 from streamlearn.config import CodecSettings
-from streamlearn.events import Array, Position, Record, Rejection
+from streamlearn.events import Array, Event, Position, Record, Rejection, Tombstone
 from streamlearn.features import FeatureReader
 from streamlearn.hashing import ObjectHasher
 from streamlearn.images import decode_image, image_format
@@ -347,6 +347,7 @@ def test_what_named_features_make(named: str, cells: dict[str, str], expected: o
     settings = CodecSettings.model_validate({"named": named, "hash_dim": 64, "features": ["a", "b"]})
     record = Record(b"row", Position("t", 0, 0), fields=cells)
     (item,) = Codec(settings).decode([record])
+    assert not isinstance(item, Tombstone)
     found = item.reason if isinstance(item, Rejection) else item.x.shape
     assert found == expected
     if isinstance(item, Rejection):
@@ -366,7 +367,8 @@ def test_what_named_features_make(named: str, cells: dict[str, str], expected: o
 def test_a_string_is_a_text(x: str, expected: object) -> None:
     codec = Codec(CodecSettings(hash_dim=64))
     (item,) = codec.decode([Record(json.dumps({"x": x}).encode(), Position("t", 0, 0))])
+    assert not isinstance(item, Tombstone)
     assert (item.reason if isinstance(item, Rejection) else item.x.shape) == expected
     if not isinstance(item, Rejection):
         named = codec.decode([Record(json.dumps({"x": {"text": x}}).encode(), Position("t", 0, 0))])[0]
-        assert not isinstance(named, Rejection) and np.array_equal(item.x, named.x)
+        assert isinstance(named, Event) and np.array_equal(item.x, named.x)

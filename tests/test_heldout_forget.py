@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamlearn.heldout import FIRST, HeldOut
-from tests.streams import plain
+from tests.streams import WHOLE_STREAMS, plain
 from tests.test_heldout import Case, cases, choice_of, made, numbered, offered, piles, places
 
 
@@ -44,7 +44,8 @@ def check(held: HeldOut) -> None:
     assert (np.isnan(held.errors) == np.isnan(held.accuracies(right)[0])).all()
 
 
-@given(case=cases(), seed=st.integers(0, 2**16), often=st.integers(1, 60), cut=st.integers(0, 1200))
+@WHOLE_STREAMS
+@given(case=cases(), seed=st.integers(0, 2**16), often=st.integers(1, 60), cut=st.integers(0, 500))
 def test_any_examples_at_any_time(case: Case, seed: int, often: int, cut: int) -> None:
     """Random ids are forgotten while a stream comes; one that was loaded in between goes on alike."""
     held, twin, rng = case.made(), case.made(), np.random.default_rng(seed)

@@ -18,7 +18,7 @@ from connectors.files import FileSource
 from connectors.kafka.messages import Encoder, Message, find
 from streamlearn.codec import Codec
 from streamlearn.config import CodecSettings
-from streamlearn.events import Event, Position, Record, Rejection, Resume
+from streamlearn.events import Event, Item, Position, Record, Rejection, Resume
 
 
 def encoder(key: str | None = None, format: str | None = None, **codec: Any) -> Encoder:
@@ -37,10 +37,11 @@ def read(path: Path) -> list[Record]:
     return found
 
 
-def said(item: Event | Rejection) -> tuple[Any, ...]:
+def said(item: Item) -> tuple[Any, ...]:
     """All that a learner sees of it."""
     if isinstance(item, Rejection):
         return ("rejected",)
+    assert isinstance(item, Event)
     return item.id, item.x.tobytes(), item.x.dtype, item.x.shape, item.y, item.ts, item.task
 
 

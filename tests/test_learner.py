@@ -120,7 +120,7 @@ def test_scores_are_probabilities_best_first() -> None:
 @pytest.mark.parametrize("offset", [0.0, 5.0])
 def test_inputs_of_any_scale_are_learned(scale: float, offset: float) -> None:
     learner = OnlineLearner(settings())
-    events = vectors(600, unlabeled=0, classes=3)
+    events = vectors(300, unlabeled=0, classes=3)
     for event in events:
         event.x = ((event.x + offset) * scale).astype(np.float32)
     learner.learn(events)
@@ -135,7 +135,7 @@ def test_normaliser_matches_the_mean_and_variance_of_all_events() -> None:
     np.testing.assert_allclose(normaliser.mean, x.mean(0, dtype=np.float64))
     np.testing.assert_allclose(normaliser.variance, x.var(0, dtype=np.float64))
     z = normaliser(torch.from_numpy(x))
-    torch.testing.assert_close(z.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(z.mean(0), np.zeros(4), atol=1e-5)
 
 
 def test_normaliser_follows_a_shift_within_its_horizon() -> None:
@@ -158,17 +158,18 @@ def test_images_are_normalised_by_channel() -> None:
 @pytest.mark.parametrize("net", ["mlp", "conv", "resnet18"])
 def test_every_net_learns_images_and_resumes(net: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     model = ModelSettings(net=net, width=4 if net == "resnet18" else 16)
-    events = images(400)
+    events = images(400 if net == "resnet18" else 200)
     whole = OnlineLearner(settings(model=model))
-    whole.learn(events)
+    whole.learn(events[:160])
     folder = tmp_path_factory.mktemp("state")
     first = Learner(settings(model=model))
-    first.learn(events[:233])
+    first.learn(events[:93])
     first.save(folder)
     second = Learner.load(folder)
-    second.learn(events[233:])
+    second.learn(events[93:160])
     assert bits(second.snapshot(full=True)) == bits(whole.snapshot(full=True))
-    assert (whole.prequential.figures("window").accuracy or 0) > 0.4
+    second.learn(events[160:])
+    assert (second.prequential.figures("window").accuracy or 0) > 0.4
 
 
 def test_resnet_takes_a_batch_of_one() -> None:
@@ -237,7 +238,7 @@ def test_an_offset_of_any_size_hides_nothing(offset: float) -> None:
     """float32 knows 1.79e9 to 128; a sensor's value and the time of day are events' features all the same."""
     rng = np.random.default_rng(0)
     learner = OnlineLearner(settings())
-    for i in range(600):
+    for i in range(300):
         label = i % 2
         x = np.array([offset + 3 * label + rng.normal() / 2, rng.normal()])
         learner.learn([Event(str(i), x, f"c{label}")])

@@ -11,7 +11,14 @@ import torch
 from sklearn.datasets import load_digits
 
 from streamlearn import methods, modifiers
-from streamlearn.config import CoreSettings, LearningSettings, MemorySettings, MethodSettings, ModelSettings
+from streamlearn.config import (
+    CoreSettings,
+    EvaluationSettings,
+    LearningSettings,
+    MemorySettings,
+    MethodSettings,
+    ModelSettings,
+)
 from streamlearn.durable import Learner
 from streamlearn.events import Event, Output
 from streamlearn.forgetting import identity
@@ -33,9 +40,15 @@ TOGETHER = [
 """Every method with all modifiers, in two orders."""
 KINDS = {"vectors": vectors, "images": images, "hashed": hashed}
 
+# So small that a hundred events fill the memory and the held-out sets and have them give examples up again.
+MEMORY = MemorySettings(capacity=25)
+HELD_OUT = EvaluationSettings(held_out=0.3, capacity=8, images_per_image_learned=0.5)
+NET = ModelSettings(width=8)
+
 
 def make(method: MethodSettings, **sections: object) -> OnlineLearner:
-    return OnlineLearner(settings(**{"method": method, **sections}))
+    small = {"memory": MEMORY, "evaluation": HELD_OUT, "model": NET}
+    return OnlineLearner(settings(**{"method": method, **small, **sections}))
 
 
 def feed(learner: OnlineLearner, events: Sequence[Event], cuts: Sequence[int] = ()) -> list[Output]:
@@ -55,7 +68,7 @@ def test_says_what_it_is(method: MethodSettings) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", EVERY)
 def test_same_seed_same_model_and_another_seed_another(method: MethodSettings, kind: str) -> None:
-    events = KINDS[kind](120)
+    events = KINDS[kind](60)
     runs = []
     for seed in (3, 3, 4):
         learner = make(method, seed=seed)
@@ -68,8 +81,9 @@ def test_same_seed_same_model_and_another_seed_another(method: MethodSettings, k
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", EVERY)
 def test_how_events_arrive_changes_nothing(method: MethodSettings, kind: str) -> None:
-    events = KINDS[kind](150)
-    one_by_one, at_once, odd = make(method), make(method), make(method)
+    # A net of the usual width, too: how a sum is rounded may depend on the rows that are computed together.
+    events, model = KINDS[kind](80), ModelSettings() if method.name == "er" else NET
+    one_by_one, at_once, odd = (make(method, model=model) for _ in range(3))
     cuts = np.sort(np.random.default_rng(0).integers(0, len(events), 20)).tolist()
     expected = answers(feed(one_by_one, events, range(len(events))))
     assert answers(feed(at_once, events)) == expected
@@ -85,14 +99,13 @@ def test_how_events_arrive_changes_nothing(method: MethodSettings, kind: str) ->
 def test_stop_and_resume_is_the_run_that_never_stopped(
     method: MethodSettings, kind: str, policy: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    events = KINDS[kind](160)
-    memory = MemorySettings(capacity=25, policy=policy, horizon=60)
-    whole = make(method, memory=memory)
+    events = KINDS[kind](100)
+    whole = make(method, memory=MemorySettings(capacity=25, policy=policy, horizon=40))
     expected = answers(feed(whole, events))
-    for cut in (12, 101, 155):
+    first, before = Learner(whole.settings), []
+    for cut in (12, 61, 95):
         folder = tmp_path_factory.mktemp("state")
-        first = Learner(whole.settings)
-        before = answers(first.learn(events[:cut]))
+        before += answers(first.learn(events[first.counts.records : cut]))
         first.save(folder)
         second = Learner.load(folder)
         after = answers(second.learn(events[cut:]))
@@ -110,23 +123,23 @@ def test_stop_and_resume_is_the_run_that_never_stopped(
 def test_forgets_and_learns_on_and_resumes(
     method: MethodSettings, kind: str, policy: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    events = KINDS[kind](160)
-    memory = MemorySettings(capacity=25, policy=policy, horizon=60)
+    events = KINDS[kind](120)
+    memory = MemorySettings(capacity=25, policy=policy, horizon=40)
 
     def forget(learner: OnlineLearner) -> list[object]:
-        return [learner.forget(event.id, {0: 3}) for event in events[:100:3]]
+        return [learner.forget(event.id, {0: 3}) for event in events[:70:3]]
 
     whole, first = make(method, memory=memory), Learner(make(method, memory=memory).settings)
-    expected = answers(whole.learn(events[:103])) + forget(whole) + answers(feed(whole, events[103:], (140,)))
-    said = answers(feed(first, events[:103], (50, 51))) + forget(first)
-    gone = {identity(event.id)[0] for event in events[:100:3]}
+    expected = answers(whole.learn(events[:73])) + forget(whole) + answers(feed(whole, events[73:], (100,)))
+    said = answers(feed(first, events[:73], (50, 51))) + forget(first)
+    gone = {identity(event.id)[0] for event in events[:70:3]}
     assert not gone & set(first.memory.key.tolist()) and first.memory.size < 25
-    for cut in (103, 139):
+    for cut in (73, 99):
         said += answers(first.learn(events[first.counts.records : cut]))
         folder = tmp_path_factory.mktemp("state")
         first.save(folder)
         first = Learner.load(folder)
-    said += answers(first.learn(events[139:]))
+    said += answers(first.learn(events[99:]))
     assert said == expected
     assert bits(first.snapshot(full=True)) == bits(whole.snapshot(full=True))
     assert whole.memory.size == 25 and not gone & set(whole.memory.key.tolist())
@@ -139,8 +152,7 @@ def test_all_modifiers_at_once_resume_and_do_not_mind_how_events_arrive(
 ) -> None:
     """On every method and in either order; which kind of input follows the order."""
     events = KINDS["images" if method.modifiers == sorted(method.modifiers) else "hashed"](110)
-    memory = MemorySettings(capacity=25)
-    whole = make(method, memory=memory)
+    whole = make(method)
     expected = answers(feed(whole, events))
     folder = tmp_path_factory.mktemp("state")
     first = Learner(whole.settings)
@@ -154,13 +166,13 @@ def test_all_modifiers_at_once_resume_and_do_not_mind_how_events_arrive(
 
 @pytest.mark.parametrize("method", EVERY)
 def test_learners_of_one_process_share_nothing(method: MethodSettings) -> None:
-    events, others = vectors(120), vectors(120, seed=9)
+    events, others = vectors(80), vectors(80, seed=9)
     alone = make(method)
     feed(alone, events)
     torch.manual_seed(123)
     before = torch.get_rng_state()
     one, two = make(method), make(method, seed=5)
-    for i in range(0, 120, 7):
+    for i in range(0, 80, 7):
         one.learn(events[i : i + 7])
         two.learn(others[i : i + 7])
     assert bits(one.snapshot(full=True)) == bits(alone.snapshot(full=True))
@@ -176,7 +188,7 @@ def test_growth_changes_nothing_that_was_there(method: MethodSettings, optimiser
         learning=LearningSettings(optimiser=optimiser),
         model=ModelSettings(head=head),
     )
-    feed(learner, vectors(60, unlabeled=0.0))
+    feed(learner, vectors(30, unlabeled=0.0))
     before = learner.model.classes
     model, state = learner.model.part(), learner.optimiser.part()
     for classes in (before + 1, before + 2, 40, 300):
@@ -194,10 +206,10 @@ def test_growth_changes_nothing_that_was_there(method: MethodSettings, optimiser
 
 
 @pytest.mark.parametrize("method", EVERY)
-@pytest.mark.parametrize("at", [0, 1, 9, 10, 11, 75])
+@pytest.mark.parametrize("at", [0, 1, 9, 10, 11, 35])
 def test_a_class_can_appear_at_any_step(method: MethodSettings, at: int) -> None:
     learner = make(method)
-    events = vectors(100, unlabeled=0.0, classes=2)
+    events = vectors(40, unlabeled=0.0, classes=2)
     strange = [Event(f"new {i}", np.full(5, 20 + i % 3, np.float32), "late") for i in range(30)]
     feed(learner, events[:at] + strange + events[at:])
     assert set(learner.classes.labels) == {"class 0", "class 1", "late"}
@@ -246,7 +258,7 @@ def test_learns_the_digits(method: MethodSettings) -> None:
     x, y = load_digits(return_X_y=True)
     rng = np.random.default_rng(0)
     shuffled = rng.permutation(len(y))
-    tests, train = shuffled[:360], shuffled[360:]
+    tests, train = shuffled[:360], shuffled[360:1360]
     train = train[np.argsort(y[train] // 2, kind="stable")]
     learner = OnlineLearner(CoreSettings(method=method, memory=MemorySettings(capacity=200)))
     feed(learner, [Event(str(i), x[i].astype(np.float32), str(y[i])) for i in train])

@@ -17,6 +17,7 @@ from river import metrics as river_metrics
 
 from streamlearn.prequential import KINDS, LEAST, UNKNOWN, Prequential
 from streamlearn.state import Part
+from tests.streams import WHOLE_STREAMS
 
 metrics: Any = river_metrics  # not typed
 WINDOW, FADING = 20, 0.95
@@ -75,6 +76,7 @@ def assert_as_river(stream: Stream) -> None:
         assert ours.loss() == pytest.approx(loss.get(), abs=1e-9)
 
 
+@WHOLE_STREAMS
 @given(streams)
 def test_accuracy_kappa_and_loss_are_rivers(stream: Stream) -> None:
     assert_as_river(stream)
@@ -122,6 +124,7 @@ def assert_baselines_as_river(stream: Stream) -> int:
     return ties
 
 
+@WHOLE_STREAMS
 @given(streams)
 def test_baselines_are_rivers_dummies(stream: Stream) -> None:
     assert_baselines_as_river(stream)
@@ -160,6 +163,7 @@ def test_fading_is_the_weighted_mean(seed: int) -> None:
     )
 
 
+@WHOLE_STREAMS
 @given(streams)
 def test_without_fading_it_is_the_cumulative_mean(stream: Stream) -> None:
     ours = scored(stream, fading=1.0)
@@ -167,6 +171,7 @@ def test_without_fading_it_is_the_cumulative_mean(stream: Stream) -> None:
     assert ours.fading_loss() == pytest.approx(ours.loss())
 
 
+@WHOLE_STREAMS
 @given(streams, st.integers(1, 130))
 def test_the_window_is_the_last_events(stream: Stream, window: int) -> None:
     ours, recent = scored(stream, window), stream[-window:]
@@ -197,6 +202,7 @@ def everything(one: Prequential) -> list[object]:
     return [*(one.figures(kind) for kind in KINDS), one.kappa(), one.loss(), one.fading_loss(), vars(one)]
 
 
+@WHOLE_STREAMS
 @given(streams, streams, st.integers(1, 150))
 def test_state_goes_there_and_back(before: Stream, after: Stream, window: int) -> None:
     ours, twin = scored(before, window), Prequential(window, FADING)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from streamlearn.config import EvaluationSettings
 from streamlearn.schedule import FORCED, Schedule
 from streamlearn.state import Part
+from tests.streams import WHOLE_STREAMS
 
 RATIO = 0.125  # exact in binary: so are the sums of it
 
@@ -22,6 +23,7 @@ steps = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 50), st.booleans(
 """Of every step: images learned, what an evaluation costs, whether new classes ask for one."""
 
 
+@WHOLE_STREAMS
 @given(steps, st.integers(1, 5))
 def test_the_budget_holds(stream: list[tuple[int, int, bool]], interval: int) -> None:
     schedule = made(interval)
@@ -45,6 +47,7 @@ def test_the_budget_holds(stream: list[tuple[int, int, bool]], interval: int) ->
         assert schedule.interval_steps == (scheduled[-1] - scheduled[-2] if len(scheduled) > 1 else None)
 
 
+@WHOLE_STREAMS
 @given(steps, st.integers(0, 60))
 def test_it_goes_on_from_a_state(stream: list[tuple[int, int, bool]], at: int) -> None:
     def decide(schedule: Schedule, step: int) -> bool:

@@ -12,6 +12,7 @@ from streamlearn.buffers import Memory
 from streamlearn.modifiers.view_batch import Queue, ViewBatch, consistency
 from streamlearn.rows import Draw
 from tests.steps import IMAGE, inputs, make, make_memory, make_model, rows_of
+from tests.streams import WHOLE_STREAMS
 
 MODEL = make_model()
 
@@ -29,6 +30,7 @@ def resumed(method: ViewBatch) -> ViewBatch:
     return other
 
 
+@WHOLE_STREAMS
 @given(
     steps=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5)), max_size=40),
     seed=st.integers(0, 2**16),

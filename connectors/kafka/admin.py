@@ -66,7 +66,7 @@ def ensure_topics(
                     continue
                 events = there.get(wanted.get("events", ""))
                 count = events.partitions if events else events_partitions
-                if cluster.create(name, *_shape(purpose, count, partitions, replication, events)):
+                if cluster.create(name, *shape(purpose, count, partitions, replication, events)):
                     created.add(name)
                 cluster.wait([name])
                 there |= cluster.topics([name])
@@ -78,12 +78,12 @@ def ensure_topics(
         line = Line(purpose, name, found.partitions if found else 0, name in created)
         if found:
             count = events.partitions if events else events_partitions
-            _compare(line, found, events, count, partitions if name not in created else None)
+            compare(line, found, events, count, partitions if name not in created else None)
         lines.append(line)
     return lines
 
 
-def _shape(
+def shape(
     purpose: str, count: int | None, partitions: int | None, replication: int | None, events: Topic | None
 ) -> tuple[int, int | None, dict[str, str]]:
     """Partitions, replication and settings of a new topic; count: partitions of the events."""
@@ -109,7 +109,7 @@ def _refuse_shared(wanted: Mapping[str, str]) -> None:
             )
 
 
-def _compare(line: Line, topic: Topic, events: Topic | None, count: int | None, asked: int | None) -> None:
+def compare(line: Line, topic: Topic, events: Topic | None, count: int | None, asked: int | None) -> None:
     """count: partitions of the events, where they are a topic; asked: by the user, of one that was there."""
     purpose, policy = line.purpose, topic.configs.get("cleanup.policy", "")
     if purpose == "events" and asked is not None and asked != topic.partitions:

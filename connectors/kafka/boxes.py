@@ -23,7 +23,7 @@ class Message(NamedTuple):
 
     place: Place
     key: bytes | None
-    value: bytes
+    value: bytes | None
     headers: Sequence[tuple[str, bytes]] = ()
 
 
@@ -115,14 +115,14 @@ class Outbox:
 
     def put(self, messages: Sequence[Message], published: Mapping[Place, int]) -> None:
         """Hand over outputs, and P behind them."""
-        size = sum(OVERHEAD + len(m.value) + len(m.key or b"") for m in messages)
+        size = sum(OVERHEAD + len(m.value or b"") + len(m.key or b"") for m in messages)
         self._hand(Parcel(list(messages), dict(published), [], size))
 
     def name(
         self, named: Named, messages: Sequence[Message] = (), published: Mapping[Place, int] | None = None
     ) -> None:
         """A checkpoint has become durable; `messages` leave in the commit that names it."""
-        size = sum(OVERHEAD + len(m.value) for m in messages)
+        size = sum(OVERHEAD + len(m.value or b"") for m in messages)
         self._hand(Parcel(list(messages), dict(published or {}), [named], size))
 
     def _hand(self, more: Parcel) -> None:

@@ -15,11 +15,14 @@ from aiokafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError
 from aiokafka.structs import OffsetAndMetadata
 
 from connectors.kafka.boxes import Named, Outbox, Parcel, Place
+from connectors.kafka.committed import read_committed
 from connectors.kafka.options import Options
 from connectors.kafka.records import BATCH_BYTES, batches
+from streamlearn.events import Fenced
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 0.1
 REQUEST_MS = 30_000
 
 
@@ -44,6 +47,10 @@ class Committer:
         self.producer: AIOKafkaProducer | None = None
         self.consumer: AIOKafkaConsumer | None = None
         """Whose commits go beside the outputs where they can't go with them."""
+        self.doubtful = False
+        """Whether there was a rebalance since the last commit: another worker may have committed."""
+        self.ended = False
+        """Nothing is committed any more."""
         self.epoch = 0
         self.published: dict[Place, int] = {}
         self.named: str | None = None
@@ -63,8 +70,7 @@ class Committer:
         }
         if transactional:
             settings |= {"transactional_id": options.transactional_id, "transaction_timeout_ms": patience}
-        settings |= dict(options.producer)
-        settings["max_batch_size"] = max(settings["max_batch_size"], options.largest)
+        settings |= options.more_of_producer
         try:
             self.producer = AIOKafkaProducer(**options.connection, **settings)
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -75,6 +81,8 @@ class Committer:
         """A commit an interval, while there is something to say."""
         while True:
             await self._handed.wait()
+            if self.ended:
+                return
             self._handed.clear()
             begun = time.monotonic()
             swapped = self.outbox.swap()
@@ -124,13 +132,30 @@ class Committer:
 
     async def _flush(self, parcel: Parcel, published: dict[Place, int], name: str | None) -> None:
         await self._send(parcel)
-        while self.options.group is not None and self.consumer is not None:
+        if self.options.group is None or self.consumer is None:
+            return
+        while not self.ended:
+            # Outside of a membership, or in another's place, the broker would take it from whoever asks.
             await self._owning()
+            if self.doubtful:
+                self.doubtful = False
+                await self._refuse_successor()
+                continue
             try:
                 await self.consumer.commit(self._offsets(published, name))
                 return
             except CommitFailedError:
-                log.debug("a rebalance is going on: the commit comes after it")
+                # A worker that joins is enough for that. If the partitions go to it, the plane ends us.
+                self.doubtful = True
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _refuse_successor(self) -> None:
+        """No transaction fences here: whoever was away may find that others have gone on. Raises Fenced."""
+        if (await read_committed(self.options, self.options.topic, strict=False)).epoch > self.epoch:
+            raise Fenced(
+                f"{self.options.where}: another worker of group {self.options.group} has gone on meanwhile: "
+                "a new start goes on from its last commit"
+            )
 
     async def _send(self, parcel: Parcel) -> None:
         """Send and see every send's result: a commit would not fail for one that failed."""

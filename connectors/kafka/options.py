@@ -10,6 +10,18 @@ from connectors.kafka.client import aiokafka_options
 from streamlearn.events import UsageError
 
 MIB = 1 << 20
+OURS = {"bootstrap_servers", "security_protocol", "ssl_context", "sasl_mechanism", "sasl_plain_username"}
+OURS |= {"sasl_plain_password", "loop", "key_serializer", "value_serializer"}
+OURS_CONSUMER = {
+    "group_id",
+    "group_instance_id",
+    "enable_auto_commit",
+    "auto_offset_reset",
+    "isolation_level",
+}
+OURS_CONSUMER |= {"partition_assignment_strategy", "key_deserializer", "value_deserializer"}
+OURS_PRODUCER = {"transactional_id", "enable_idempotence", "acks", "partitioner"}
+"""Parameters on which the exactness stands, or that have settings of their own."""
 
 
 @dataclass
@@ -18,8 +30,8 @@ class Options:
 
     connection: parameters that every client gets. group: the consumer group; None reads without one.
     instance: the name of this member of it, by which it is known again after a restart; None: no name.
-    limits: bytes that a batch of messages may have, by topic. consumer, producer: parameters that are passed
-    on as they are. reach: what `connectors.kafka.reach` wants to know.
+    limits: bytes that a batch of messages may have, by topic. consumer, producer: what is passed on.
+    reach: what `connectors.kafka.reach` wants to know. topic: of the events.
     """
 
     connection: dict[str, Any] = field(repr=False)
@@ -36,6 +48,7 @@ class Options:
     outbox_bytes: int = 16 * MIB
     consumer: Mapping[str, Any] = field(default_factory=dict, repr=False)
     producer: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    topic: str = ""
     reach: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -46,6 +59,16 @@ class Options:
     @property
     def transactional_id(self) -> str:
         return f"streamlearn.{self.group}"
+
+    @property
+    def more_of_consumer(self) -> dict[str, Any]:
+        """Raises UsageError."""
+        return _passed("source.client", self.consumer, OURS | OURS_CONSUMER)
+
+    @property
+    def more_of_producer(self) -> dict[str, Any]:
+        """Raises UsageError."""
+        return _passed("sink.client", self.producer, OURS | OURS_PRODUCER)
 
     @staticmethod
     def mistaken(setting: str, error: Exception) -> UsageError:
@@ -64,3 +87,12 @@ def options_of(source: Mapping[str, Any]) -> Options:
         patience=float(source.get("patience") or 300),
         consumer=dict(source.get("client") or {}),
     )
+
+
+def _passed(setting: str, given: Mapping[str, Any], ours: set[str]) -> dict[str, Any]:
+    taken = sorted(ours & set(given))
+    if taken:
+        raise UsageError(
+            f"{setting}.{taken[0]} can't be set: it is decided by other settings, or by exactness"
+        )
+    return dict(given)

@@ -102,7 +102,7 @@ class DataPlane(Service):
         }
         try:
             self.consumer = AIOKafkaConsumer(
-                **options.connection, **grouped | settings | dict(options.consumer)
+                **options.connection, **grouped | settings | options.more_of_consumer
             )
         except (TypeError, ValueError, AssertionError) as error:
             raise options.mistaken("source.client", error) from error
@@ -208,6 +208,7 @@ class DataPlane(Service):
     def revoked(self) -> None:
         """A rebalance begins: nothing is read until the partitions are ours again and sought."""
         self._turn += 1
+        self.committer.doubtful = True
         self._gate.clear()
         self._assigned.clear()
 
@@ -276,7 +277,10 @@ class DataPlane(Service):
             return
         for tp, messages in found.items():
             self._contact = time.monotonic()
-            self.next[tp.topic, tp.partition] = messages[-1].offset + 1
+            place = tp.topic, tp.partition
+            if messages[0].offset < self.next[place]:
+                raise Unreachable(f"{place}: offset {messages[0].offset} came again: please report it")
+            self.next[place] = messages[-1].offset + 1
             records = records_of(tp, messages)
             if tp.topic == self.commands_topic:
                 self._commands.extend(records)
@@ -285,14 +289,10 @@ class DataPlane(Service):
 
     def take_commands(self) -> list[Record]:
         """Commands that have come. Belongs to the learner."""
-        waiting = self._commands
-        return [waiting.popleft() for _ in range(len(waiting))]
+        return [self._commands.popleft() for _ in range(len(self._commands))]
 
     async def _hold(self) -> None:
-        """Wait until the learner has caught up: for short by not fetching, then by pausing all but commands.
-
-        A learner that a command has paused waits for the command that ends it.
-        """
+        """Until the learner has caught up: for short by not fetching, then by pausing all but commands."""
         consumer = self.consumer
         assert consumer is not None
         paused = False
@@ -335,7 +335,8 @@ class DataPlane(Service):
             else:
                 self.ends = {(tp.topic, tp.partition): offset for tp, offset in found.items()}
                 self._contact = time.monotonic()
-                await self._look()
+                with suppress(KafkaError, TimeoutError):  # a rebalance came between
+                    await asyncio.wait_for(self._look(), WATCH_SECONDS)
             came = time.monotonic() - max(self.inbox.taken_at, self.outbox.waited_at)
             if self.inbox.depth and came > self.options.learner_patience:
                 raise Fenced(
@@ -370,6 +371,7 @@ class DataPlane(Service):
         if self.failure is None:
             self.failure = failure
             self._gate.clear()
+            self.committer.ended = True
             self.inbox.fail(failure)
             self.outbox.fail(failure)
 

@@ -8,11 +8,12 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiokafka.errors as errors
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.metadata import MetadataRequest
 
 from connectors.kafka.client import PREFIX, aiokafka_options
@@ -20,6 +21,8 @@ from streamlearn.events import Unreachable
 
 ANSWER = 10.0
 """Seconds in which a broker that runs answers."""
+GOODBYE = 1.0
+"""Seconds in which a connection is closed."""
 PAUSE = 0.5
 """Seconds between two rounds of trying."""
 AT_MOST = 5
@@ -72,12 +75,9 @@ class _Elsewhere(Exception):
 
 
 async def _try(server: str, given: Mapping[str, Any]) -> None:
-    connection = await _connect(server, given)
-    try:
+    async with _connected(server, given) as connection:
         # The first request that a broker answers only to those it takes.
         found = await connection.send(MetadataRequest([]))
-    finally:
-        connection.close()
     addresses = [
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for _, host, port, *_ in found.brokers
     ]
@@ -86,20 +86,38 @@ async def _try(server: str, given: Mapping[str, Any]) -> None:
     reason = "it names none"
     for address in addresses[:AT_MOST]:
         try:
-            (await _connect(address, given)).close()
+            async with _connected(address, given):
+                return
         except (OSError, TimeoutError) as error:
             reason = f"{address}: {_reason(error, str(given['security_protocol']))}"
-        else:
-            return
     raise _Elsewhere(
         f"it answers, but gives addresses of brokers that can't be reached from here ({reason}): "
         "its advertised.listeners must hold them as we see them"
     )
 
 
-async def _connect(server: str, given: Mapping[str, Any]) -> Any:
+@asynccontextmanager
+async def _connected(server: str, given: Mapping[str, Any]) -> AsyncIterator[Any]:
     host, _, port = server.rpartition(":")
-    return await create_conn(host.strip("[]"), int(port), request_timeout_ms=int(ANSWER * 1000), **given)
+    timeout = int(ANSWER * 1000)
+    connection = AIOKafkaConnection(host.strip("[]"), int(port), request_timeout_ms=timeout, **given)
+    try:
+        await connection.connect()
+        yield connection
+    except OSError:
+        connection.close()
+        raise
+    except BaseException:
+        await _closed(connection)
+        raise
+    await _closed(connection)
+
+
+async def _closed(connection: Any) -> None:
+    """Its socket closes a moment after it: with TLS they say goodbye."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GOODBYE):
+            await connection.close()
 
 
 def _refusal(error: Exception, security: Mapping[str, Any]) -> str | None:

@@ -61,13 +61,13 @@ def batches(
             yield message.place, batch
         batch = open_ones[message.place] = producer.create_batch()
         if not _add(batch, message, now):
-            raise Unreachable(f"an output of {len(message.value)} bytes doesn't fit into a batch of messages")
+            raise Unreachable(f"an output of {bytes_of(message)} bytes doesn't fit into a batch of messages")
     yield from open_ones.items()
 
 
 def bytes_of(message: Message) -> int:
     """What a message needs in a batch, at most; the first of a batch needs HEADER more."""
-    size = len(message.value) + len(message.key or b"") + PREFIXES
+    size = len(message.value or b"") + len(message.key or b"") + PREFIXES
     return size + sum(3 * len(name) + len(value) + PREFIXES for name, value in message.headers)
 
 

@@ -14,14 +14,14 @@ from connectors.kafka.records import HEADER, bytes_of
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.topics import Topic, describe
 from streamlearn.codec import encode_prediction, encode_too_large, original
-from streamlearn.events import Output, Position, Prediction, Rejection, Unreachable, UsageError
+from streamlearn.events import Output, Position, Prediction, Rejection, Tombstone, Unreachable, UsageError
 
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.5
 """For so long one flush waits for room."""
-ROOM = 2048
-"""Bytes of a message's limit that are kept for its headers and Kafka's own."""
+LONGEST = 1024
+"""Bytes of a header that goes with what stands for an output that is too large."""
 
 
 class KafkaSink:
@@ -114,6 +114,9 @@ class KafkaSink:
                 continue
             if isinstance(output, Prediction):
                 message = self._prediction(output)
+            elif isinstance(output, Tombstone):
+                key = output.record.key
+                message = Message(self._place(self._predictions, output, key), key, None)
             else:
                 message = self._dead_letter(output)
             self._waiting.append(message)
@@ -211,7 +214,7 @@ class KafkaSink:
     def _small(self, message: Message, output: Output) -> Message:
         """In place of an output that is too large for its topic: which it would be, and no bytes of it."""
         topic = message.place[0]
-        size, limit = len(message.value), self._topics[topic].largest
+        size, limit = bytes_of(message), self._topics[topic].largest
         log.warning("%s: an output of %d bytes is too large for %s", output.position, size, topic)
-        headers = [h for h in message.headers if h[0].startswith("__connect.errors.") and len(h[1]) < ROOM]
+        headers = [h for h in message.headers if h[0].startswith("__connect.errors.") and len(h[1]) < LONGEST]
         return Message(message.place, None, encode_too_large(output, size, limit), headers)

@@ -48,6 +48,7 @@ class KafkaSource:
             raise UsageError("source.topic is not set: name the topic to read")
         self.topic = str(options["topic"])
         self._options = options_of(options)
+        self._options.topic = self.topic
         self._group = str(options.get("group_id") or "streamlearn")
         self._start = str(options.get("start") or "earliest")
         self._instance = options.get("instance")

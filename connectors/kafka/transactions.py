@@ -7,8 +7,8 @@ transaction; what it then reads is the truth.
 What kafka-python 3.0 does, and what follows for us:
 - It commits a transaction although a batch of it has failed, where that one ran out of time: so every
   message's result is looked at before the commit begins.
-- Its calls may wait for ever: so they run beside, with a deadline; a transaction of unknown outcome is
-  settled by a new producer.
+- Its calls may wait for ever, also for a broker that has long come back: so they run beside, with a deadline;
+  a transaction of unknown outcome is settled by a new producer.
 """
 
 from __future__ import annotations
@@ -37,14 +37,19 @@ TIMEOUT = 60.0
 """Seconds after which the broker aborts a transaction that nobody goes on with: so long its readers wait."""
 LEAST = 10.0
 """Seconds before that in which nobody is told that another one took over: it may be too late for us."""
-DELIVERY = 40.0
-"""Seconds in which a batch must be written: well within a transaction."""
+DELIVERY = (10.0, 40.0)
+"""Seconds in which all messages of a transaction must be written: so many at first, twice as many each time
+that they weren't, so many at most: well within a transaction."""
+COMMIT = 10.0
+"""Seconds more in which it must be committed."""
 BATCH = 512 * 1024
 """Bytes sent together, at most."""
 REQUEST = 100 * 1024 * 1024
 """Bytes of the largest request that brokers take."""
 METADATA = 4000
 """Bytes of metadata of an offset that brokers take: 4096, unless they are set up otherwise."""
+BEGIN = 15.0
+"""Seconds in which a client must have begun, and have said how far it came: else another one tries."""
 PAUSE = 0.5
 """Seconds between two tries to reach the broker again."""
 
@@ -98,6 +103,7 @@ class Transactions:
         self._batch = min(BATCH, largest)
         self._producer: Any = None
         self._begun = 0.0
+        self._delivery = DELIVERY[0]
 
     def open(self) -> Progress | None:
         """Fence whoever has this name, and read how far it came: None if nothing was ever committed.
@@ -135,6 +141,7 @@ class Transactions:
             except (Lost, TimeoutError, kafka_errors.KafkaError) as error:
                 self._drop()
                 self._raise_lasting(error)
+                self._delivery = min(2 * self._delivery, DELIVERY[1])
                 if stopped():
                     return False
                 self._wait(error, until)
@@ -147,8 +154,8 @@ class Transactions:
         until = time.monotonic() + self._patience
         while True:
             try:
-                return self._committed(max(1.0, until - time.monotonic()))
-            except (TimeoutError, kafka_errors.KafkaError) as error:
+                return self._committed(max(1.0, min(BEGIN, until - time.monotonic())))
+            except (Lost, TimeoutError, kafka_errors.KafkaError) as error:
                 self._raise_lasting(error)
                 self._wait(error, until)
 
@@ -164,11 +171,17 @@ class Transactions:
             producer.send(topic, message.value, message.key, timestamp_ms=milliseconds)
             for message, milliseconds in messages
         ]
-        producer.flush()
+        with suppress(kafka_errors.KafkaError):
+            producer.flush()
+        for future in futures:
+            # `flush` doesn't wait for what was too large together and is sent again in parts.
+            if not future.is_done:
+                with suppress(kafka_errors.KafkaError):
+                    future.get(timeout=self._delivery)
         failed = [index for index, future in enumerate(futures) if not future.succeeded()]
         if failed:
             self._raise_failed([(index, futures[index].exception) for index in failed], messages)
-        offset = OffsetAndMetadata(after.sent, _metadata(after), -1)
+        offset = OffsetAndMetadata(after.sent, packed(after), -1)
         producer.send_offsets_to_transaction({self._place: offset}, self._name)
         producer.commit_transaction()
 
@@ -189,11 +202,11 @@ class Transactions:
     def _open(self, until: float, stopped: Callable[[], bool]) -> Progress | None:
         while True:
             try:
-                left = max(1.0, until - time.monotonic())
-                self._producer = within(left + PAUSE, partial(self._started, left))
+                left = max(1.0, min(BEGIN, until - time.monotonic()))
+                self._producer = within(2 * left + PAUSE, partial(self._started, left))
                 # Behind the start: it has settled the last transaction of this name.
                 return self._committed(left)
-            except (TimeoutError, kafka_errors.KafkaError) as error:
+            except (Lost, TimeoutError, kafka_errors.KafkaError) as error:
                 self._drop()
                 self._raise_lasting(error)
                 if stopped():
@@ -201,12 +214,14 @@ class Transactions:
                 self._wait(error, until)
 
     def _started(self, seconds: float) -> Any:
+        """Within twice `seconds`, or it fences nobody: later it could be the one that took over from it."""
+        until = time.monotonic() + seconds
         producer = KafkaProducer(
             **self._given,
             transactional_id=self._name,
             transaction_timeout_ms=int(TIMEOUT * 1000),
-            delivery_timeout_ms=int(DELIVERY * 1000),
-            request_timeout_ms=int(DELIVERY / 2 * 1000),
+            delivery_timeout_ms=int(self._delivery * 1000),
+            request_timeout_ms=int(self._delivery / 2 * 1000),
             bootstrap_timeout_ms=int(seconds * 1000),
             max_block_ms=int(seconds * 1000),
             max_request_size=REQUEST,
@@ -218,6 +233,8 @@ class Transactions:
             metrics_enabled=False,
         )
         try:
+            if time.monotonic() > until + PAUSE:
+                raise TimeoutError("the producer took too long to connect")
             producer.init_transactions()
         except BaseException:
             _close(producer)
@@ -243,9 +260,16 @@ class Transactions:
                 seconds + PAUSE,
                 lambda: consumer.committed(self._place, metadata=True, timeout_ms=int(seconds * 1000)),
             )
+        except kafka_errors.KafkaTimeoutError:
+            # Seen of Kafka 4.3 with one replica, killed within milliseconds of a commit: it forgets to end
+            # the transaction in the topics, and no producer can end it any more.
+            raise Lost(
+                "it doesn't say how far we came; `kafka-transactions.sh find-hanging` tells whether it holds "
+                "a transaction that nobody can end"
+            ) from None
         finally:
-            threading.Thread(target=_quietly, args=(consumer.close,), daemon=True).start()
-        return None if found is None or found.offset < 0 else _progress(found.offset, found.metadata)
+            _beside(consumer.close)
+        return None if found is None or found.offset < 0 else unpacked(found.offset, found.metadata)
 
     def _wait(self, error: Exception, until: float) -> None:
         """A moment; Unreachable if that would be too long."""
@@ -299,19 +323,30 @@ def _now() -> float:
 
 
 def _close(producer: Any) -> None:
-    threading.Thread(target=_quietly, args=(lambda: producer.close(timeout=0),), daemon=True).start()
+    def close() -> None:
+        with suppress(Exception):
+            producer.close(timeout=0)
+        # Where it has messages left, `close` gives up before it stops the thread that goes on trying.
+        sender = getattr(producer, "_sender", None)
+        if sender is not None:
+            sender.force_close()
+
+    _beside(close)
 
 
-def _quietly(work: Callable[[], object]) -> None:
-    with suppress(Exception):
-        work()
+def _beside(work: Callable[[], object]) -> None:
+    def quietly() -> None:
+        with suppress(Exception):
+            work()
+
+    threading.Thread(target=quietly, daemon=True).start()
 
 
 def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _metadata(progress: Progress) -> str:
+def packed(progress: Progress) -> str:
     content = progress._asdict()
     del content["sent"]
     text = json.dumps(content, separators=(",", ":"))
@@ -321,7 +356,7 @@ def _metadata(progress: Progress) -> str:
     return text
 
 
-def _progress(sent: int, metadata: str) -> Progress | None:
+def unpacked(sent: int, metadata: str) -> Progress | None:
     try:
         content = json.loads(metadata)
         return Progress(sent, **content)

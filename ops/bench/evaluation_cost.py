@@ -76,7 +76,7 @@ def measure(events: Sequence[Event], seed: int) -> dict[str, Any]:
 
 
 def main(options: Namespace) -> None:
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     about = made_with()
     streams = {
         "Fashion-MNIST": fashion(options.data_dir, options.events, options.seed),

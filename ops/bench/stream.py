@@ -33,16 +33,21 @@ def arrays(events: int, dim: int, classes: int, seed: int) -> tuple[Floats, Numb
     return np.concatenate([x for _, x, _ in parts]), np.concatenate([y for _, _, y in parts])
 
 
+def records(format: str, events: int, dim: int, classes: int, seed: int) -> Iterator[bytes]:
+    """The stream as lines of JSON or as msgpack with raw bytes, record by record."""
+    for start, x, y in chunks(events, dim, classes, seed):
+        for i in range(len(y)):
+            name, label = f"e{start + i}", f"c{y[i]}"
+            if format == "msgpack":
+                raw = {"dtype": "float32", "shape": [dim], "data": x[i].tobytes()}
+                yield msgpack.packb({"id": name, "x": raw, "y": label})
+            else:
+                # a float32 of four decimals is written with four decimals
+                event = {"id": name, "x": x[i], "y": label}
+                yield orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+
+
 def write_file(path: Path, format: str, events: int, dim: int, classes: int, seed: int) -> None:
-    """The stream as JSON lines or as msgpack with raw bytes."""
+    """The same, to a file."""
     with open(path, "wb", buffering=1 << 20) as file:
-        for start, x, y in chunks(events, dim, classes, seed):
-            for i in range(len(y)):
-                name, label = f"e{start + i}", f"c{y[i]}"
-                if format == "msgpack":
-                    raw = {"dtype": "float32", "shape": [dim], "data": x[i].tobytes()}
-                    file.write(msgpack.packb({"id": name, "x": raw, "y": label}))
-                else:
-                    # a float32 of four decimals is written with four decimals
-                    event = {"id": name, "x": x[i], "y": label}
-                    file.write(orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+        file.writelines(records(format, events, dim, classes, seed))

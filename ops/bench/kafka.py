@@ -1,0 +1,231 @@
+"""From Kafka to predictions on Kafka: throughput beside the same learner fed from memory, and latency.
+
+Rounds in turn, each loop in a process of its own: the learner on events in memory, `streamlearn run` from a
+topic of msgpack with raw bytes, and from one of JSON (exactly_once: transactions on). Then events at half of
+the worker's rate, and the time from producing each to seeing its prediction as a read_committed reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from kafka import KafkaAdminClient
+
+from ops.bench.common import (
+    ROOT,
+    arguments,
+    cpu_seconds,
+    environment,
+    loop,
+    made_with,
+    say,
+    table,
+    work_dir,
+    write,
+)
+from ops.bench.million import MATCHED
+from ops.bench.stream import records
+from ops.kafka.broker import Broker
+
+DIM, CLASSES = 64, 10
+WARM_SHARE = 0.2
+"""Of the events; the worker's rate is taken over the others."""
+DEADLINE = 600.0
+
+
+def topics(broker: Broker, name: str) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=broker.address)
+    every = [name, f"{name}.predictions", f"{name}.dead_letters"]
+    admin.create_topics({topic: {"num_partitions": 1} for topic in every})
+    admin.wait_for_topics(every)
+    admin.close()
+
+
+async def fill(broker: Broker, topic: str, values: list[bytes]) -> None:
+    """All of it, as fast as it goes."""
+    producer = AIOKafkaProducer(bootstrap_servers=broker.address, max_batch_size=512 * 1024)
+    await producer.start()
+    batch, sends = producer.create_batch(), []
+    for value in values:
+        if batch.append(key=None, value=value, timestamp=None) is None:
+            sends.append(await producer.send_batch(batch, topic, partition=0))
+            batch = producer.create_batch()
+            batch.append(key=None, value=value, timestamp=None)
+    sends.append(await producer.send_batch(batch, topic, partition=0))
+    await asyncio.gather(*sends)
+    await producer.stop()
+
+
+class Worker:
+    """`streamlearn run` on a topic."""
+
+    def __init__(self, broker: Broker, topic: str, folder: Path, flags: list[str]) -> None:
+        command = [sys.executable, "-m", "streamlearn", "run", "--checkpoint.folder", str(folder / topic)]
+        command += ["--source.bootstrap_servers", broker.address, "--source.topic", topic]
+        command += ["--source.group_id", topic, "--exporter.port", "0", *flags]
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment(), cwd=ROOT
+        )
+        assert self.process.stderr is not None
+        said = []
+        for line in self.process.stderr:
+            said.append(line)
+            if line.startswith("  metrics"):
+                self.url = line.split()[1].removesuffix("/metrics")
+                return
+        raise SystemExit("".join(said))
+
+    def status(self) -> dict[str, Any]:
+        with urlopen(f"{self.url}/status", timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        assert self.process.stderr is not None
+        rest = self.process.stderr.read()
+        if self.process.wait():
+            raise SystemExit(rest)
+
+
+def throughput(broker: Broker, topic: str, count: int, folder: Path, flags: list[str]) -> dict[str, float]:
+    """Events a second of the worker after its first ones, to the last prediction handed over."""
+    with Worker(broker, topic, folder, flags) as worker:
+        deadline = time.monotonic() + DEADLINE
+        first: tuple[int, float, float] | None = None
+        while True:
+            records, now, cpu = (
+                worker.status()["records"],
+                time.perf_counter(),
+                cpu_seconds(worker.process.pid),
+            )
+            if records >= count * WARM_SHARE and first is None:
+                first = records, now, cpu
+            if records >= count:
+                break
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{records} of {count} events within {DEADLINE:g} s")
+            time.sleep(0.05)
+        worker.stop()
+    assert first is not None
+    learned = records - first[0]
+    return {
+        "events_per_second": learned / (now - first[1]),
+        "cpu_us_per_event": (cpu - first[2]) / learned * 1e6,
+    }
+
+
+async def latency(broker: Broker, topic: str, values: list[bytes], rate: float) -> list[float]:
+    """Seconds from handing each event to the client until its prediction is seen, in order of arrival."""
+    producer = AIOKafkaProducer(bootstrap_servers=broker.address)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=broker.address, isolation_level="read_committed", auto_offset_reset="latest"
+    )
+    await producer.start()
+    await consumer.start()
+    place = TopicPartition(f"{topic}.predictions", 0)
+    consumer.assign([place])
+    await consumer.seek_to_end(place)
+    sent: dict[int, float] = {}
+    took: list[float] = []
+
+    async def produce() -> None:
+        begun = time.perf_counter()
+        for i, value in enumerate(values):
+            wait = begun + i / rate - time.perf_counter()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            now = time.perf_counter()
+            future = await producer.send(topic, value, partition=0)
+            future.add_done_callback(lambda done, at=now: sent.setdefault(done.result().offset, at))
+
+    task = asyncio.create_task(produce())
+    deadline = time.monotonic() + DEADLINE
+    while len(took) < len(values) and time.monotonic() < deadline:
+        for messages in (await consumer.getmany(timeout_ms=100)).values():
+            now = time.perf_counter()
+            for message in messages:
+                at = sent.get(json.loads(message.value)["source"][2])
+                if at is not None:
+                    took.append(now - at)
+    await task
+    await producer.stop()
+    await consumer.stop()
+    return took
+
+
+def main(options: Namespace) -> None:
+    about, flags = made_with(), [*MATCHED, "--seed", str(options.seed)]
+    rates: dict[str, list[float]] = {"memory": [], "kafka, msgpack": [], "kafka, json": []}
+    cpu: dict[str, list[float]] = {name: [] for name in rates}
+    with work_dir(options.work_dir) as folder:
+        values = {
+            format: list(records(format, options.events, DIM, CLASSES, options.seed))
+            for format in ("msgpack", "jsonl")
+        }
+        broker = Broker(folder / "broker")
+        broker.start()
+        try:
+            for number in range(options.rounds):
+                done = loop("learner_loop", "--events", str(options.events), "--dim", str(DIM), *flags)
+                rates["memory"].append(done["events"] / done["seconds"])
+                cpu["memory"].append(done["cpu_seconds"] / done["events"] * 1e6)
+                say(f"round {number + 1}: memory: {rates['memory'][-1]:,.0f} events/s")
+                for name, format in (("kafka, msgpack", "msgpack"), ("kafka, json", "jsonl")):
+                    topic = f"{format}{number}"
+                    topics(broker, topic)
+                    asyncio.run(fill(broker, topic, values[format]))
+                    found = throughput(broker, topic, options.events, folder, flags)
+                    rates[name].append(found["events_per_second"])
+                    cpu[name].append(found["cpu_us_per_event"])
+                    say(f"round {number + 1}: {name}: {rates[name][-1]:,.0f} events/s")
+            rate = statistics.median(rates["kafka, msgpack"]) / 2
+            topics(broker, "half")
+            with Worker(broker, "half", folder, flags) as worker:
+                some = values["msgpack"][: int(rate * options.seconds)]
+                took = asyncio.run(latency(broker, "half", some, rate))[len(some) // 5 :]
+                worker.stop()
+        finally:
+            broker.wipe()
+    rows = [
+        {
+            "loop": name,
+            "events_per_second": statistics.median(of),
+            "to_memory": statistics.median(a / b for a, b in zip(of, rates["memory"], strict=True)),
+            "cpu_us_per_event": statistics.median(cpu[name]),
+        }
+        for name, of in rates.items()
+    ]
+    p50, p99 = (float(np.quantile(took, q)) for q in (0.5, 0.99))
+    table(rows)
+    delay = {"events_per_second": rate, "p50_seconds": p50, "p99_seconds": p99, "events": len(took)}
+    table([delay])
+    figures = {"rows": rows, "latency": delay}
+    write(options.out, about, options, figures)
+
+
+if __name__ == "__main__":
+    parser = arguments("kafka", __doc__)
+    parser.add_argument("--events", type=int, default=100_000, help="of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of the measuring of latency")
+    main(parser.parse_args())
