@@ -6,6 +6,7 @@ any other, can be frozen and killed, and starts in a fraction of a second where 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from aiokafka import AIOKafkaProducer
 from kafka import TopicPartition
 from kafka.admin import MemberToRemove
 from kafka.structs import OffsetAndMetadata
@@ -49,6 +51,23 @@ def _enter(words: Sequence[str], log: str, env: Mapping[str, str], before: Calla
     if before is not None:
         before()
     sys.exit(cli.main(words))
+
+
+HOLD = "STREAMLEARN_TEST_HOLD"
+
+
+def hold_commits() -> None:
+    """In the worker's process: a transaction is complete but for its end, while the file HOLD is there."""
+    send, hold = AIOKafkaProducer.send_offsets_to_transaction, Path(os.environ[HOLD])
+
+    async def held(self: Any, *given: Any) -> None:
+        await send(self, *given)
+        if hold.exists():
+            print("HELD", file=sys.stderr, flush=True)
+        while hold.exists():
+            await asyncio.sleep(0.02)
+
+    AIOKafkaProducer.send_offsets_to_transaction = held
 
 
 class Run:
@@ -108,6 +127,9 @@ class Run:
         self.send(signal.SIGSTOP)
         wait_for(self.frozen, "it is frozen")
 
+    def thaw(self) -> None:
+        self.send(signal.SIGCONT)
+
     def kill(self) -> None:
         self.process.kill()
         self.process.join(DEADLINE)
@@ -136,20 +158,24 @@ class Place:
     group: str
     stem: str
 
-    def words(self, command: str, *more: str, state: str = "state") -> list[str]:
-        words = [
-            *command.split(),
-            "--source.bootstrap_servers",
-            self.broker.address,
-            "--source.topic",
-            self.topic,
-        ]
+    def words(self, command: str | Sequence[str], *more: str, state: str = "state") -> list[str]:
+        words = command.split() if isinstance(command, str) else list(command)
+        words += ["--source.bootstrap_servers", self.broker.address, "--source.topic", self.topic]
         words += ["--source.group_id", self.group, "--checkpoint.folder", str(self.folder / state)]
         words += ["--source.commands", f"{self.stem}.commands", "--sink.answers", f"{self.stem}.answers"]
         if self.stem != self.topic:
             words += ["--sink.predictions", f"{self.stem}.predictions"]
             words += ["--sink.dead_letters", f"{self.stem}.dead_letters"]
         return [*words, "--exporter.enabled", "false", "--checkpoint.seconds", "0.5", *SMALL, *more]
+
+    @property
+    def hold(self) -> Path:
+        """Make it, and the commits of a worker with `**place.held` are held back until it is gone."""
+        return self.folder / "hold"
+
+    @property
+    def held(self) -> dict[str, Any]:
+        return {"before": hold_commits, "env": {HOLD: str(self.hold)}}
 
     def name(self, of: str) -> str:
         """A topic: of the events (""), or ".predictions" and so on."""
@@ -168,7 +194,7 @@ class Place:
 
     def command(
         self,
-        command: str,
+        command: str | Sequence[str],
         *more: str,
         log: str = "",
         before: Callable[[], None] | None = None,

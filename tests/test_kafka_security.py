@@ -21,7 +21,7 @@ from tests.kafka_worker import Place, Run, new_place
 from tests.processes import write_events
 from tests.streams import vectors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("secure broker")]
 
 EVENTS = vectors(60)
 PASSWORD_FILE = "STREAMLEARN_SOURCE__SECURITY__PASSWORD_FILE"

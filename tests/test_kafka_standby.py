@@ -121,7 +121,7 @@ def test_one_that_comes_back_from_a_long_stop_shows_nothing_and_exits(broker: Br
             other.says("goes on from ")
             place.until_answered(other, 300)
             assert len(place.read()) > seen or seen == 300
-            zombie.send(signal.SIGCONT)
+            zombie.thaw()
             assert zombie.ends() == 7
             assert "Traceback" not in zombie.said
             last = zombie.said.splitlines()[-1]

@@ -17,6 +17,7 @@ from aiokafka.structs import OffsetAndMetadata
 from connectors.kafka.boxes import Named, Outbox, Parcel, Place
 from connectors.kafka.committed import read_committed
 from connectors.kafka.options import Options
+from connectors.kafka.patience import attempt
 from connectors.kafka.records import BATCH_BYTES, batches
 from streamlearn.events import Fenced
 
@@ -29,8 +30,7 @@ REQUEST_MS = 30_000
 class Committer:
     """Owns the producer, and commits what comes into the outbox. All methods belong to the loop.
 
-    attempt: calls a start again while nobody answers. answered: called after every commit. owning: returns
-    once the partitions are this member's.
+    answered: called after every commit. owning: returns once the partitions are this member's.
     """
 
     def __init__(
@@ -38,12 +38,11 @@ class Committer:
         options: Options,
         outbox: Outbox,
         handed: asyncio.Event,
-        attempt: Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]],
         answered: Callable[[], None],
         owning: Callable[[], Awaitable[object]],
     ) -> None:
         self.options, self.outbox = options, outbox
-        self._handed, self._attempt, self._answered, self._owning = handed, attempt, answered, owning
+        self._handed, self._answered, self._owning = handed, answered, owning
         self.producer: AIOKafkaProducer | None = None
         self.consumer: AIOKafkaConsumer | None = None
         """Whose commits go beside the outputs where they can't go with them."""
@@ -56,6 +55,12 @@ class Committer:
         self.named: str | None = None
         """The checkpoint that the newest commit names."""
         self._durable: list[Named] = []
+        self._since: float | None = None
+
+    @property
+    def takes(self) -> float:
+        """Seconds that the commit under way has taken; 0 for none."""
+        return time.monotonic() - self._since if self._since is not None else 0.0
 
     async def start(self, transactional: bool) -> None:
         """Start the producer. A transactional one fences its predecessor and settles what that left open."""
@@ -75,7 +80,7 @@ class Committer:
             self.producer = AIOKafkaProducer(**options.connection, **settings)
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
             raise options.mistaken("sink.client", error) from error
-        await self._attempt(self.producer.start)
+        await attempt(options, self.producer.start)
 
     async def run(self) -> None:
         """A commit an interval, while there is something to say."""
@@ -89,7 +94,9 @@ class Committer:
             if swapped is None:
                 continue
             parcel, handed = swapped
+            self._since = begun
             await asyncio.wait_for(self._commit(parcel), self.options.patience)
+            self._since = None
             self.outbox.sent(handed)
             self._answered()
             if self.outbox.waiting:

@@ -17,7 +17,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaError
 from mode import Service
 
 from connectors.kafka.assignor import one_learner
@@ -26,6 +26,7 @@ from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.committer import Committer
 from connectors.kafka.errors import explain
 from connectors.kafka.options import Options
+from connectors.kafka.patience import attempt, refuse_gone
 from connectors.kafka.records import records_of
 from streamlearn.events import ConnectorError, Fenced, Record, Unreachable
 
@@ -37,7 +38,7 @@ FETCH_MS = 200
 HOLD_SECONDS = 2.0
 """A learner that is behind for longer gets its partitions paused; before, nothing is fetched."""
 WATCH_SECONDS = 2.0
-RETRY_SECONDS = 0.5
+ANSWER_SECONDS = 10.0
 ASK_SECONDS = 0.2
 
 
@@ -55,9 +56,7 @@ class DataPlane(Service):
         self.outbox = Outbox(options.outbox_bytes, lambda: loop.call_soon_threadsafe(self._handed.set))
         self.consumer: AIOKafkaConsumer | None = None
         self._assigned = asyncio.Event()
-        self.committer = Committer(
-            options, self.outbox, self._handed, self._within, self._answered, self._assigned.wait
-        )
+        self.committer = Committer(options, self.outbox, self._handed, self._answered, self._assigned.wait)
         self.failure: ConnectorError | None = None
         self.ends: dict[Place, int] = {}
         self.drained: set[Place] = set()
@@ -106,7 +105,7 @@ class DataPlane(Service):
             )
         except (TypeError, ValueError, AssertionError) as error:
             raise options.mistaken("source.client", error) from error
-        await self._within(self.consumer.start)
+        await attempt(options, self.consumer.start)
         if options.group is not None:
             self.consumer.subscribe(list(topics), listener=_Listener(self))
             return
@@ -115,23 +114,6 @@ class DataPlane(Service):
         )
         self.consumer.assign(list(self._assignment))
         self._assigned.set()
-
-    async def _within(self, attempt: Callable[[], Awaitable[Any]]) -> None:
-        """Try again while nobody answers, for at most the deadline of a start."""
-        deadline = time.monotonic() + self.options.deadline
-        while True:
-            try:
-                await asyncio.wait_for(attempt(), max(0.1, deadline - time.monotonic()))
-                return
-            except (KafkaConnectionError, TimeoutError) as error:
-                if time.monotonic() + RETRY_SECONDS > deadline:
-                    raise Unreachable(
-                        f"{self.options.where}: no broker answers within {self.options.deadline:g} s: is it "
-                        "running, and is source.bootstrap_servers right?"
-                    ) from error
-                await asyncio.sleep(RETRY_SECONDS)
-            except Exception as error:
-                raise explain(error, self.options.where) from error
 
     async def assigned(self, timeout: float) -> bool:
         """Has this member got the partitions? Waits about `timeout` seconds. Raises what keeps it away."""
@@ -220,7 +202,7 @@ class DataPlane(Service):
                 self._assigned.set()
             return
         if not self._owned <= partitions:
-            self.fail(self._lost(self._owned - partitions))
+            self.add_future(self._guarded(self._lost))
             return
         for tp in partitions - self._owned:
             log.warning(
@@ -235,15 +217,13 @@ class DataPlane(Service):
         if self.next:
             self._seek()
 
-    def _lost(self, partitions: frozenset[TopicPartition]) -> ConnectorError:
-        assert self.consumer is not None
-        where, group = self.options.where, self.options.group
-        for topic in sorted({tp.topic for tp in partitions}):
-            if not self.consumer.partitions_for_topic(topic):
-                return Unreachable(f"{where}: topic {topic} is gone: was it deleted? The state is kept")
-        return Fenced(
-            f"{where}: another worker of group {group} got the partitions: it goes on from the last commit, "
-            "nothing is lost"
+    async def _lost(self) -> None:
+        await refuse_gone(self.options)
+        if self._assigned.is_set():
+            return  # they came back at once
+        raise Fenced(
+            f"{self.options.where}: another worker of group {self.options.group} got the partitions: it goes "
+            "on from the last commit, nothing is lost"
         )
 
     def _seek(self) -> None:
@@ -324,7 +304,9 @@ class DataPlane(Service):
         while not self._stopping:
             asked = [TopicPartition(*place) for place in self.next]
             try:
-                found = await asyncio.wait_for(consumer.end_offsets(asked), self.options.patience)
+                found = await asyncio.wait_for(
+                    consumer.end_offsets(asked), min(self.options.patience, ANSWER_SECONDS)
+                )
             except (KafkaError, TimeoutError) as error:
                 away = time.monotonic() - self._contact
                 if away > self.options.patience:
@@ -332,11 +314,14 @@ class DataPlane(Service):
                         f"{self.options.where}: no broker has answered for {away:.0f} s (source.patience): "
                         "giving up; a new start goes on from the last commit"
                     ) from error
+                await refuse_gone(self.options)
             else:
                 self.ends = {(tp.topic, tp.partition): offset for tp, offset in found.items()}
                 self._contact = time.monotonic()
                 with suppress(KafkaError, TimeoutError):  # a rebalance came between
                     await asyncio.wait_for(self._look(), WATCH_SECONDS)
+            if self.committer.takes > ANSWER_SECONDS:
+                await refuse_gone(self.options)
             came = time.monotonic() - max(self.inbox.taken_at, self.outbox.waited_at)
             if self.inbox.depth and came > self.options.learner_patience:
                 raise Fenced(

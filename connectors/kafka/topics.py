@@ -42,7 +42,7 @@ async def describe(options: Options, names: Sequence[str]) -> dict[str, Topic]:
     while True:
         try:
             patience = max(1.0, min(TRY_SECONDS, deadline - time.monotonic()))
-            return await asyncio.to_thread(_describe, options.connection, names, patience)
+            return await asyncio.to_thread(describe_once, options.connection, names, patience)
         except errors.KafkaError as error:
             if time.monotonic() + RETRY_SECONDS > deadline:
                 raise Unreachable(
@@ -52,7 +52,7 @@ async def describe(options: Options, names: Sequence[str]) -> dict[str, Topic]:
         await asyncio.sleep(RETRY_SECONDS)
 
 
-def _describe(connection: dict[str, Any], names: Sequence[str], patience: float) -> dict[str, Topic]:
+def describe_once(connection: dict[str, Any], names: Sequence[str], patience: float) -> dict[str, Topic]:
     admin = KafkaAdminClient(**connection, bootstrap_timeout_ms=int(patience * 1000))
     try:
         found = {

@@ -1,0 +1,53 @@
+"""Waiting for brokers: how long, and whether what is waited for is still there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiokafka.errors import KafkaConnectionError
+from kafka import errors
+
+from connectors.kafka.errors import explain
+from connectors.kafka.options import Options
+from connectors.kafka.topics import describe_once
+from streamlearn.events import Unreachable
+
+RETRY_SECONDS = 0.5
+TRY_SECONDS = 5.0
+
+
+async def attempt(options: Options, start: Callable[[], Awaitable[Any]]) -> None:
+    """Try again while nobody answers, for at most the deadline of a start. Raises Unreachable and others."""
+    deadline = time.monotonic() + options.deadline
+    while True:
+        try:
+            await asyncio.wait_for(start(), max(0.1, deadline - time.monotonic()))
+            return
+        except (KafkaConnectionError, TimeoutError) as error:
+            if time.monotonic() + RETRY_SECONDS > deadline:
+                raise Unreachable(
+                    f"{options.where}: no broker answers within {options.deadline:g} s: is it running, and "
+                    "is source.bootstrap_servers right?"
+                ) from error
+            await asyncio.sleep(RETRY_SECONDS)
+        except Exception as error:
+            raise explain(error, options.where) from error
+
+
+async def refuse_gone(options: Options) -> None:
+    """Raises Unreachable if a topic that was there is there no more; nothing while nobody answers.
+
+    The client waits for one for ever: it might come yet.
+    """
+    try:
+        there = await asyncio.to_thread(describe_once, options.connection, list(options.limits), TRY_SECONDS)
+    except errors.KafkaError:
+        return
+    missing = [name for name in options.limits if name not in there]
+    if missing:
+        raise Unreachable(
+            f"{options.where}: topic {', '.join(missing)} is gone: was it deleted? The state is kept"
+        )

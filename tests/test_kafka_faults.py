@@ -1,0 +1,226 @@
+"""What a worker does, and says, when the broker is away; with a broker of its own, frozen and killed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiokafka import errors as kafka_errors
+
+from connectors.kafka.errors import explain
+from ops.kafka.broker import Broker
+from ops.kafka.ports import free_ports
+from streamlearn.events import ConnectorError, Fenced, StateMismatch, Unreachable, UsageError
+from tests.kafka import administrator, running
+from tests.kafka_worker import Place, new_place
+from tests.processes import here, wait_for
+from tests.streams import vectors
+
+EVENTS = vectors(300)
+pytestmark = pytest.mark.xdist_group("broker of its own")
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker to stop and freeze; transactions may not be as long as by default."""
+    settings = {
+        "transaction.max.timeout.ms": "120000",
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "200",
+    }
+    with running(tmp_path_factory.mktemp("own") / "kafka", settings=settings) as broker:
+        yield broker
+
+
+@pytest.fixture
+def fragile(own: Broker) -> Iterator[Broker]:
+    """The same, serving again at the end."""
+    yield own
+    own.thaw()
+    if not own.running():
+        own.start()
+    wait_for(own.serves, "it serves again")
+
+
+PATIENT = ("--source.patience", "100")
+
+
+def each_once(place: Place, count: int = len(EVENTS)) -> None:
+    assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:count]]
+
+
+def last_line(said: str) -> str:
+    assert "Traceback" not in said
+    return said.splitlines()[-1].partition(" ERROR ")[2]
+
+
+def test_absent_at_the_start(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Waited for, not for ever."""
+    (port,) = free_ports(1)
+    words = ["--source.bootstrap_servers", f"127.0.0.1:{port}", "--source.topic", "t"]
+    for command in ("run", "check"):
+        given = [command, *words, "--source.deadline", "1", "--checkpoint.folder", str(tmp_path / "state")]
+        assert here(*given, "--exporter.enabled", "false") == 4
+        assert last_line(capfd.readouterr().err) == (
+            f"run: no Kafka broker answers within 1 seconds (127.0.0.1:{port}: connection refused): does it "
+            "run, and is source.bootstrap_servers right?"
+        )
+
+
+@slow
+def test_one_that_comes_later_is_waited_for_and_one_that_restarts(fragile: Broker, tmp_path: Path) -> None:
+    """Killed amid outputs and started again: worker and standby go on as they were."""
+    place = new_place(fragile, tmp_path)
+    place.send(EVENTS[:100])
+    fragile.kill()
+    with place.run(*PATIENT) as run:
+        fragile.start()
+        place.until_answered(run, 100)
+        with place.run(*PATIENT) as other:
+            other.says("standing by with checkpoint ")
+            place.send(EVENTS[100:200])
+            place.until_answered(run, 120)
+            fragile.kill()
+            other.says("standing by, though no broker answers: ")
+            fragile.start()
+            place.send(EVENTS[200:])
+            place.until_answered(run, 300)
+            assert other.stops() == 0
+        assert run.stops() == 0
+    each_once(place)
+    assert place.committed()["", 0][1]["epoch"] == 1
+
+
+@slow
+def test_lost_for_longer_than_a_session(fragile: Broker, tmp_path: Path) -> None:
+    """The broker has forgotten the members of the group when it answers again: who learned goes on."""
+    place = new_place(fragile, tmp_path)
+    place.send(EVENTS[:100])
+    with place.run(*PATIENT) as run:
+        place.until_answered(run, 100)
+        with place.run(*PATIENT) as other:
+            other.says("standing by with checkpoint ")
+            fragile.freeze()
+            other.says("standing by, though no broker answers: ")
+            fragile.thaw()
+            place.send(EVENTS[100:])
+            place.until_answered(run, 300)
+            assert other.stops() == 0
+        assert run.stops() == 0
+    each_once(place)
+    assert place.committed()["", 0][1]["epoch"] == 1
+
+
+@slow
+def test_lost_for_longer_than_the_patience(fragile: Broker, tmp_path: Path) -> None:
+    """Both give up, and whoever starts them again finds everything."""
+    place = new_place(fragile, tmp_path)
+    place.send(EVENTS[:100])
+    short = ("--source.patience", "3")
+    with place.run(*short) as run, place.run(*short) as other:
+        wait_for(lambda: place.answered(100) and "standing by" in run.said + other.said, "both are there")
+        fragile.freeze()
+        for each in (run, other):
+            assert each.ends() == 4
+            assert "no broker has answered for " in last_line(each.said)
+            assert " s (source.patience): giving up" in last_line(each.said)
+    fragile.thaw()
+    place.send(EVENTS[100:])
+    with place.run(*PATIENT) as run:
+        place.until_answered(run, 300)
+        assert run.stops() == 0
+    each_once(place)
+
+
+@slow
+def test_a_stop_while_it_is_away_does_not_wait_for_it(fragile: Broker, tmp_path: Path) -> None:
+    place = new_place(fragile, tmp_path)
+    place.send(EVENTS[:100])
+    with place.run(*PATIENT) as run:
+        place.until_answered(run, 100)
+        fragile.freeze()
+        assert run.stops() in (0, 4)
+        if run.process.exitcode == 4:
+            assert "stopped, but the broker has not taken the last outputs: nothing is lost" in run.said
+    fragile.thaw()
+    place.send(EVENTS[100:])
+    with place.run(*PATIENT) as run:
+        place.until_answered(run, 300)
+        assert run.stops() == 0
+    each_once(place)
+
+
+@slow
+def test_transactions_that_the_broker_does_not_allow(own: Broker, tmp_path: Path) -> None:
+    place = new_place(own, tmp_path)
+    with place.run() as run:
+        assert run.ends() == 2
+        assert "the broker doesn't allow transactions as long as source.patience" in last_line(run.said)
+
+
+@slow
+def test_a_transaction_that_the_broker_has_given_up(own: Broker, tmp_path: Path) -> None:
+    """After a long stop of machine or network: nothing of it is seen, and a new start makes it again."""
+    place = new_place(own, tmp_path)
+    place.send(EVENTS[:50])
+    short = (*PATIENT, "--sink.client.transaction_timeout_ms", "1000")
+
+    def state() -> str:
+        with administrator(own) as admin:
+            name = f"streamlearn.{place.group}"
+            return str(admin.describe_transactions([name])[name].state)
+
+    with place.run(*short, **place.held) as run:
+        place.until_answered(run, 50)
+        place.hold.touch()
+        place.send(EVENTS[50:100])
+        run.says("HELD")
+        run.until(lambda: "ABORT" in state().upper(), "the broker has aborted it")
+        place.hold.unlink()
+        assert run.ends() == 7
+        assert (
+            "fenced: another worker of this group took over, or the broker gave up a transaction"
+            in last_line(run.said)
+        )
+        assert len(place.read()) == 50
+    place.send(EVENTS[100:])
+    with place.run(*PATIENT) as run:
+        place.until_answered(run, 300)
+        assert run.stops() == 0
+    each_once(place)
+
+
+def wrapped(error: Exception) -> Exception:
+    """As the client's sender task does it."""
+    outer = kafka_errors.KafkaError("Unexpected error during batch delivery")
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (kafka_errors.ProducerFenced(), Fenced, "nothing is lost, a new start goes on from the last commit"),
+        (wrapped(kafka_errors.InvalidTxnState()), Fenced, "the broker gave up a transaction"),
+        (
+            kafka_errors.TopicAuthorizationFailedError("t"),
+            Unreachable,
+            r"not authorised \(.*: t\): the user needs",
+        ),
+        (kafka_errors.GroupAuthorizationFailedError("g"), Unreachable, "not authorised"),
+        (kafka_errors.OffsetOutOfRangeError({"t": 5}), StateMismatch, "are no longer in the log"),
+        (kafka_errors.InvalidSessionTimeoutError(), UsageError, "set source.client.session_timeout_ms"),
+        (kafka_errors.MessageSizeTooLargeError(), Unreachable, "set the topic's max.message.bytes higher"),
+        (TimeoutError(), Unreachable, "no answer in time; what was not committed is made again"),
+        (kafka_errors.KafkaError("odd"), Unreachable, "KafkaError: odd"),
+        (Unreachable("as it is"), Unreachable, "^as it is$"),
+    ],
+)
+def test_an_error_of_the_client_is_a_sentence(
+    error: Exception, kind: type[ConnectorError], words: str
+) -> None:
+    found = explain(error, "Kafka at a:1")
+    assert type(found) is kind
+    assert re.search(words, str(found))

@@ -1,0 +1,220 @@
+"""What a worker does, and says, when topics, messages or the disk are not as they should be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import TopicPartition
+from kafka.admin import ConfigResource
+
+from ops.kafka.broker import Broker
+from tests.kafka import Message, administrator
+from tests.kafka_worker import Place, new_place
+from tests.processes import line
+from tests.streams import vectors
+from tests.test_disk import Mount, fill, mount  # noqa: F401  # a fixture
+
+EVENTS = vectors(300)
+SOON = ("--source.client.metadata_max_age_ms", "500")
+"""A client looks for new partitions every five minutes."""
+
+
+def last_line(said: str) -> str:
+    assert "Traceback" not in said
+    return said.splitlines()[-1].partition(" ERROR ")[2]
+
+
+def limit(place: Place, of: str, size: int) -> None:
+    with administrator(place.broker) as admin:
+        admin.alter_configs([ConfigResource("TOPIC", place.name(of), {"max.message.bytes": str(size)})])
+
+
+@pytest.mark.parametrize("of", ["", ".predictions", ".dead_letters"])
+def test_a_topic_that_is_missing(of: str, broker: Broker, tmp_path: Path) -> None:
+    place = new_place(broker, tmp_path, without=(of,))
+    for command in ("run", "check"):
+        with place.command(command) as run:
+            assert run.ends() == 4
+        assert last_line(run.said) == (
+            f"run: Kafka at {broker.address}: there is no topic {place.name(of)}: `streamlearn topics` with "
+            "these settings makes what is missing"
+        )
+
+
+@pytest.mark.parametrize("of", ["", ".predictions"])
+def test_a_topic_that_is_deleted_while_the_worker_runs(of: str, broker: Broker, tmp_path: Path) -> None:
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:50])
+    with place.run(*SOON) as run:
+        place.until_answered(run, 50)
+        with administrator(broker) as admin:
+            admin.delete_topics([place.name(of)])
+        if of:
+            place.send(EVENTS[50:60])
+        assert run.ends() == 4
+    assert last_line(run.said) == (
+        f"run: Kafka at {broker.address}: topic {place.name(of)} is gone: was it deleted? The state is kept"
+    )
+
+
+def test_a_topic_that_grows(broker: Broker, tmp_path: Path) -> None:
+    """What comes in the new partition is learned too, from its first record, and a start finds it."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:50])
+    with place.run(*SOON) as run:
+        place.until_answered(run, 50)
+        with administrator(broker) as admin:
+            admin.create_partitions({place.topic: 2})
+        place.send([Message(line(event).strip(), partition=1) for event in EVENTS[50:100]])
+        run.says(
+            f"{place.topic} has a new partition, 1: it is read from its beginning; keys may have moved to it"
+        )
+        place.until_answered(run, 100)
+        assert run.stops() == 0
+    assert {at[1]: offset for at, (offset, _) in place.committed().items() if not at[0]} == {0: 50, 1: 50}
+    with administrator(broker) as admin:
+        admin.create_partitions({place.topic: 3})
+    place.send([Message(line(event).strip(), partition=2) for event in EVENTS[100:150]])
+    with place.run() as run:
+        place.until_answered(run, 150)
+        assert run.stops() == 0
+    assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:150]]
+    assert place.newest["records"] == 150
+
+
+def delete_below(place: Place, offset: int) -> None:
+    with administrator(place.broker) as admin:
+        admin.delete_records({TopicPartition(place.topic, 0): offset})
+
+
+def test_retention_that_has_passed_the_state(broker: Broker, tmp_path: Path) -> None:
+    """Nothing is skipped silently: neither at a start, nor amid the reading."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:50])
+    with place.run() as run:
+        place.until_answered(run, 50)
+        run.until(lambda: place.reached() == 50 and place.named() == place.checkpoints()[-1], "all is kept")
+        run.freeze()
+        place.send(EVENTS[50:100])
+        delete_below(place, 70)
+        run.thaw()
+        assert run.ends() == 3
+    assert "the offsets to go on from are no longer in the log" in last_line(run.said)
+    assert "retention has passed them" in last_line(run.said)
+    place.leave()
+    for command in ("run", "check"):
+        with place.command(command) as run:
+            assert run.ends() == 3
+        place.leave()
+        assert last_line(run.said) == (
+            f"run: the state goes on at offset 50 of {place.topic}:0, but the log begins at 70: retention "
+            "has passed it, 20 records are gone. Nothing was skipped: start with another source.group_id and "
+            "checkpoint.folder, or bring the records back"
+        )
+    assert len(place.read()) == 50
+
+
+def test_an_event_larger_than_what_is_fetched_at_once(broker: Broker, tmp_path: Path) -> None:
+    place = new_place(broker, tmp_path)
+    wide = [{"id": f"w{n}", "x": [float(n)] * 4000, "y": "a"} for n in range(20)]
+    place.send([json.dumps(event).encode() for event in wide])
+    sizes = ("--source.client.max_partition_fetch_bytes", "1000", "--source.client.fetch_max_bytes", "1000")
+    with place.run(*sizes) as run:
+        place.until_answered(run, 20)
+        assert run.stops() == 0
+    assert place.newest["records"] == 20
+
+
+def test_outputs_that_are_too_large_for_their_topics(broker: Broker, tmp_path: Path) -> None:
+    """In place of one: where it would be from, and how large it was. What fits comes whole, however many."""
+    place = new_place(broker, tmp_path)
+    limit(place, ".predictions", 3000)
+    limit(place, ".dead_letters", 5000)
+    large = (("trace", b"x" * 4000),)
+    sent = [Message(line(event).strip(), b"k") for event in EVENTS[:200]]
+    sent[50] = Message(sent[50].value, b"k", large)
+    sent[60:60] = [Message(b"{" + b"g" * size, b"k") for size in (100, 4000, 6000)]
+    place.send(sent)
+    with place.run("--sink.headers", "*") as run:
+        run.until(lambda: place.answered(200) and place.answered(3, ".dead_letters"), "all are answered")
+        assert run.stops() == 0
+    assert "an output of 4" in run.said
+    found = place.read()
+    body: dict[str, Any] = json.loads(found[50].value or b"")
+    assert body["reason"] == "output_too_large"
+    assert body["source"] == [place.topic, 0, 50]
+    assert body["detail"].endswith(" bytes, the topic takes 3000")
+    assert (found[50].key, found[50].headers) == (None, ())
+    assert [json.loads(each.value or b"").get("id") for each in found if each is not found[50]] == [
+        event.id for n, event in enumerate(EVENTS[:200]) if n != 50
+    ]
+    whole, also, cut = place.read(".dead_letters")
+    assert (whole.value, also.value) == (sent[60].value, sent[61].value)
+    assert json.loads(cut.value or b"")["reason"] == "output_too_large"
+    assert dict(cut.headers)["__connect.errors.exception.class.name"] == b"undecodable"
+    assert dict(cut.headers)["__connect.errors.offset"] == b"62"
+
+
+def test_poison_one_by_one_and_a_thousand_in_a_row(broker: Broker, tmp_path: Path) -> None:
+    place = new_place(broker, tmp_path)
+    good = [line(event).strip() for event in EVENTS[:60]]
+    place.send([each for pair in zip(good[:50], [b"poison"] * 50, strict=True) for each in pair])
+    with place.run() as run:
+        run.until(lambda: place.answered(50, ".dead_letters"), "all are answered")
+        assert run.running()
+        place.send([b"poison"] * 1000)
+        assert run.ends() == 5
+    said = last_line(run.said)
+    assert said.startswith("poison: 1000 or more dead letters in a row, the last at ")
+    assert "stopping, something is wrong with what produces them. They are in the dead letters" in said
+    assert len(place.read(".dead_letters")) == 1050
+    # A new start goes on behind them, and counts anew.
+    place.send([b"poison"] * 10 + good[50:])
+    with place.run() as run:
+        place.until_answered(run, 60)
+        assert run.stops() == 0
+    assert len(place.read(".dead_letters")) == 1060
+    assert place.newest["records"] == 60
+
+
+def test_a_full_disk(broker: Broker, tmp_path: Path, mount: Mount) -> None:  # noqa: F811
+    """Learning and answering go on, and commits, which name the last checkpoint; as long as patience lasts."""
+    place = new_place(broker, tmp_path)
+    disk = mount("state", "3m")
+    place.send(EVENTS[:50])
+    with place.run("--checkpoint.patience", "100") as run:
+        place.until_answered(run, 50)
+        run.until(lambda: place.reached() == 50 and place.named() == place.checkpoints()[-1], "all is kept")
+        named = place.named()
+        filler = fill(disk)
+        place.send(EVENTS[50:100])
+        run.says(f"checkpoint not written to {disk} (")
+        assert (
+            "learning goes on and it is tried again; the worker gives up after 100 s without one" in run.said
+        )
+        place.send(EVENTS[100:150])
+        place.until_answered(run, 150)
+        run.until(lambda: place.committed()["", 0] == (150, {"checkpoint": named, "epoch": 1}), "a commit")
+        filler.unlink()
+        run.says("checkpoints can be written again: ")
+        run.until(lambda: place.named() == place.checkpoints()[-1] != named, "it is named")
+        filler = fill(disk)
+        place.send(EVENTS[150:200])
+        place.until_answered(run, 200)
+        run.kill()
+    filler.unlink()
+    with place.run("--checkpoint.patience", "1") as run:
+        run.says("goes on from ")
+        filler = fill(disk)
+        place.send(EVENTS[200:])
+        assert run.ends() == 6
+        assert "giving up" in run.said
+    filler.unlink()
+    with place.run() as run:
+        place.until_answered(run, 300)
+        assert run.stops() == 0
+    assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS]
+    assert place.newest["records"] == 300
