@@ -137,7 +137,13 @@ class Place:
     stem: str
 
     def words(self, command: str, *more: str, state: str = "state") -> list[str]:
-        words = [command, "--source.bootstrap_servers", self.broker.address, "--source.topic", self.topic]
+        words = [
+            *command.split(),
+            "--source.bootstrap_servers",
+            self.broker.address,
+            "--source.topic",
+            self.topic,
+        ]
         words += ["--source.group_id", self.group, "--checkpoint.folder", str(self.folder / state)]
         words += ["--source.commands", f"{self.stem}.commands", "--sink.answers", f"{self.stem}.answers"]
         if self.stem != self.topic:

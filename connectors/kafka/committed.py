@@ -41,7 +41,10 @@ async def read_committed(options: Options, topic: str, strict: bool = True) -> C
         await admin.start()
         answer = await admin.list_consumer_group_offsets(str(options.group))
     except Exception as error:
-        raise explain(error, options.where) from error
+        # A new broker's coordinator comes with the first question for it, a moment later.
+        if not getattr(error, "retriable", False):
+            raise explain(error, options.where) from error
+        answer = {}
     finally:
         await admin.close()
     found = {(tp.topic, tp.partition): (at.offset, at.metadata) for tp, at in answer.items()}
