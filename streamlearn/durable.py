@@ -152,13 +152,11 @@ def resume_of(manifest: Manifest) -> Resume:
             "from. Start with another --checkpoint.folder."
         )
     offsets = place["offsets"].get(place["topic"], {})
-    commands = place["offsets"].get(place.get("commands"), {}).get("0")
     return Resume(
         {int(partition): int(offset) for partition, offset in offsets.items()},
         {int(partition): int(cursor) for partition, cursor in place["cursors"].items()},
         place["fingerprint"],
         place["topic"],
-        commands,
     )
 
 

@@ -14,7 +14,7 @@ from connectors.kafka.boxes import Message, Place
 from connectors.kafka.committed import interpret
 from connectors.kafka.murmur import partition_of
 from connectors.kafka.options import options_of
-from connectors.kafka.records import FRAME, batches, size_of
+from connectors.kafka.records import PREFIXES, batches, bytes_of
 from streamlearn.commands import Command, encode_answer, encode_command, parse_command
 from streamlearn.events import Position, Record, StateMismatch, Unreachable, UsageError
 
@@ -24,12 +24,12 @@ def meta(checkpoint: str, epoch: int = 1) -> str:
 
 
 def test_no_commit_is_a_first_start() -> None:
-    found = interpret("g", {})
+    found = interpret("g", "t", {})
     assert (found.checkpoint, found.epoch, dict(found.published)) == (None, 0, {})
 
 
 def test_all_partitions_name_one_checkpoint() -> None:
-    found = interpret("g", {("t", 0): (7, meta("c1", 4)), ("t", 1): (9, meta("c1", 4))})
+    found = interpret("g", "t", {("t", 0): (7, meta("c1", 4)), ("t", 1): (9, meta("c1", 4))})
     assert (found.checkpoint, found.epoch) == ("c1", 4)
     assert found.published == {("t", 0): 7, ("t", 1): 9}
 
@@ -44,13 +44,13 @@ def test_all_partitions_name_one_checkpoint() -> None:
 )
 def test_partitions_that_disagree_are_refused(other: str, said: str) -> None:
     with pytest.raises(StateMismatch, match=said):
-        interpret("g", {("t", 0): (7, meta("c1", 4)), ("t", 1): (9, other)})
+        interpret("g", "t", {("t", 0): (7, meta("c1", 4)), ("t", 1): (9, other)})
 
 
 @pytest.mark.parametrize("metadata", ["", "hello", "[]", '{"epoch": 1}', '{"checkpoint": "c", "epoch": "x"}'])
 def test_commits_of_somebody_else_are_refused(metadata: str) -> None:
     with pytest.raises(StateMismatch, match="name no checkpoint"):
-        interpret("g", {("t", 0): (7, metadata)})
+        interpret("g", "t", {("t", 0): (7, metadata)})
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=3), st.integers(0, 4), min_size=1))
@@ -70,7 +70,7 @@ class Builder:
         self.messages: list[bytes | None] = []
 
     def append(self, *, timestamp: int, key: Any, value: Any, headers: Any) -> object | None:
-        size = FRAME + len(value or b"") + len(key or b"")
+        size = PREFIXES + len(value or b"") + len(key or b"")
         if self.taken + size > self.most:
             return None
         self.messages.append(value)
@@ -116,7 +116,7 @@ def test_a_message_that_fits_nowhere_is_said() -> None:
 
 def test_sizes_count_headers() -> None:
     plain = Message(("t", 0), b"k", b"value")
-    assert size_of(plain._replace(headers=[("name", b"four")])) > size_of(plain) + 8
+    assert bytes_of(plain._replace(headers=[("name", b"four")])) > bytes_of(plain) + 8
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
 
 from connectors.kafka.client import kafka_python_options
 from connectors.kafka.options import options_of
+from connectors.kafka.reach import reach
 from streamlearn.events import Unreachable
 
 
@@ -25,12 +26,9 @@ def tell(
     """
     where = options_of(options).where
     commands, answers = str(options["commands"]), str(options["answers"])
+    reach(options, min(timeout, float(options.get("deadline") or timeout)))
     try:
         return _ask(kafka_python_options(options), commands, answers, command, timeout, stopped)
-    except errors.SaslAuthenticationFailedError:
-        raise Unreachable(
-            f"{where}: the broker refuses this user: check source.security.username, password and mechanism"
-        ) from None
     except errors.UnknownTopicOrPartitionError:
         raise Unreachable(
             f"{where}: there is no topic {commands}, or no topic {answers}: `streamlearn topics` with these "

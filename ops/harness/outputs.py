@@ -99,7 +99,10 @@ def as_sent(found: Sequence[Output], expected: Expected, dead: bool, name: str) 
     """Key and headers are those of the event; of a dead letter the bytes too."""
     differing = []
     for output in found:
-        sent = expected.messages[output.of]
+        sent = expected.messages.get(output.of)
+        if sent is None:
+            differing.append(output.of)
+            continue
         _, key, headers, value = output.content
         passed = tuple(header for header in headers if not header[0].startswith(ERRORS))
         same = key == sent.key and passed == sent.headers and (not dead or value == (sent.value or b""))
