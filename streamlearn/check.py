@@ -6,6 +6,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from streamlearn.checkpoint import CheckpointStore, Locked
@@ -17,7 +18,7 @@ from streamlearn.group import group_of
 from streamlearn.logs import setup
 from streamlearn.observe import Vitals
 from streamlearn.run import guarded
-from streamlearn.settings import FILE_SINK, Settings, SettingsError, outputs, sink_connector
+from streamlearn.settings import FILE_SINK, Settings, SettingsError, commands_topic, outputs, sink_connector
 from streamlearn.wiring import (
     make_codec,
     make_sink,
@@ -67,6 +68,8 @@ def _check(settings: Settings) -> int:
         print(
             f"state: goes on from {manifest.id}, step {manifest.body['step']}, offsets {dict(resume.offsets)}"
         )
+    if claim is not None:
+        resume = replace(resume, commands=group.commands_at(claim, found, commands_topic(settings)))
     _check_outputs(settings)
     look: Callable[[Mapping[str, int] | None], list[str]] | None = getattr(sink, "look", None)
     for note in look(marks) if look is not None else ():

@@ -17,9 +17,7 @@ packs of an older epoch are hard-linked into the newer one, so that every epoch 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -30,7 +28,7 @@ from typing import IO, Any
 
 from streamlearn import parts
 from streamlearn.packs import Chain
-from streamlearn.parts import Aside, Chunk, Damaged, WrongFormat, decode_part, encode_part
+from streamlearn.parts import Aside, Chunk, Damaged, Locked, WrongFormat, decode_part, encode_part
 from streamlearn.state import Part, SegmentedPart, Snapshot
 
 FORMAT = 1
@@ -38,10 +36,6 @@ NAME = re.compile(r"(\d{6,})-(\d{6,})-([0-9a-f]{8})")
 EPOCH = re.compile(r"\d{6,}")
 """Our folders: what else lies beside them is not ours to count, read or clear."""
 _NEXT = "next"
-
-
-class Locked(Exception):
-    """Another process works in this folder."""
 
 
 class NothingWhole(Exception):
@@ -94,19 +88,7 @@ class CheckpointStore:
 
         shared: with others that do so too (workers of a group); never with one that holds it alone.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle = open(self.folder / "lock", "a+")  # noqa: SIM115  # held open as long as the lock
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            owner = handle.read().strip() or "unknown"
-            handle.close()
-            raise Locked(f"process {owner} already works in {self.folder}") from None
-        handle.truncate(0)
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
-        self._lock = handle
+        self._lock = parts.locked(self.folder, shared)
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -283,7 +265,7 @@ class CheckpointStore:
         clean = manifest.body.get("clean", "")
         if not clean:
             return []
-        old = [name for name in self.names() if _age(name) < _age(clean)]
+        old = [name for name in self.names() if age(name) < age(clean)]
         for name in set(old) - self.pinned:
             self._path(name).unlink(missing_ok=True)
         self._sweep()
@@ -291,8 +273,8 @@ class CheckpointStore:
             parts.sync_folder(folder)
         return [name for name in old if name in self.pinned]
 
-    def use(self, name: str) -> Manifest:
-        """Make checkpoint `name` the newest: a copy of it opens a new epoch.
+    def use(self, name: str, least: int = 0) -> Manifest:
+        """Make checkpoint `name` the newest: a copy of it opens a new epoch, `least` or later.
 
         Raises Damaged, OSError, and Withdrawn where a newer one has forgotten an id.
         """
@@ -300,12 +282,12 @@ class CheckpointStore:
         for other in self.names():
             with contextlib.suppress(Damaged, WrongFormat):
                 clean = self.read(other).body.get("clean", name)
-                if _age(name) < _age(clean):
+                if age(name) < age(clean):
                     raise Withdrawn(
                         f"checkpoint {name} is older than {clean}, with which an id was forgotten: it would "
                         "bring its examples back, and is deleted by the next start"
                     )
-        self.begin(chosen)
+        self.begin(chosen, max(least, self.next_epoch()))
         folder = self._epoch_folder(self.epoch)
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{self.number:06d}-{secrets.token_hex(4)}"
@@ -323,10 +305,9 @@ class CheckpointStore:
     # -- how it is done
 
     def _path(self, name: str) -> Path:
-        match = NAME.fullmatch(name)
-        if match is None:
-            raise Damaged(f"{name!r} is no checkpoint id (they look like 000001-000004-9f3a1c2b)")
-        return self.folder / match[1] / f"{match[2]}-{match[3]}.json"
+        age(name)
+        epoch, _, stem = name.partition("-")
+        return self.folder / epoch / f"{stem}.json"
 
     def _epoch_folder(self, epoch: int) -> Path:
         return self.folder / f"{epoch:06d}"
@@ -381,8 +362,14 @@ class CheckpointStore:
                     folder.rmdir()
 
 
-def _age(name: str) -> tuple[int, int]:
-    """Epoch and number of a checkpoint's id: a newer one's are greater."""
+def is_id(name: str) -> bool:
+    return NAME.fullmatch(name) is not None
+
+
+def age(name: str) -> tuple[int, int]:
+    """Epoch and number of a checkpoint's id: a newer one's are greater. Raises Damaged for what is no id."""
+    if not is_id(name):
+        raise Damaged(f"{name!r} is no checkpoint id (they look like 000001-000004-9f3a1c2b)")
     epoch, number, _ = name.split("-")
     return int(epoch), int(number)
 
@@ -396,4 +383,6 @@ __all__ = [
     "NothingWhole",
     "Withdrawn",
     "WrongFormat",
+    "age",
+    "is_id",
 ]

@@ -17,6 +17,7 @@ from streamlearn.checkpoint import CheckpointStore, Manifest, NothingWhole
 from streamlearn.config import CoreSettings
 from streamlearn.events import Resume
 from streamlearn.learner import OnlineLearner
+from streamlearn.ledger import Ledger
 from streamlearn.settings import Settings, state_settings
 from streamlearn.state import Part, Snapshot
 
@@ -32,6 +33,8 @@ class Learner(OnlineLearner):
 
     def __init__(self, settings: CoreSettings | None = None) -> None:
         super().__init__(settings if settings is not None else Settings())
+        if isinstance(self.settings, Settings) and self.settings.delivery.ledger:
+            self.ledger = Ledger()
 
     def save(self, folder: Path | str) -> str:
         """Write a checkpoint into `folder`; returns its id. Raises OSError, Locked."""
@@ -83,6 +86,7 @@ def describe(learner: OnlineLearner) -> dict[str, Any]:
         "classes": list(learner.classes.labels),
         "settings": CoreSettings(**core).model_dump(mode="json"),
         "runtime": {**runtime(learner.settings), "device": str(learner.device)},
+        **({"ledger": learner.ledger.plain()} if learner.ledger is not None else {}),
     }
 
 
@@ -148,13 +152,11 @@ def resume_of(manifest: Manifest) -> Resume:
             "from. Start with another --checkpoint.folder."
         )
     offsets = place["offsets"].get(place["topic"], {})
-    commands = place["offsets"].get(place.get("commands"), {}).get("0")
     return Resume(
         {int(partition): int(offset) for partition, offset in offsets.items()},
         {int(partition): int(cursor) for partition, cursor in place["cursors"].items()},
         place["fingerprint"],
         place["topic"],
-        commands,
     )
 
 

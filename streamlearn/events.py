@@ -226,14 +226,21 @@ class GroupSource(Source, Protocol):
     def survey(self) -> Claim:
         """What `claim` would give now, changing nothing: for `streamlearn check`."""
 
-    def use(self, checkpoint: str, epoch: int, at_least: Mapping[int, int]) -> dict[int, int]:
-        """With no worker running: have the commit name another checkpoint, P as it was; returns P.
+    def use(
+        self,
+        checkpoint: str,
+        reached: Sequence[tuple[str, Mapping[str, Mapping[int, int]]]],
+        make: Callable[[int], tuple[str, int]],
+    ) -> dict[int, int]:
+        """With no worker running: have the commit name a copy of a checkpoint, P as it was; returns P.
 
-        at_least: what P is raised to where it is lower. Raises Unreachable, StateMismatch.
+        reached: id and C, by topic and partition, of every checkpoint, newest first: what P is raised to
+        where it is lower or missing. make: makes the copy, given the least epoch that it may have; returns
+        its id and epoch. Raises Unreachable, StateMismatch.
         """
 
     def committed(self) -> str | None:
-        """The checkpoint that the group's commit names now, for a worker that stands by."""
+        """The checkpoint that the group's commit names now, for a worker that stands by; None: not known."""
 
     def commands(self) -> list[Record]:
         """Commands that have come since the last call."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.commands import Command, parse_command
-from streamlearn.events import Claim, GroupSink, GroupSource, Sink, Source, Unreachable
+from streamlearn.events import Claim, GroupSink, GroupSource, Sink, Source, StateMismatch, Unreachable
 from streamlearn.keeper import Keeper
 from streamlearn.standby import Found, StandBy
 
@@ -36,6 +36,13 @@ class Alone:
     def found(self, claim: Claim) -> Found | None:
         """The checkpoint to go on from (see `StandBy.found`)."""
         raise NotImplementedError
+
+    def commands_at(self, claim: Claim, found: Found | None, topic: str) -> int | None:
+        """Where commands are read on: at the checkpoint's C; if it knows no such topic, at P.
+
+        Raises StateMismatch.
+        """
+        return None
 
     def name(self, manifest: Manifest | None, command: Command | None = None, answer: bytes = b"") -> None:
         """Let the next commit name a checkpoint that is durable now, and carry the answer to `command`."""
@@ -70,6 +77,8 @@ class Group(Alone):
         self._standing_by = StandBy(store)
         self._handed: dict[str, Manifest] = {}
         self._confirmed: str | None = None
+        self._claimed: set[str] = set()
+        """The checkpoint that a predecessor's commit names, as long as none of ours is committed."""
 
     def __bool__(self) -> bool:
         return True
@@ -92,7 +101,21 @@ class Group(Alone):
         return self._source.survey()
 
     def found(self, claim: Claim) -> Found | None:
-        return self._standing_by.found(claim)
+        self._claimed = {claim.checkpoint} if claim.checkpoint is not None else set()
+        return self._standing_by.found(claim, self._source.fingerprint({}))
+
+    def commands_at(self, claim: Claim, found: Found | None, topic: str) -> int | None:
+        place = {} if found is None else found[0].body["position"]
+        at = place["offsets"][topic]["0"] if place.get("commands") == topic else None
+        if claim.commands is None or at is None:
+            return claim.commands
+        if claim.commands < at:
+            raise StateMismatch(
+                f"the group's offset of {topic} is {claim.commands}, below {at}, where checkpoint "
+                f"{found[0].id if found else None} goes on: it was set back by hand. `streamlearn "
+                "checkpoints use ID` (with these settings) puts it right"
+            )
+        return int(at)
 
     def name(self, manifest: Manifest | None, command: Command | None = None, answer: bytes = b"") -> None:
         if manifest is None or manifest.id in self._handed:
@@ -124,9 +147,10 @@ class Group(Alone):
         # Of those that came after the one that is named, any may be named by now.
         ids = list(self._handed)
         if self._sink.named in self._handed:
+            self._claimed.clear()
             for name in ids[: ids.index(self._sink.named)]:
                 del self._handed[name]
-        self._store.pinned = set(self._handed)
+        self._store.pinned = self._claimed | set(self._handed)
 
     def settle(self, stopped: Callable[[], bool], seconds: float | None = None) -> None:
         deadline = time.monotonic() + seconds if seconds is not None else None

@@ -163,6 +163,7 @@ def _show(store: CheckpointStore, name: str | None, as_json: bool) -> int:
         "copy_of": body.get("copy_of"),
         "runtime": body["runtime"],
         "settings": body["settings"],
+        **({"ledger": body["ledger"]} if "ledger" in body else {}),
         "parts": parts,
     }
     if as_json:
@@ -203,14 +204,21 @@ def _use(settings: Settings, store: CheckpointStore, name: str | None, as_json: 
     store.lock()
     source: GroupSource | None = None
     try:
-        source = _group(settings, store.read(name))
-        reached = _reached(store)
-        manifest = store.use(name)
-        published = None if source is None else source.use(manifest.id, manifest.epoch, reached)
+        source = _group(settings, store.verify(name))
+        made: list[Manifest] = []
+
+        def make(least: int = 0) -> tuple[str, int]:
+            made.append(store.use(name, least))
+            return made[0].id, made[0].epoch
+
+        published = None if source is None else source.use(name, _reached(store), make)
+        if source is None:
+            make()
     finally:
         if source is not None:
             source.close()
         store.unlock()
+    manifest = made[0]
     if as_json:
         more = {} if published is None else {"published": {str(p): o for p, o in published.items()}}
         print(json.dumps({"id": manifest.id, "copy_of": name, **more}))
@@ -238,16 +246,16 @@ def _group(settings: Settings, manifest: Manifest) -> GroupSource | None:
     return cast(GroupSource, source)
 
 
-def _reached(store: CheckpointStore) -> dict[int, int]:
-    """The furthest that any checkpoint went, by partition: all outputs below were published."""
-    reached: dict[int, int] = {}
+def _reached(store: CheckpointStore) -> list[tuple[str, dict[str, dict[int, int]]]]:
+    """Id and C, by topic and partition, of every checkpoint, newest first."""
+    reached = []
     for name in store.names():
         try:
-            place = store.read(name).body["position"]
+            offsets = store.read(name).body["position"]["offsets"]
         except (Damaged, WrongFormat, KeyError):
             continue
-        for partition, offset in place["offsets"].get(place["topic"], {}).items():
-            reached[int(partition)] = max(reached.get(int(partition), 0), offset)
+        by_topic = {topic: {int(p): offset for p, offset in by.items()} for topic, by in offsets.items()}
+        reached.append((name, by_topic))
     return reached
 
 

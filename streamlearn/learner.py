@@ -10,7 +10,6 @@ the events were cut into calls makes no difference, to the bit:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
@@ -18,18 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamlearn import bookkeeping
+from streamlearn import learner_parts
 from streamlearn.bookkeeping import Counts, reject_event
 from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
 from streamlearn.evaluator import NEVER
 from streamlearn.events import Array, Event, Item, Output, Prediction, Rejection, Tombstone
 from streamlearn.forgetting import Blocked, Forgotten, identity
+from streamlearn.ledger import Ledger
 from streamlearn.method import make_method
 from streamlearn.model import choose_device
 from streamlearn.prequential import UNKNOWN, Prequential
 from streamlearn.schema import Schema, settle
-from streamlearn.state import Part, SegmentedPart, Snapshot
+from streamlearn.state import Snapshot
 from streamlearn.trainer import Generators, Mark, Trainer
 
 Refused = TypeVar("Refused", Rejection, Tombstone, Rejection | Tombstone)
@@ -52,19 +52,21 @@ class OnlineLearner:
         self.counts = Counts()
         self.losses: dict[str, float] = {}
         self.held: list[Item] = []
-        self._held_events = self._held_dead = 0
+        self.held_events = self.held_dead = 0
         self.held_forgotten: set[int] = set()
         """Places in `held` of events that are to be answered and not to be learned."""
         self.blocked = Blocked()
         self.most_held_dead = 1000
         """Rejections in a row after which the shape is settled by the events that there are."""
+        self.ledger: Ledger | None = None
+        """Which events were learned, for whoever asks for it before the first one."""
         self.schema: Schema | None = None
         self.mark: Mark = _no_mark
         self.generators = Generators(settings.seed, self.device)
         if settings.codec.shape is not None:
-            self._build(Schema(tuple(settings.codec.shape), settings.codec.dtype or "float32"))
+            self.build(Schema(tuple(settings.codec.shape), settings.codec.dtype or "float32"))
 
-    def _build(self, schema: Schema) -> None:
+    def build(self, schema: Schema) -> None:
         """Make everything whose size depends on the shape of x."""
         self.schema = schema
         shape = schema.shape
@@ -99,11 +101,11 @@ class OnlineLearner:
             self.held.append(item)
             # Judged record by record: where a call ends must not decide what the shape is.
             if isinstance(item, Event):
-                self._held_events += 1
-                self._held_dead = 0
+                self.held_events += 1
+                self.held_dead = 0
             else:
-                self._held_dead += 1
-            if self._held_events == self.batch or self._held_dead == self.most_held_dead:
+                self.held_dead += 1
+            if self.held_events == self.batch or self.held_dead == self.most_held_dead:
                 outputs += self.settle_now()
                 if self.schema is not None:
                     return outputs + self._learn(items[place + 1 :])
@@ -124,13 +126,13 @@ class OnlineLearner:
         held, self.held = self.held, []
         forgotten, self.held_forgotten = self.held_forgotten, set()
         voters = [item for item in held if isinstance(item, Event)]
-        self._held_events = self._held_dead = 0
+        self.held_events = self.held_dead = 0
         if not voters:
             # Nothing but rejections so far: they can go, no shape is needed for them.
             for item in held:
                 self.blocked.passes(item.position)
             return [self._reject(item) for item in held if not isinstance(item, Event)]
-        self._build(settle(voters, self.settings.codec.dtype))
+        self.build(settle(voters, self.settings.codec.dtype))
         return self._learn(held, forgotten)
 
     def forget(self, id: str, until: Mapping[int, int]) -> Forgotten:
@@ -154,6 +156,8 @@ class OnlineLearner:
             column[: self.pending] = column[: len(stays)][stays]
             column[self.pending :] = 0  # of the batch before
         self.rows[:] = 0
+        if self.ledger is not None:
+            self.ledger.drop(stays)
         self.counts.labeled -= waiting
         self.counts.forgotten += waiting
         return Forgotten(*self.trainer.forget(who), waiting, self.counts.steps)
@@ -250,6 +254,8 @@ class OnlineLearner:
         key, choice = identity(event.id)
         if self.trainer.evaluator.takes(x, number, event.task, choice if self.counts.steps else NEVER):
             self.counts.held_out += 1
+            if self.ledger is not None:
+                self.ledger.hold(event.position)
             return
         at = self.pending
         self.pending_x[at] = x
@@ -257,6 +263,8 @@ class OnlineLearner:
         self.pending_key[at] = key
         self.pending = at + 1
         self.counts.labeled += 1
+        if self.ledger is not None:
+            self.ledger.wait(event.position)
 
     def _reject(self, item: Refused) -> Refused:
         if isinstance(item, Rejection):
@@ -345,54 +353,16 @@ class OnlineLearner:
             self.losses,
             self.mark,
         )
+        if self.ledger is not None:
+            self.ledger.step()
 
     def snapshot(self, full: bool = False) -> Snapshot:
         """Copies of all state, by part; of the memory only what changed since the last snapshot.
 
         `full`: all of the memory, and the next snapshot still holds what changed since the one before.
         """
-        parts: dict[str, Part | SegmentedPart] = {
-            "classes": Part(values={"labels": list(self.classes.labels)}),
-            "generators": self.generators.part(),
-            "metrics": self.prequential.part(),
-            "counts": Part(values=bookkeeping.plain_counts(self.counts) | {"losses": dict(self.losses)}),
-            "schema": Part(values=self.schema.plain() if self.schema else {}),
-        }
-        if self.blocked:
-            parts["blocked"] = self.blocked.part()
-        if self.settled:
-            parts |= self.trainer.snapshot(full)
-            parts["pending"] = Part(
-                {
-                    "x": torch.from_numpy(self.pending_x[: self.pending].copy()),
-                    "y": torch.from_numpy(self.pending_y[: self.pending].copy()),
-                    "key": torch.from_numpy(self.pending_key[: self.pending].copy()),
-                }
-            )
-        return parts
+        return learner_parts.snapshot(self, full)
 
     def restore(self, parts: Snapshot) -> None:
         """Take a snapshot whose memory segments are all there. ValueError if it doesn't fit the settings."""
-        plain = {name: part for name, part in parts.items() if isinstance(part, Part)}
-        self.classes = ClassIndex(self.settings.codec.max_classes, plain["classes"].values["labels"])
-        self.generators.load(plain["generators"])
-        self.prequential.load(plain["metrics"])
-        counts = dict(plain["counts"].values)
-        self.losses = dict(counts.pop("losses"))
-        self.counts = Counts(**counts | {"rejected": Counter(counts["rejected"])})
-        self.blocked.load(plain.get("blocked", Part(values={"ends": []})))
-        self.held, self._held_events, self._held_dead, self.held_forgotten = [], 0, 0, set()
-        if "held" in plain:
-            held = plain["held"].values
-            self.learn([bookkeeping.item_from(values) for values in held["items"]])
-            self.held_forgotten = set(held.get("forgotten", ()))
-        schema = plain["schema"].values
-        if not schema:
-            return
-        self._build(Schema.from_plain(schema))
-        self.trainer.load(parts)
-        pending = plain["pending"].tensors
-        self.pending = len(pending["y"])
-        self.pending_x[: self.pending] = pending["x"].numpy()
-        self.pending_y[: self.pending] = pending["y"].numpy()
-        self.pending_key[: self.pending] = pending["key"].numpy()
+        learner_parts.restore(self, parts)

@@ -236,8 +236,9 @@ class Vitals:
         self._busy_since: float | None = None
 
     def play(self, role: str) -> None:
-        """What this worker is from now on, one of ROLES."""
+        """What this worker is from now on, one of ROLES. Standing by is all that a standby has to do."""
         self.role = role
+        self.ready = role == "standby"
 
     def busy(self) -> None:
         """There is something to apply (call again after every application)."""

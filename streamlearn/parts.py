@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -25,6 +26,10 @@ SEGMENT = np.dtype([("sha256", "V32"), ("pack", "<u4"), ("offset", "<u8"), ("len
 
 class WrongFormat(Exception):
     """A checkpoint of another version of the format."""
+
+
+class Locked(Exception):
+    """Another process works in this folder."""
 
 
 class Damaged(Exception):
@@ -173,3 +178,20 @@ def seal(body: Mapping[str, Any]) -> str:
     """The SHA-256 that a manifest ends with."""
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return sha256(canonical.encode()).hexdigest()
+
+
+def locked(folder: Path, shared: bool) -> IO[str]:
+    """The file whose lock holds a state folder, for as long as it is open. Raises Locked, OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = open(folder / "lock", "a+")  # noqa: SIM115  # held open as long as the lock
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0)
+        owner = handle.read().strip() or "unknown"
+        handle.close()
+        raise Locked(f"process {owner} already works in {folder}") from None
+    handle.truncate(0)
+    handle.write(f"{os.getpid()}\n")
+    handle.flush()
+    return handle

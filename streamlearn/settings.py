@@ -183,6 +183,11 @@ class DeliverySettings(Section):
     max_dead_letters_in_row: int = Field(
         1000, ge=1, description="dead letters without a good event between them that stop the worker"
     )
+    ledger: bool = Field(
+        False,
+        description="keep in the state, by partition, count and checksum of the events learned (`checkpoints "
+        "show` prints them): proves that each was learned exactly once; on or off from the first start",
+    )
 
 
 class ExporterSettings(Section):

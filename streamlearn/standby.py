@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import logging
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from streamlearn.checkpoint import CheckpointStore, Damaged, Manifest, NothingWhole, WrongFormat
+from streamlearn.checkpoint import CheckpointStore, Damaged, Manifest, NothingWhole, WrongFormat, age, is_id
 from streamlearn.durable import Disagreement, resume_of, untouched
 from streamlearn.events import Claim, StateMismatch
 from streamlearn.state import Snapshot
@@ -64,11 +65,12 @@ class StandBy:
         else:
             log.info("standing by with checkpoint %s", checkpoint)
 
-    def found(self, claim: Claim) -> Found | None:
+    def found(self, claim: Claim, fingerprint: Mapping[str, Any]) -> Found | None:
         """The checkpoint to go on from; None for a first start.
 
-        That is the one that the commit names; where it is damaged, the newest older whole one: exact all
-        the same, more is read again. Raises Disagreement, StateMismatch, NothingWhole.
+        That is the one that the commit names; where it is damaged, the newest older whole one of this source
+        (`fingerprint`): exact all the same, more is read again. Raises Disagreement, StateMismatch,
+        NothingWhole.
         """
         if claim.checkpoint is None:
             self._refuse_learned()
@@ -76,7 +78,7 @@ class StandBy:
         if self._at_hand is not None and self._at_hand[0].id == claim.checkpoint:
             found = self._at_hand
         else:
-            found = self._read(claim.checkpoint)
+            found = self._read(claim.checkpoint, fingerprint)
         self._at_hand = None
         for partition, offset in resume_of(found[0]).offsets.items():
             published = claim.published.get(partition)
@@ -94,40 +96,47 @@ class StandBy:
         for name in self._store.names():
             try:
                 manifest = self._store.read(name)
-            except Damaged:
-                continue
-            if not untouched(manifest):
-                raise Disagreement(
-                    f"the group has committed nothing, but {self._store.folder} holds checkpoint {name}, "
-                    "which has learned: the committed offsets have expired, or group, brokers or folder are "
-                    "not the ones they were. `streamlearn checkpoints use ID` (with these settings) commits "
-                    "one; another --checkpoint.folder begins anew"
-                )
-
-    def _read(self, checkpoint: str) -> Found:
-        names = self._store.names()
-        if not names:
-            raise NothingWhole(
-                f"the group's commit names checkpoint {checkpoint}, but there is none in "
-                f"{Path(self._store.folder).absolute()}: is checkpoint.folder right? (Workers on several "
-                "machines need it on shared storage.)"
+            except Damaged as error:
+                what = f"checkpoint {name}, which is damaged ({error})"
+            else:
+                if untouched(manifest):
+                    continue
+                what = f"checkpoint {name}, which has learned"
+            raise Disagreement(
+                f"the group has committed nothing, but {self._store.folder} holds {what}: the committed "
+                "offsets have expired, or group, brokers or folder are not the ones they were. `streamlearn "
+                "checkpoints use ID` (with these settings) commits one; another --checkpoint.folder begins "
+                "anew"
             )
-        newer = [name for name in names if name > checkpoint and name != checkpoint]
-        for name in [checkpoint, *names[len(newer) :]]:
+
+    def _read(self, checkpoint: str, fingerprint: Mapping[str, Any]) -> Found:
+        names = self._store.names()
+        folder = Path(self._store.folder).absolute()
+        try:
+            manifest = self._store.read(checkpoint)
+            return manifest, self._store.load(manifest)
+        except Damaged as error:
+            problem = f"is damaged: {error}" if checkpoint in names else f"is not in {folder}"
+        log.error("checkpoint %s, which the group's commit names, %s", checkpoint, problem)
+        known = is_id(checkpoint)
+        for name in [name for name in names if known and age(name) < age(checkpoint)]:
             try:
                 manifest = self._store.read(name)
                 found = manifest, self._store.load(manifest)
             except Damaged as error:
                 log.error("checkpoint %s is damaged: %s", name, error)
                 continue
-            if name != checkpoint:
-                log.error(
-                    "going on from the older checkpoint %s: what was learned since is read and learned again",
-                    name,
-                )
+            if manifest.body.get("position", {}).get("fingerprint") != fingerprint:
+                log.error("checkpoint %s is of another topic or group", name)
+                continue
+            log.error(
+                "going on from the older checkpoint %s: what was learned since is read and learned again",
+                name,
+            )
             return found
         raise NothingWhole(
-            f"checkpoint {checkpoint}, which the group's commit names, is not whole, and no older one in "
-            f"{self._store.folder} is: bring the folder back from a backup, or start with another "
+            f"checkpoint {checkpoint}, which the group's commit names, {problem}; and no older one there is "
+            "whole and of this topic and group. Is checkpoint.folder right? (Workers on several machines "
+            "need it on shared storage.) If it is lost, bring it back from a backup, or start with another "
             "source.group_id and checkpoint.folder"
         )

@@ -113,9 +113,7 @@ class Worker:
             self._start = dict(claim.start)
             resume = Resume(self._start, self._start, topic=self.source.topic)
         if claim is not None:
-            # Without a place of its own in the state (there was no such topic) it begins at P, its end.
-            known = claim.commands is not None and resume.commands is not None
-            self._commands_at = resume.commands if known else claim.commands
+            self._commands_at = self.group.commands_at(claim, found, commands_topic(self.settings))
             resume = replace(resume, commands=self._commands_at)
         self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
         # Both may refuse, and a refusal must leave the folder as it was: the epoch begins after them.

@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kafka.admin import TransactionState
+
 from connectors.files import FileSource
 from connectors.kafka.publish import Outcome, publish
 from connectors.kafka.transactions import Transactions
 from ops.kafka.broker import Broker
 from streamlearn.config import CodecSettings
-from tests.kafka import Message, read_all
+from tests.kafka import Message, administrator, read_all
+from tests.processes import wait_for
 
 CODEC = CodecSettings().model_dump()
 
@@ -85,3 +88,20 @@ def after_sends(patch: Any, number: int, act: Callable[[], None]) -> None:
         return done
 
     patch.setattr(Transactions, "send", counting)
+
+
+def kill(broker: Broker) -> None:
+    """Kill it when it has ended its transactions.
+
+    Killed before that, Kafka 4.3 with one replica may never end one that it has called committed ("Couldn't
+    find leader endpoint for partitions ... likely deleted already and hence can be skipped", in its log).
+    """
+    done = (TransactionState.COMPLETE_COMMIT, TransactionState.COMPLETE_ABORT, TransactionState.EMPTY)
+    with administrator(broker) as admin:
+
+        def settled() -> bool:
+            found = admin.list_transactions().values()
+            return all(each.state in done for listings in found for each in listings)
+
+        wait_for(settled, "the broker has ended all transactions")
+    broker.kill()

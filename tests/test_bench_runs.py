@@ -184,7 +184,7 @@ def test_every_predictor_has_figures_and_the_serving_one_the_same(tmp_path: Path
 
 
 def test_the_validation_part_is_neither_learned_nor_the_test_set(tmp_path: Path) -> None:
-    text = FILE.replace("per_class = 20", "").replace(
+    text = FILE.replace("per_class = 20", "classes = 3").replace(
         "[bench]", '[bench]\nsplit = "validation"\nvalidation = 9'
     )
     run = first_run(tmp_path, text)
@@ -192,8 +192,8 @@ def test_the_validation_part_is_neither_learned_nor_the_test_set(tmp_path: Path)
     asked = read_events(run.settings, split="validation", order="as_is", options={"validation": 9})
     assert len(asked) == 90 and not learned & {event.id for event in asked}
     assert all("-train-" in event.id for event in asked)
-    assert len(learned) == 1442 - 90
-    assert done(run)["figures"]["tests"] == 90
+    assert len(learned) == 432 - 27, "of three classes"
+    assert done(run)["figures"]["tests"] == 27
 
 
 # ---- in a process of its own

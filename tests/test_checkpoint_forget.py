@@ -353,7 +353,7 @@ def test_forgetting_before_the_shape_is_settled(tmp_path: Path) -> None:
 
 def test_a_worker_that_starts_deletes_what_was_left(tmp_path: Path) -> None:
     """It had written the clean checkpoint, and was killed before it could delete the others."""
-    events = images(600)
+    events = images(300)
     records, words = b"".join(map(line, events)), ("--checkpoint.keep", "9", "--checkpoint.events", "100")
     with piped(tmp_path, *words) as worker:
         worker.send(records)

@@ -28,6 +28,7 @@ from streamlearn.events import (
     Unreachable,
     UsageError,
 )
+from tests.streams import WHOLE_STREAMS
 
 
 def prediction(offset: int, topic: str = "t", partition: int = 0) -> Prediction:
@@ -79,6 +80,7 @@ class Disk:
         return os.write(fd, data[: max(1, size)])
 
 
+@WHOLE_STREAMS
 @given(st.lists(st.one_of(st.integers(0, 400), st.sampled_from([-errno.ENOSPC, -errno.EDQUOT, -errno.EIO]))))
 def test_a_full_disk_tears_and_doubles_nothing(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int]

@@ -23,6 +23,7 @@ from connectors.files import FileSource, format_of
 from connectors.formats import Cutter, Lines, Objects
 from connectors.gzip_stream import Gunzip
 from streamlearn.events import Record, Resume, StateMismatch, Unreachable, UsageError
+from tests.streams import WHOLE_STREAMS
 
 
 def drain(source: FileSource) -> list[Record]:
@@ -105,6 +106,7 @@ THINGS: list[Any] = [{"a": 1}, [1.5, "x" * 300], b"\0" * 70_000, None, {"b": [{}
 OBJECTS: list[bytes] = [msgpack.packb(each) for each in THINGS]
 
 
+@WHOLE_STREAMS
 @given(st.lists(st.integers(1, 90_000), min_size=1, max_size=5))
 def test_objects_whatever_the_pieces(sizes: list[int]) -> None:
     """An object that the end cuts is a record too."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from streamlearn.buffers import Memory
@@ -22,7 +23,7 @@ from streamlearn.modifiers.view_batch import ViewBatch
 from streamlearn.rows import Draw
 from streamlearn.state import SegmentedPart
 from tests.forgetting import kept, learner, placed, resumed, someone, traces
-from tests.streams import WHOLE_STREAMS, answers, bits, images, vectors
+from tests.streams import answers, bits, images, vectors
 
 # ---- what is found and taken out
 
@@ -198,7 +199,7 @@ class Watch:
         assert came == counts.labeled + counts.held_out + counts.forgotten
 
 
-@WHOLE_STREAMS
+@hypothesis_settings(max_examples=30)
 @given(
     name=st.sampled_from(["er", "onpro", "prototype_replay"]),
     modifiers=st.sampled_from([[], ["view_batch"]]),

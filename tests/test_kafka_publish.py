@@ -22,7 +22,7 @@ from ops.kafka.broker import Broker
 from streamlearn.events import Fenced, StateMismatch, Unreachable, UsageError
 from tests.kafka import administrator, fresh_topic, read_all, running
 from tests.processes import ROOT, Process, said, wait_for
-from tests.publishing import after_sends, expect, numbers, send, write_numbers
+from tests.publishing import after_sends, expect, kill, numbers, send, write_numbers
 
 pytestmark = [
     pytest.mark.slow,
@@ -334,9 +334,13 @@ def test_the_broker_is_killed_and_comes_back(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("connectors.kafka.publish.MOST", 200)
     with running(tmp_path / "kafka") as broker:
         path, topic = write_numbers(tmp_path / "a.jsonl", 4000), fresh_topic(broker, 2)
-        after_sends(monkeypatch, 4, broker.kill)
-        restart = threading.Timer(3.0, broker.start)
-        restart.start()
+        restart = threading.Timer(2.0, broker.start)
+
+        def go_away() -> None:
+            kill(broker)
+            restart.start()
+
+        after_sends(monkeypatch, 4, go_away)
         outcome = send(broker, topic, path, key="id", rate=1500)
         restart.join()
         assert (outcome.sent, outcome.ended) == (4000, True)
@@ -351,9 +355,13 @@ def test_a_broker_that_hangs_for_longer_than_a_batch_may_take(
     monkeypatch.setattr("connectors.kafka.transactions.DELIVERY", (2.0, 4.0))
     with running(tmp_path / "kafka") as broker:
         path, topic = write_numbers(tmp_path / "a.jsonl", 2000), fresh_topic(broker, 2)
-        after_sends(monkeypatch, 3, broker.freeze)
         thaw = threading.Timer(6.0, broker.thaw)
-        thaw.start()
+
+        def hang() -> None:
+            broker.freeze()
+            thaw.start()
+
+        after_sends(monkeypatch, 3, hang)
         outcome = send(broker, topic, path, key="id", rate=1500)
         thaw.join()
         assert outcome.sent == 2000
@@ -365,7 +373,7 @@ def test_a_broker_that_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         path, topic = write_numbers(tmp_path / "a.jsonl", 1000), fresh_topic(broker)
         with monkeypatch.context() as patch:
             patch.setattr("connectors.kafka.publish.MOST", 100)
-            after_sends(patch, 3, broker.kill)
+            after_sends(patch, 3, partial(kill, broker))
             start = time.monotonic()
             with pytest.raises(Unreachable, match=r"away for 2 s .*same command goes on"):
                 send(broker, topic, path, patience=2.0)
@@ -383,7 +391,7 @@ def test_stopped_while_the_broker_is_away(tmp_path: Path, monkeypatch: pytest.Mo
         stop = threading.Event()
 
         def go_away() -> None:
-            broker.kill()
+            kill(broker)
             threading.Timer(1.0, stop.set).start()
 
         after_sends(monkeypatch, 3, go_away)

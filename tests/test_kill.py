@@ -80,7 +80,7 @@ def output(offset: int, epoch: int | None) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
 
-STREAM = Stream(Path("t"), records=6, predicted=[0, 1, 3, 4], dead=[2, 5], learned=3)
+STREAM = Stream(Path("t"), records=6, predicted=[0, 1, 3, 4], dead=[2, 5], labeled=[0, 1, 3])
 
 
 def left_behind(folder: Path, epochs: tuple[int, ...]) -> Result:

@@ -258,7 +258,7 @@ def test_learns_the_digits(method: MethodSettings) -> None:
     x, y = load_digits(return_X_y=True)
     rng = np.random.default_rng(0)
     shuffled = rng.permutation(len(y))
-    tests, train = shuffled[:360], shuffled[360:]
+    tests, train = shuffled[:360], shuffled[360:1360]
     train = train[np.argsort(y[train] // 2, kind="stable")]
     learner = OnlineLearner(CoreSettings(method=method, memory=MemorySettings(capacity=200)))
     feed(learner, [Event(str(i), x[i].astype(np.float32), str(y[i])) for i in train])

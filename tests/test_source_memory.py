@@ -24,7 +24,7 @@ from streamlearn.codec import Codec
 from streamlearn.config import CodecSettings
 from streamlearn.events import Event, Record, Rejection, Resume, Unreachable, UsageError
 from tests.processes import flags, hashes, here, newest
-from tests.streams import vectors
+from tests.streams import WHOLE_STREAMS, vectors
 
 
 def test_what_was_taken_is_let_go(tmp_path: Path) -> None:
@@ -186,6 +186,7 @@ WILD = st.lists(
 )
 
 
+@WHOLE_STREAMS
 @given(WILD, st.lists(st.integers(1, 5000), min_size=1, max_size=4))
 def test_pieces_change_nothing_about_odd_objects(things: list[bytes], sizes: list[int]) -> None:
     data = b"".join(things)

@@ -110,6 +110,8 @@ class Outbox:
         self._under_way = 0
         self._handed = self._sent = 0
         self._failure: ConnectorError | None = None
+        self.waited_at = time.monotonic()
+        """When the learner last came to wait for room: it doesn't hang then."""
 
     def put(self, messages: Sequence[Message], published: Mapping[Place, int]) -> None:
         """Hand over outputs, and P behind them."""
@@ -137,6 +139,7 @@ class Outbox:
     def wait(self, timeout: float) -> None:
         """Until there is room. Raises Stalled after `timeout` seconds, and what the loop failed of."""
         with self._changed:
+            self.waited_at = time.monotonic()
             room = self._changed.wait_for(lambda: self._failure is not None or self._room(), timeout)
             self._raise()
         if not room:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
+from kafka import KafkaAdminClient, errors
 
 from connectors.kafka.boxes import Place
+from connectors.kafka.errors import explain
 from connectors.kafka.options import Options
-from streamlearn.events import StateMismatch
+from streamlearn.events import StateMismatch, Unreachable
+
+RETRY_SECONDS = 0.5
+TRY_MS = 10_000
 
 
 @dataclass(frozen=True)
@@ -22,27 +30,69 @@ class Committed:
     epoch: int = 0
 
 
-async def read_committed(options: Options, strict: bool = True) -> Committed:
-    """Ask the broker. Raises StateMismatch where the commits disagree or are not ours, if `strict`."""
+async def read_committed(options: Options, topic: str, strict: bool = True) -> Committed:
+    """Ask the broker. topic: of the events, whose commits name the checkpoint.
+
+    Raises Unreachable; if `strict` StateMismatch where the commits disagree or aren't ours, else the
+    checkpoint is the newest that any of them names.
+    """
     admin = AIOKafkaAdminClient(**options.connection)
-    await admin.start()
     try:
-        found = await admin.list_consumer_group_offsets(str(options.group))
+        await admin.start()
+        answer = await admin.list_consumer_group_offsets(str(options.group))
+    except Exception as error:
+        raise explain(error, options.where) from error
     finally:
         await admin.close()
-    by_place = {(tp.topic, tp.partition): at for tp, at in found.items() if at.offset >= 0}
-    if not strict:
-        return Committed({place: at.offset for place, at in by_place.items()})
-    return interpret(str(options.group), {p: (at.offset, at.metadata) for p, at in by_place.items()})
-
-
-def interpret(group: str, found: Mapping[Place, tuple[int, str]]) -> Committed:
-    """found: offset and metadata by partition."""
+    found = {(tp.topic, tp.partition): (at.offset, at.metadata) for tp, at in answer.items()}
     if not found:
-        return Committed()
+        found = await _surely(options)
+    found = {place: at for place, at in found.items() if at[0] >= 0}
+    if strict:
+        return interpret(str(options.group), topic, found)
+    names = [_parse(metadata) for (of, _), (_, metadata) in found.items() if of == topic]
+    named, epoch = max(((name or "", epoch) for name, epoch in names), default=("", 0))
+    return Committed({place: at[0] for place, at in found.items()}, named or None, epoch)
+
+
+async def _surely(options: Options) -> dict[Place, tuple[int, str]]:
+    """The same by kafka-python: aiokafka's answer is empty too where the coordinator has refused to give one.
+
+    (It has moved, or still loads: that must not pass for a group that has committed nothing.)
+    """
+    deadline = time.monotonic() + options.deadline
+    while True:
+        try:
+            return await asyncio.to_thread(_ask, options.connection, str(options.group))
+        except errors.KafkaError as error:
+            if not error.retriable or time.monotonic() + RETRY_SECONDS > deadline:
+                raise Unreachable(
+                    f"{options.where}: it doesn't say what group {options.group} has committed ({error})"
+                ) from error
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+def _ask(connection: dict[str, Any], group: str) -> dict[Place, tuple[int, str]]:
+    limits = {"bootstrap_timeout_ms": TRY_MS, "request_timeout_ms": TRY_MS}
+    admin = KafkaAdminClient(**connection, **limits)
+    try:
+        answer = admin.list_group_offsets(group)[group]
+    finally:
+        admin.close()
+    return {(tp.topic, tp.partition): (at.offset, at.metadata) for tp, at in answer.items()}
+
+
+def interpret(group: str, topic: str, found: Mapping[Place, tuple[int, str]]) -> Committed:
+    """found: offset and metadata by partition.
+
+    That of the commands has no say: there were times, maybe, when they were off or in another topic.
+    """
     named: dict[tuple[str | None, int], list[str]] = {}
-    for (topic, partition), (_, metadata) in sorted(found.items()):
-        named.setdefault(_parse(metadata), []).append(f"{topic}:{partition}")
+    for (of, partition), (_, metadata) in sorted(found.items()):
+        if of == topic:
+            named.setdefault(_parse(metadata), []).append(f"{topic}:{partition}")
+    if not named:
+        return Committed()
     if len(named) > 1:
         said = "; ".join(f"{', '.join(places)}: {name}" for (name, _), places in named.items())
         raise StateMismatch(
@@ -63,6 +113,7 @@ def interpret(group: str, found: Mapping[Place, tuple[int, str]]) -> Committed:
 def _parse(metadata: str) -> tuple[str | None, int]:
     try:
         body = json.loads(metadata)
-        return str(body["checkpoint"]), int(body["epoch"])
+        name = body["checkpoint"]
+        return (name if isinstance(name, str) and name else None), int(body["epoch"])
     except (ValueError, KeyError, TypeError):
         return None, 0

@@ -11,22 +11,26 @@ from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError
 from aiokafka.structs import OffsetAndMetadata
 
 from connectors.kafka.boxes import Named, Outbox, Parcel, Place
+from connectors.kafka.committed import read_committed
 from connectors.kafka.options import Options
-from connectors.kafka.records import batches
+from connectors.kafka.records import BATCH_BYTES, batches
+from streamlearn.events import Fenced
 
 log = logging.getLogger(__name__)
 
-BATCH_BYTES = 512 * 1024
+RETRY_SECONDS = 0.1
+REQUEST_MS = 30_000
 
 
 class Committer:
     """Owns the producer, and commits what comes into the outbox. All methods belong to the loop.
 
-    attempt: calls a start again while nobody answers. answered: called after every commit.
+    attempt: calls a start again while nobody answers. answered: called after every commit. owning: returns
+    once the partitions are this member's.
     """
 
     def __init__(
@@ -36,14 +40,15 @@ class Committer:
         handed: asyncio.Event,
         attempt: Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]],
         answered: Callable[[], None],
+        owning: Callable[[], Awaitable[object]],
     ) -> None:
         self.options, self.outbox = options, outbox
-        self._handed, self._attempt, self._answered = handed, attempt, answered
+        self._handed, self._attempt, self._answered, self._owning = handed, attempt, answered, owning
         self.producer: AIOKafkaProducer | None = None
         self.consumer: AIOKafkaConsumer | None = None
         """Whose commits go beside the outputs where they can't go with them."""
-        self.member: asyncio.Event | None = None
-        """Set while this is the member that learns."""
+        self.doubtful = False
+        """Whether there was a rebalance since the last commit: another worker may have committed."""
         self.ended = False
         """Nothing is committed any more."""
         self.epoch = 0
@@ -59,8 +64,9 @@ class Committer:
         settings: dict[str, Any] = {
             "acks": "all",
             "enable_idempotence": True,
-            "max_batch_size": max([BATCH_BYTES, *options.limits.values()]),
-            "request_timeout_ms": patience,
+            "max_batch_size": BATCH_BYTES,
+            # A connection that died unseen is given up after this, and the request sent again.
+            "request_timeout_ms": min(patience, REQUEST_MS),
         }
         if transactional:
             settings |= {"transactional_id": options.transactional_id, "transaction_timeout_ms": patience}
@@ -126,24 +132,51 @@ class Committer:
 
     async def _flush(self, parcel: Parcel, published: dict[Place, int], name: str | None) -> None:
         await self._send(parcel)
-        if self.options.group is not None and self.consumer is not None:
+        if self.options.group is None or self.consumer is None:
+            return
+        while not self.ended:
             # Outside of a membership, or in another's place, the broker would take it from whoever asks.
-            if self.member is not None:
-                await self.member.wait()
-            if self.ended:
+            await self._owning()
+            if self.doubtful:
+                self.doubtful = False
+                await self._refuse_successor()
+                continue
+            try:
+                await self.consumer.commit(self._offsets(published, name))
                 return
-            await self.consumer.commit(self._offsets(published, name))
+            except CommitFailedError:
+                # A worker that joins is enough for that. If the partitions go to it, the plane ends us.
+                self.doubtful = True
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _refuse_successor(self) -> None:
+        """No transaction fences here: whoever was away may find that others have gone on. Raises Fenced."""
+        if (await read_committed(self.options, self.options.topic, strict=False)).epoch > self.epoch:
+            raise Fenced(
+                f"{self.options.where}: another worker of group {self.options.group} has gone on meanwhile: "
+                "a new start goes on from its last commit"
+            )
 
     async def _send(self, parcel: Parcel) -> None:
         """Send and see every send's result: a commit would not fail for one that failed."""
         producer = self.producer
         assert producer is not None
-        sends = [
-            await producer.send_batch(batch, topic, partition=partition)
-            for (topic, partition), batch in batches(producer, parcel.messages, self.options.limits)
-        ]
+        sends = []
+        for place, batch in batches(producer, parcel.messages, self.options.limits):
+            sends.append(await self._enqueue(producer, place, batch))
         if sends:
             await asyncio.gather(*sends)
+
+    @staticmethod
+    async def _enqueue(producer: AIOKafkaProducer, place: Place, batch: Any) -> asyncio.Future[Any]:
+        """The result to come. Waits while the batch before it isn't taken: patience is the caller's."""
+        topic, partition = place
+        while True:
+            try:
+                result: asyncio.Future[Any] = await producer.send_batch(batch, topic, partition=partition)
+                return result
+            except KafkaTimeoutError:
+                log.debug("%s:%d takes nothing yet", topic, partition)
 
     def _offsets(
         self, published: dict[Place, int], name: str | None

@@ -8,7 +8,13 @@ from aiokafka import errors
 
 from streamlearn.events import ConnectorError, Fenced, StateMismatch, Unreachable, UsageError
 
-FENCED = (errors.ProducerFenced, errors.InvalidProducerEpoch, errors.InvalidProducerIdMapping)
+FENCED = (
+    errors.ProducerFenced,
+    errors.InvalidProducerEpoch,
+    errors.InvalidProducerIdMapping,
+    # What an end of a transaction gets that the broker has ended already.
+    errors.InvalidTxnState,
+)
 DENIED = (
     errors.TopicAuthorizationFailedError,
     errors.GroupAuthorizationFailedError,
@@ -28,6 +34,8 @@ def explain(error: BaseException, where: str) -> ConnectorError:
     """`error` as one of ours. `where`: the brokers."""
     if isinstance(error, ConnectorError):
         return error
+    while type(error) is errors.KafkaError and error.__cause__ is not None:
+        error = error.__cause__  # "unexpected error", says the client
     if isinstance(error, FENCED):
         return Fenced(
             f"{where}: fenced: another worker of this group took over, or the broker gave up a transaction "
@@ -50,6 +58,11 @@ def explain(error: BaseException, where: str) -> ConnectorError:
     if isinstance(error, errors.InvalidSessionTimeoutError):
         return UsageError(
             f"{where}: the broker doesn't allow this session timeout: set source.client.session_timeout_ms"
+        )
+    if isinstance(error, errors.InvalidTransactionTimeout):
+        return UsageError(
+            f"{where}: the broker doesn't allow transactions as long as source.patience: set that to at most "
+            "the broker's transaction.max.timeout.ms"
         )
     if isinstance(error, errors.InconsistentGroupProtocolError):
         return UsageError(

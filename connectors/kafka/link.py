@@ -79,7 +79,8 @@ class Link:
                 return future.result(0.2)
             except concurrent.futures.TimeoutError:
                 if future.done():
-                    raise
+                    # It ended in the very moment, or with such an error of its own.
+                    return future.result()
                 waited += 0.2
                 if stopped():
                     future.cancel()

@@ -18,7 +18,7 @@ import orjson
 
 from streamlearn.events import Array, Record
 
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _MSGPACK_MAP = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
 _MISSING: Any = object()
 

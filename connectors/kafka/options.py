@@ -31,9 +31,10 @@ class Options:
     connection: parameters that every client gets. group: the consumer group; None reads without one.
     instance: the name of this member of it, by which it is known again after a restart; None: no name.
     limits: bytes that a batch of messages may have, by topic. consumer, producer: what is passed on.
+    reach: what `connectors.kafka.reach` wants to know. topic: of the events.
     """
 
-    connection: dict[str, Any]
+    connection: dict[str, Any] = field(repr=False)
     where: str
     group: str | None = None
     instance: str | None = None
@@ -42,11 +43,18 @@ class Options:
     deadline: float = 60.0
     patience: float = 300.0
     learner_patience: float = 600.0
-    limits: Mapping[str, int] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
     inbox_bytes: int = 16 * MIB
     outbox_bytes: int = 16 * MIB
-    consumer: Mapping[str, Any] = field(default_factory=dict)
-    producer: Mapping[str, Any] = field(default_factory=dict)
+    consumer: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    producer: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    topic: str = ""
+    reach: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest batch that any topic takes."""
+        return max(self.limits.values(), default=MIB)
 
     @property
     def transactional_id(self) -> str:
@@ -74,6 +82,7 @@ def options_of(source: Mapping[str, Any]) -> Options:
     return Options(
         connection=connection,
         where=f"Kafka at {', '.join(connection['bootstrap_servers'])}",
+        reach={name: source.get(name) for name in ("bootstrap_servers", "security")},
         deadline=float(source.get("deadline") or 60),
         patience=float(source.get("patience") or 300),
         consumer=dict(source.get("client") or {}),

@@ -38,6 +38,7 @@ HOLD_SECONDS = 2.0
 """A learner that is behind for longer gets its partitions paused; before, nothing is fetched."""
 WATCH_SECONDS = 2.0
 RETRY_SECONDS = 0.5
+ASK_SECONDS = 0.2
 
 
 class DataPlane(Service):
@@ -53,7 +54,10 @@ class DataPlane(Service):
         self.inbox = Inbox(options.inbox_bytes, lambda: loop.call_soon_threadsafe(self._room.set))
         self.outbox = Outbox(options.outbox_bytes, lambda: loop.call_soon_threadsafe(self._handed.set))
         self.consumer: AIOKafkaConsumer | None = None
-        self.committer = Committer(options, self.outbox, self._handed, self._within, self._answered)
+        self._assigned = asyncio.Event()
+        self.committer = Committer(
+            options, self.outbox, self._handed, self._within, self._answered, self._assigned.wait
+        )
         self.failure: ConnectorError | None = None
         self.ends: dict[Place, int] = {}
         self.drained: set[Place] = set()
@@ -62,7 +66,6 @@ class DataPlane(Service):
         self._commands: deque[Record] = deque()
         self.next: dict[Place, int] = {}
         """The record after the last one that went into the inbox."""
-        self._assigned = asyncio.Event()
         self._owned: frozenset[TopicPartition] = frozenset()
         self._assignment: frozenset[TopicPartition] = frozenset()
         self._gate = asyncio.Event()
@@ -80,7 +83,6 @@ class DataPlane(Service):
         options = self.options
         grouped: dict[str, Any] = {}
         if options.group is not None:
-            self.committer.member = self._assigned
             grouped = {
                 "group_id": options.group,
                 "group_instance_id": options.instance,
@@ -132,14 +134,23 @@ class DataPlane(Service):
                 raise explain(error, self.options.where) from error
 
     async def assigned(self, timeout: float) -> bool:
-        """Has this member got the partitions? Waits at most `timeout` seconds."""
+        """Has this member got the partitions? Waits about `timeout` seconds. Raises what keeps it away."""
+        assert self.consumer is not None
         with suppress(TimeoutError):
             await asyncio.wait_for(self._assigned.wait(), timeout)
         if self.failure is not None:
             raise self.failure
+        if not self._assigned.is_set():
+            try:
+                # Only who asks for records is told what is wrong with the group, and stays a member of it.
+                await asyncio.wait_for(self.consumer.getmany(), ASK_SECONDS)
+            except TimeoutError:
+                pass  # a rebalance is going on
+            except KafkaError as error:
+                raise explain(error, self.options.where) from error
         return self._assigned.is_set()
 
-    async def claim(self, strict: bool = True) -> tuple[Committed, bool]:
+    async def claim(self, topic: str, strict: bool = True) -> tuple[Committed, bool]:
         """Fence whoever was the learner before, and read what the group has committed (`read_committed`).
 
         Only behind the fence are committed offsets final. Also says whether the membership has outlasted it.
@@ -148,7 +159,7 @@ class DataPlane(Service):
         turn = self._turn
         if self.options.exactly_once:
             await self.committer.start(transactional=True)
-        committed = await self._asked(read_committed(self.options, strict))
+        committed = await self._asked(read_committed(self.options, topic, strict))
         still = self._assigned.is_set() and self._turn == turn
         if not still:
             await self.committer.stop()
@@ -156,6 +167,8 @@ class DataPlane(Service):
             self.committer.consumer = self.consumer
             await self.committer.start(transactional=False)
         self._owned = self._assignment if still else frozenset()
+        # Whoever joins while the checkpoint is being loaded must find a learner here.
+        self.committer.epoch = committed.epoch + 1
         return committed, still
 
     async def _asked(self, question: Awaitable[Any]) -> Any:
@@ -180,11 +193,8 @@ class DataPlane(Service):
 
     def flow(self, start: Mapping[Place, int]) -> None:
         """Begin to read, at `start`."""
-        self.next = dict(start)
-        # In the middle of a rebalance nothing can be sought: its end does it.
-        if self._assigned.is_set():
-            self._seek()
-            self._gate.set()
+        self.next |= start
+        self._seek()
         self.add_future(self._guarded(self._pump))
         self.add_future(self._guarded(self._watch))
 
@@ -198,6 +208,7 @@ class DataPlane(Service):
     def revoked(self) -> None:
         """A rebalance begins: nothing is read until the partitions are ours again and sought."""
         self._turn += 1
+        self.committer.doubtful = True
         self._gate.clear()
         self._assigned.clear()
 
@@ -209,12 +220,7 @@ class DataPlane(Service):
                 self._assigned.set()
             return
         if not self._owned <= partitions:
-            self.fail(
-                Fenced(
-                    f"{self.options.where}: another worker of group {self.options.group} got the partitions: "
-                    "it goes on from the last commit, nothing is lost"
-                )
-            )
+            self.fail(self._lost(self._owned - partitions))
             return
         for tp in partitions - self._owned:
             log.warning(
@@ -228,12 +234,26 @@ class DataPlane(Service):
         self._assigned.set()
         if self.next:
             self._seek()
-            self._gate.set()
+
+    def _lost(self, partitions: frozenset[TopicPartition]) -> ConnectorError:
+        assert self.consumer is not None
+        where, group = self.options.where, self.options.group
+        for topic in sorted({tp.topic for tp in partitions}):
+            if not self.consumer.partitions_for_topic(topic):
+                return Unreachable(f"{where}: topic {topic} is gone: was it deleted? The state is kept")
+        return Fenced(
+            f"{where}: another worker of group {group} got the partitions: it goes on from the last commit, "
+            "nothing is lost"
+        )
 
     def _seek(self) -> None:
+        """Read on behind what was handed over; not amid a rebalance: its end comes here again."""
         assert self.consumer is not None
+        if not self._assigned.is_set() or self.failure is not None:
+            return
         for place, offset in self.next.items():
             self.consumer.seek(TopicPartition(*place), offset)
+        self._gate.set()
 
     # -- in
 
@@ -246,14 +266,21 @@ class DataPlane(Service):
                 await self._hold()
             turn = self._turn
             found = await consumer.getmany(timeout_ms=FETCH_MS, max_records=AT_ONCE)
-            if turn != self._turn:
-                continue  # fetched before a rebalance: what was not handed over is sought again
-            self._deliver(found)
+            self._deliver(found, turn)
 
-    def _deliver(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
+    def _deliver(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord]], turn: int) -> None:
+        """Hand over what was asked for at `turn`."""
+        if turn != self._turn:
+            # It may be of before the rebalance, or of after it and behind our seek: the client has moved on
+            # over it either way.
+            self._seek()
+            return
         for tp, messages in found.items():
             self._contact = time.monotonic()
-            self.next[tp.topic, tp.partition] = messages[-1].offset + 1
+            place = tp.topic, tp.partition
+            if messages[0].offset < self.next[place]:
+                raise Unreachable(f"{place}: offset {messages[0].offset} came again: please report it")
+            self.next[place] = messages[-1].offset + 1
             records = records_of(tp, messages)
             if tp.topic == self.commands_topic:
                 self._commands.extend(records)
@@ -262,14 +289,10 @@ class DataPlane(Service):
 
     def take_commands(self) -> list[Record]:
         """Commands that have come. Belongs to the learner."""
-        waiting = self._commands
-        return [waiting.popleft() for _ in range(len(waiting))]
+        return [self._commands.popleft() for _ in range(len(self._commands))]
 
     async def _hold(self) -> None:
-        """Wait until the learner has caught up: for short by not fetching, then by pausing all but commands.
-
-        A learner that a command has paused waits for the command that ends it.
-        """
+        """Until the learner has caught up: for short by not fetching, then by pausing all but commands."""
         consumer = self.consumer
         assert consumer is not None
         paused = False
@@ -288,8 +311,7 @@ class DataPlane(Service):
                 paused = True
                 # Asking shows the client that somebody is there.
                 found = await consumer.getmany(timeout_ms=FETCH_MS)
-                if turn == self._turn:
-                    self._deliver(found)
+                self._deliver(found, turn)
         if paused:
             consumer.resume(*consumer.paused())
 
@@ -315,10 +337,10 @@ class DataPlane(Service):
                 self._contact = time.monotonic()
                 with suppress(KafkaError, TimeoutError):  # a rebalance came between
                     await asyncio.wait_for(self._look(), WATCH_SECONDS)
-            if self.inbox.depth and time.monotonic() - self.inbox.taken_at > self.options.learner_patience:
+            came = time.monotonic() - max(self.inbox.taken_at, self.outbox.waited_at)
+            if self.inbox.depth and came > self.options.learner_patience:
                 raise Fenced(
-                    f"the learner has taken no record for {self.options.learner_patience:.0f} s: it hangs, "
-                    "and another worker may take over"
+                    f"the learner has taken no record for {came:.0f} s: it hangs; another may take over"
                 )
             await asyncio.sleep(WATCH_SECONDS)
 

@@ -12,10 +12,12 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
 from connectors.kafka.boxes import Message, Place
 from streamlearn.events import Position, Record, Unreachable
 
-AT_ONCE = 1 << 20
-"""A batch is closed at so many bytes, where its topic takes more."""
-FRAME, FRAME_OF_HEADER = 64, 16
-"""Bytes beside key and value of a message, and beside name and value of a header, at most."""
+BATCH_BYTES = 512 * 1024
+"""Bytes that are sent together, at most; a larger message goes alone."""
+HEADER = 100
+"""Bytes of a batch beside its messages, at most (61)."""
+PREFIXES = 40
+"""Bytes of the lengths, time and offset of a message, and of the lengths of one header, at most."""
 
 
 def records_of(tp: TopicPartition, messages: Sequence[ConsumerRecord]) -> list[Record]:
@@ -44,33 +46,29 @@ def records_of(tp: TopicPartition, messages: Sequence[ConsumerRecord]) -> list[R
 def batches(
     producer: AIOKafkaProducer, messages: Sequence[Message], limits: Mapping[str, int]
 ) -> Iterator[tuple[Place, Any]]:
-    """Batches by place, in order within each. Raises Unreachable for a message that fits into none.
+    """Batches by place, in order within each, none larger than its topic takes (`limits`, in bytes).
 
-    limits: bytes that a batch may have, by topic.
+    Raises Unreachable for a message that fits into none.
     """
     open_ones: dict[Place, Any] = {}
     now = int(time.time() * 1000)
     for message in messages:
         batch = open_ones.get(message.place)
-        if batch is None:
-            batch = open_ones[message.place] = producer.create_batch()
-        limit = limits.get(message.place[0], 0)
-        small = (
-            not limit or not batch.record_count() or batch.size() + size_of(message) <= min(limit, AT_ONCE)
-        )
-        if small and _add(batch, message, now):
-            continue
-        yield message.place, batch
+        if batch is not None:
+            limit = min(BATCH_BYTES, limits.get(message.place[0], BATCH_BYTES))
+            if batch.size() + bytes_of(message) <= limit and _add(batch, message, now):
+                continue
+            yield message.place, batch
         batch = open_ones[message.place] = producer.create_batch()
         if not _add(batch, message, now):
-            raise Unreachable(f"an output of {size_of(message)} bytes doesn't fit into a batch of messages")
+            raise Unreachable(f"an output of {bytes_of(message)} bytes doesn't fit into a batch of messages")
     yield from open_ones.items()
 
 
-def size_of(message: Message) -> int:
-    """Bytes that a message takes in a batch, at most."""
-    size = FRAME + len(message.value or b"") + len(message.key or b"")
-    return size + sum(len(name) + len(value) + FRAME_OF_HEADER for name, value in message.headers)
+def bytes_of(message: Message) -> int:
+    """What a message needs in a batch, at most; the first of a batch needs HEADER more."""
+    size = len(message.value or b"") + len(message.key or b"") + PREFIXES
+    return size + sum(3 * len(name) + len(value) + PREFIXES for name, value in message.headers)
 
 
 def _add(batch: Any, message: Message, now: int) -> bool:

@@ -10,7 +10,7 @@ from connectors.kafka.boxes import Message, Named, Place
 from connectors.kafka.link import Link
 from connectors.kafka.murmur import partition_of
 from connectors.kafka.options import options_of
-from connectors.kafka.records import size_of
+from connectors.kafka.records import HEADER, bytes_of
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.topics import Topic, describe
 from streamlearn.codec import encode_prediction, encode_too_large, original
@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.5
 """For so long one flush waits for room."""
-ROOM = 256
-"""Bytes of a batch that are Kafka's own."""
 LONGEST = 1024
 """Bytes of a header that goes with what stands for an output that is too large."""
 
@@ -211,12 +209,12 @@ class KafkaSink:
         return message if self._fits(message) else self._small(message, rejection)
 
     def _fits(self, message: Message) -> bool:
-        return size_of(message) + ROOM <= self._topics[message.place[0]].largest
+        return bytes_of(message) + HEADER <= self._topics[message.place[0]].largest
 
     def _small(self, message: Message, output: Output) -> Message:
         """In place of an output that is too large for its topic: which it would be, and no bytes of it."""
         topic = message.place[0]
-        size, limit = size_of(message), self._topics[topic].largest
+        size, limit = bytes_of(message), self._topics[topic].largest
         log.warning("%s: an output of %d bytes is too large for %s", output.position, size, topic)
         headers = [h for h in message.headers if h[0].startswith("__connect.errors.") and len(h[1]) < LONGEST]
         return Message(message.place, None, encode_too_large(output, size, limit), headers)

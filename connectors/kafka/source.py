@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from streamlearn.events import (
 log = logging.getLogger(__name__)
 
 STANDBY_SECONDS = 1.0
+ANSWER_SECONDS = 10.0
 JOIN_SECONDS = 15.0
 """Longer than a session: whoever was killed has left the group by then."""
 
@@ -46,6 +48,7 @@ class KafkaSource:
             raise UsageError("source.topic is not set: name the topic to read")
         self.topic = str(options["topic"])
         self._options = options_of(options)
+        self._options.topic = self.topic
         self._group = str(options.get("group_id") or "streamlearn")
         self._start = str(options.get("start") or "earliest")
         self._instance = options.get("instance")
@@ -59,6 +62,8 @@ class KafkaSource:
         self._exactly_once = True
         self._interval = 0.1
         self._producer: Mapping[str, Any] = {}
+        self._stopped: Callable[[], bool] = lambda: False
+        self._heard = 0.0
 
     def pair(
         self,
@@ -92,6 +97,7 @@ class KafkaSource:
         instance: the name of this member of the group. Raises Unreachable, StateMismatch, Stopped.
         """
         options = self._options
+        self._stopped, self._heard = stopped, time.monotonic()
         options.group, options.instance = self._group, self._instance or instance
         options.exactly_once, options.commit_interval = self._exactly_once, self._interval
         options.producer = self._producer
@@ -102,7 +108,7 @@ class KafkaSource:
                 standby()
                 if stopped():
                     raise Stopped("stopped while standing by")
-            committed, still = link.call(plane.claim, stopped)
+            committed, still = link.call(lambda: plane.claim(self.topic), stopped)
             if still:
                 return self._claim_of(committed, stopped)
 
@@ -110,7 +116,7 @@ class KafkaSource:
         """What `claim` would say now, without becoming a member of the group."""
         link = self._connect([self.topic, *self._outputs], [self._commands, self._answers], lambda: False)
         grouped = replace(self._options, group=self._group)
-        return self._claim_of(link.call(lambda: read_committed(grouped)), lambda: False)
+        return self._claim_of(link.call(lambda: read_committed(grouped, self.topic)), lambda: False)
 
     def _claim_of(self, committed: Committed, stopped: Callable[[], bool]) -> Claim:
         link = self.link
@@ -132,7 +138,7 @@ class KafkaSource:
             place: committed.published.get(place, begin[place] if committed.checkpoint is None else offset)
             for place, offset in first.items()
         }
-        at = (self._commands, 0)
+        at = self._commands_place
         if at in published and at not in committed.published:
             published[at] = last[at]  # what was asked for before there was anybody to ask
         plane.committer.published = published
@@ -174,38 +180,76 @@ class KafkaSource:
         link.call(lambda: link.plane.connect(read), stopped)
         return link
 
-    def use(self, checkpoint: str, epoch: int, at_least: Mapping[int, int]) -> dict[int, int]:
-        """Have the group's commit name another checkpoint, P as it was; returns P.
+    def use(
+        self,
+        checkpoint: str,
+        reached: Sequence[tuple[str, Mapping[str, Mapping[int, int]]]],
+        make: Callable[[int], tuple[str, int]],
+    ) -> dict[int, int]:
+        """Have the group's commit name a copy of another checkpoint, P as it was; returns P.
 
-        at_least: what P is raised to where it is lower, or missing. Raises StateMismatch if a worker of the
-        group is running, Unreachable.
+        Where P was set back or is gone it is the furthest that a commit can have been: C of those checkpoints
+        that one may have named. Arguments as in `GroupSource`. Raises StateMismatch if a worker of the group
+        is running, or if no commit has got as far as the checkpoint; Unreachable.
         """
         self._options.group = self._group
         self._options.exactly_once, self._options.producer = self._exactly_once, self._producer
         link = self._connect([self.topic, *self._outputs], [self._commands, self._answers], lambda: False)
         plane = link.plane
+        busy = StateMismatch(
+            f"a worker of group {self._group} is running, or was killed a few seconds ago: stop it first"
+        )
         if not link.call(lambda: plane.assigned(JOIN_SECONDS)):
+            raise busy
+        committed, still = link.call(lambda: plane.claim(self.topic, strict=False))
+        if not still:
+            raise busy
+        ids = [name for name, _ in reached]
+        oldest = ids.index(committed.checkpoint) if committed.checkpoint in ids else 0
+        if checkpoint in ids[:oldest]:
             raise StateMismatch(
-                f"a worker of group {self._group} is running, or was killed a few seconds ago: stop it first"
+                f"no commit has named checkpoint {checkpoint}, the newest that one has is "
+                f"{committed.checkpoint}: outputs of what it learned since were never published. Choose that "
+                "one, or an older one"
             )
-        committed, _ = link.call(lambda: plane.claim(strict=False))
-        published = {place: committed.published.get(place, 0) for place in plane.places}
-        for partition, offset in at_least.items():
-            place = (self.topic, partition)
-            published[place] = max(published.get(place, 0), offset)
+        last = link.call(plane.bounds)[1]
+        published = {}
+        for place in plane.places:
+            furthest = [offsets.get(place[0], {}).get(place[1], 0) for _, offsets in reached[oldest:]]
+            published[place] = min(last[place], max([committed.published.get(place, 0), *furthest]))
+        at = self._commands_place
+        if at in published and at not in committed.published and not published[at]:
+            published[at] = last[at]
+        name, epoch = make(committed.epoch + 1)
 
         async def commit() -> None:
             plane.publish(published, epoch)
 
         link.call(commit)
-        plane.outbox.name(Named(checkpoint, {}))
+        plane.outbox.name(Named(name, {}))
         if not plane.outbox.wait_sent(self._options.deadline):
             raise Unreachable(f"{self._options.where}: the commit was not taken in time; try again")
         return {partition: offset for (topic, partition), offset in published.items() if topic == self.topic}
 
+    @property
+    def _commands_place(self) -> Place:
+        return self._commands, 0
+
     def committed(self) -> str | None:
+        """For one that stands by, who waits for a broker that is away as long as a learner would: None."""
         options = self._options
-        return self.link.call(lambda: read_committed(options), timeout=options.deadline).checkpoint
+        try:
+            found = self.link.call(lambda: read_committed(options, self.topic), self._stopped, ANSWER_SECONDS)
+        except Unreachable as error:
+            away = time.monotonic() - self._heard
+            if away > options.patience:
+                raise Unreachable(
+                    f"{options.where}: no broker has answered for {away:.0f} s (source.patience): giving up"
+                ) from error
+            log.warning("standing by, though no broker answers: %s", error)
+            return None
+        self._heard = time.monotonic()
+        return found.checkpoint
 
     # -- reading
 
@@ -225,6 +269,13 @@ class KafkaSource:
             else:
                 start[place] = resume.offsets.get(place[1], first[place])
             self._within(place, start[place], first[place], last[place])
+        for place, offset in link.plane.committer.published.items():
+            if offset > last.get(place, offset):
+                raise StateMismatch(
+                    f"group {self._group} has committed offset {offset} of {place[0]}:{place[1]}, but the "
+                    f"log ends at {last[place]}: it was cut, or the offset was set by hand. `streamlearn "
+                    "checkpoints use ID` (with these settings) sets it to the end"
+                )
         link.call(lambda: _flow(link, start))
 
     def _compare(self, resume: Resume) -> None:

@@ -13,6 +13,7 @@ from kafka import KafkaAdminClient, errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from connectors.kafka.options import Options
+from connectors.kafka.reach import reach_soon
 from streamlearn.events import Unreachable
 
 RETRY_SECONDS = 0.5
@@ -20,8 +21,6 @@ TRY_SECONDS = 10.0
 LARGEST = "max.message.bytes"
 DEFAULT_LARGEST = 1048588
 """Kafka's own default, for topics whose configuration this user may not see."""
-
-REFUSED = errors.SaslAuthenticationFailedError
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,14 @@ class Topic:
 async def describe(options: Options, names: Sequence[str]) -> dict[str, Topic]:
     """Those of the topics that there are. Waits for a broker for at most `options.deadline`.
 
-    Raises Unreachable.
+    Raises Unreachable: at once where a broker is there and doesn't take us.
     """
     deadline = time.monotonic() + options.deadline
+    await reach_soon(options.reach, options.deadline)
     while True:
         try:
             patience = max(1.0, min(TRY_SECONDS, deadline - time.monotonic()))
             return await asyncio.to_thread(_describe, options.connection, names, patience)
-        except REFUSED:
-            raise Unreachable(
-                f"{options.where}: the broker refuses this user: check source.security.username, password "
-                "and mechanism"
-            ) from None
         except errors.KafkaError as error:
             if time.monotonic() + RETRY_SECONDS > deadline:
                 raise Unreachable(

@@ -131,18 +131,21 @@ def whole(verified: Sequence[Mapping[str, Any]], name: str) -> Check:
 
 def tidy(result: Result) -> Check:
     """Nothing half-written is left, and nothing that no manifest names."""
-    left = [path for path in result.folder.rglob("*") if path.is_file()]
+    rest, left = surplus(result.folder)
+    rest += sorted(path.name for path in result.predictions.parent.glob("*.tmp"))
+    detail = ", ".join(rest) or f"{left} files, all named"
+    return Check("state folder: nothing left over", not rest, detail)
+
+
+def surplus(folder: Path) -> tuple[list[str], int]:
+    """Files that are half-written or that no manifest names, and how many files there are in all."""
+    left = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "workers"]
     named = {"lock"}
     for path in left:
         if path.suffix == ".json":
             names = [f"{pack}.memory" for pack in json.loads(path.read_bytes())["packs"]]
             named.update([path.name, path.with_suffix(".parts").name, *names])
-    surplus = sorted(str(path.relative_to(result.folder)) for path in left if path.name not in named)
-    beside = sorted(path.name for path in result.predictions.parent.glob("*.tmp"))
-    rest = surplus + beside
-    return Check(
-        "state folder: nothing left over", not rest, ", ".join(rest) or f"{len(left)} files, all named"
-    )
+    return sorted(str(path.relative_to(folder)) for path in left if path.name not in named), len(left)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -34,20 +34,27 @@ class Stream:
     """Offsets of the records that get a prediction, in order."""
     dead: list[int]
     """Offsets of the records that become dead letters, in order."""
-    learned: int
-    """How many of the predicted ones have a label."""
+    labeled: list[int]
+    """Offsets of the predicted ones that have a label."""
+
+    @property
+    def learned(self) -> int:
+        """How many of them are learned or held out."""
+        return len(self.labeled)
 
 
-def write_stream(folder: Path, format: str, events: int, seed: int) -> Stream:
+def write_stream(
+    folder: Path, format: str, events: int, seed: int, classes: int = MOST_CLASSES + 1
+) -> Stream:
     """Write `events` records: Gaussian classes that appear one after another, the last one past
     codec.max_classes; some without a label or an id, some bad in one way or another."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(MOST_CLASSES + 1, DIM))
+    centres = rng.normal(size=(classes, DIM))
     encode, spoilers, end = _ENCODERS[format.removesuffix(".gz")]
     predicted: list[int] = []
     dead: list[int] = []
     known: set[str] = set()
-    learned = 0
+    labeled: list[int] = []
     path = folder / f"events.{format}"
     with gzip.open(path, "wb", 1) if format.endswith(".gz") else open(path, "wb") as file:
         if format == "csv":
@@ -70,9 +77,9 @@ def write_stream(folder: Path, format: str, events: int, seed: int) -> Stream:
                     dead.append(i)
                     continue
                 known.add(event["y"])
-                learned += 1
+                labeled.append(i)
             predicted.append(i)
-    return Stream(path, events, predicted, dead, learned)
+    return Stream(path, events, predicted, dead, labeled)
 
 
 # -- encoders, and ways to spoil a record in each format

@@ -175,11 +175,11 @@ def _tried(outcome: Outcome, work: Path, say: bool) -> bool:
 
 
 def _result(place: Place) -> Result:
-    shown, verified = (_asked(verb, place.state) for verb in ("show", "verify"))
+    shown, verified = (asked(verb, place.state) for verb in ("show", "verify"))
     return Result(place.predictions, place.dead_letters, place.state, shown, verified)
 
 
-def _asked(verb: str, folder: Path) -> Any:
+def asked(verb: str, folder: Path) -> Any:
     """What `streamlearn checkpoints VERB --json` prints (in this process: torch is imported only once)."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text):

@@ -1,0 +1,74 @@
+"""What a worker of a group keeps on disk: never is a checkpoint deleted that a commit names, or may name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from streamlearn.checkpoint import CheckpointStore, Manifest
+from streamlearn.durable import describe
+from streamlearn.events import Claim, GroupSink, GroupSource
+from streamlearn.group import Group
+from streamlearn.learner import OnlineLearner
+from tests.streams import settings, vectors
+
+
+class Sink:
+    """Commits when it is told to."""
+
+    def __init__(self) -> None:
+        self.named: str | None = None
+        self.given: list[str] = []
+
+    def name(self, checkpoint: str, offsets: Mapping[str, Mapping[int, int]], *_: object) -> None:
+        self.given.append(checkpoint)
+
+    def commit(self) -> None:
+        self.named = self.given[-1]
+
+
+class Life:
+    """A worker's start, as far as its group and its folder are concerned."""
+
+    def __init__(self, folder: Path, claimed: str | None, keep: int) -> None:
+        self.store, self.sink = CheckpointStore(folder, keep), Sink()
+        self.group = Group(cast(GroupSource, None), cast(GroupSink, self.sink), self.store)
+        self.learner = OnlineLearner(settings())
+        self.offset = 0
+        found = self.group.found(Claim(claimed, 1, {0: 0}, {0: 1000}))
+        self.store.begin(found[0] if found is not None else None)
+
+    def checkpoint(self) -> Manifest:
+        """Learn, and write a checkpoint, which may be named from now on."""
+        self.learner.learn(vectors(20))
+        self.group.pin()
+        self.offset += 20
+        place: dict[str, Any] = {"topic": "t", "offsets": {"t": {"0": self.offset}}, "cursors": {"0": 0}}
+        about = {**describe(self.learner), "position": place | {"fingerprint": {}}, "outputs": {}}
+        manifest = self.store.write(self.learner.snapshot(), about)
+        self.group.name(manifest)
+        return manifest
+
+
+def test_what_a_predecessor_committed_stays_until_we_have_committed(tmp_path: Path) -> None:
+    first = Life(tmp_path, None, keep=1)
+    named = first.checkpoint()
+    first.sink.commit()
+    # Killed again and again before a commit of its own: the commit still names the first one.
+    for _ in range(3):
+        again = Life(tmp_path, named.id, keep=1)
+        again.checkpoint()
+        assert named.id in again.store.names()
+    again.sink.commit()
+    again.checkpoint()
+    assert named.id not in again.store.names()
+
+
+def test_while_nothing_can_be_committed_all_that_may_be_named_stays(tmp_path: Path) -> None:
+    life = Life(tmp_path, None, keep=1)
+    written = [life.checkpoint().id for _ in range(4)]
+    assert life.store.names() == written[::-1]
+    life.sink.commit()
+    newest = life.checkpoint().id
+    assert life.store.names() == [newest, written[-1]]
