@@ -13,7 +13,6 @@ import pytest
 from tests.processes import ROOT, Process, count_lines, here, wait_for
 
 SMOKE = ["--config", str(ROOT / "ops/bench/smoke.toml")]
-pytestmark = pytest.mark.xdist_group("smoke")
 NOT_THE_SAME = ("measured", "host", "command")
 
 Lines = dict[str, dict[str, Any]]

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from connectors.datasets import DatasetSource
 from connectors.kafka.admin import HEADERS, Line, compare, shape
 from connectors.kafka.cluster import Topic, check_name, within
 from connectors.kafka.marker import Marker, Marking
 from connectors.kafka.messages import Message
 from connectors.kafka.pace import Pace, Times
+from connectors.kafka.publish import publish
 from connectors.kafka.transactions import METADATA, Progress, packed, unpacked
 from streamlearn.events import Unreachable, UsageError
 
@@ -133,6 +135,14 @@ def test_a_call_with_a_deadline() -> None:
     with pytest.raises(TimeoutError):
         within(0.05, lambda: __import__("threading").Event().wait(2))
     assert time.monotonic() - start < 1
+
+
+def test_stopped_while_it_waits_for_a_broker(tmp_path: Path) -> None:
+    options = {"bootstrap_servers": "127.0.0.1:1", "deadline": 60.0, "topic": "t"}
+    start = time.monotonic()
+    outcome = publish(DatasetSource({}), options, lambda count, cursor: None, lambda: True)
+    assert (outcome.sent, outcome.ended) == (0, False)
+    assert time.monotonic() - start < 10
 
 
 # ---- topics

@@ -21,7 +21,7 @@ import pytest
 from ops.kafka.broker import Broker
 from streamlearn.events import Fenced, StateMismatch, Unreachable, UsageError
 from tests.kafka import administrator, fresh_topic, read_all, running
-from tests.processes import ROOT, Process, said, wait_for
+from tests.processes import DEADLINE, ROOT, Process, said, wait_for
 from tests.publishing import after_sends, expect, kill, numbers, send, write_numbers
 
 pytestmark = [
@@ -42,6 +42,10 @@ def more_than(broker: Broker, topic: str, count: int) -> bool:
 
 def alive(process: Process) -> bool:
     return process.process.poll() is None
+
+
+def more_than_or_ended(broker: Broker, topic: str, count: int, process: Process) -> bool:
+    return more_than(broker, topic, count) or not alive(process)
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +115,9 @@ def test_standard_input(broker: Broker, tmp_path: Path) -> None:
 
     def pipe(content: bytes, *more: str) -> str:
         command = [sys.executable, "-m", "streamlearn", *words(broker, topic, "-", *more)]
-        done = subprocess.run(command, input=content, capture_output=True, cwd=ROOT, timeout=60, check=False)
+        done = subprocess.run(
+            command, input=content, capture_output=True, cwd=ROOT, timeout=2 * DEADLINE, check=False
+        )
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
@@ -215,65 +221,66 @@ def test_a_progress_file_of_another_topic(broker: Broker, tmp_path: Path) -> Non
 
 AT = """
 import os, sys
-from unittest import mock
 from kafka import KafkaProducer
 import connectors.kafka.publish
 connectors.kafka.publish.MOST = 100
-name, when, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+name, number = sys.argv[1], int(sys.argv[2])
 original, count = getattr(KafkaProducer, name), 0
 def dies(self, *arguments, **more):
     global count
     count += 1
-    if count == number and when == "before":
-        os.kill(os.getpid(), 9)
     found = original(self, *arguments, **more)
     if count == number:
         os.kill(os.getpid(), 9)
     return found
 setattr(KafkaProducer, name, dies)
 from streamlearn.cli import main
-main(sys.argv[4:])
+main(sys.argv[3:])
 """
 
 
-@pytest.mark.parametrize("partitions", [1, 3])
-def test_a_kill_at_every_point(broker: Broker, tmp_path: Path, partitions: int) -> None:
-    path, topic = write_numbers(tmp_path / "a.jsonl", 3000), fresh_topic(broker, partitions)
-    command = words(broker, topic, str(path), *(("--key", "id") if partitions > 1 else ()))
-    points = [("init_transactions", 1), ("begin_transaction", 2), ("send", 150), ("flush", 2)]
+def test_a_kill_at_every_point(broker: Broker, tmp_path: Path) -> None:
+    """Behind every step of a transaction, which is in front of the next one."""
+    path, topic = write_numbers(tmp_path / "a.jsonl", 1000), fresh_topic(broker, 3)
+    command = words(broker, topic, str(path), "--key", "id")
+    points = [("init_transactions", 1), ("send", 150), ("flush", 2)]
     points += [("send_offsets_to_transaction", 2), ("commit_transaction", 2)]
     for name, number in points:
-        for when in ("before", "after"):
-            done = subprocess.run(
-                [sys.executable, "-c", AT, name, when, str(number), *command],
-                cwd=ROOT,
-                timeout=60,
-                check=False,
-                capture_output=True,
-            )
-            assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert send(broker, topic, path, key="id" if partitions > 1 else None).sent >= 0
-    done = subprocess.run(
-        [sys.executable, "-m", "streamlearn", *command], cwd=ROOT, timeout=60, check=True, capture_output=True
+        done = subprocess.run(
+            [sys.executable, "-c", AT, name, str(number), *command],
+            cwd=ROOT,
+            timeout=2 * DEADLINE,
+            check=False,
+            capture_output=True,
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    last = subprocess.run(
+        [sys.executable, "-m", "streamlearn", *command],
+        cwd=ROOT,
+        timeout=2 * DEADLINE,
+        check=True,
+        capture_output=True,
     )
-    expect(broker, topic, range(3000))
+    assert b"1000 with those sent before" in last.stdout
+    expect(broker, topic, range(1000))
 
 
 def test_kills_at_any_moment(broker: Broker, tmp_path: Path) -> None:
     path, topic = write_numbers(tmp_path / "a.jsonl", 6000), fresh_topic(broker, 2)
     draw, kills = random.Random(5), 0
     while True:
+        before = len(read_all(broker, topic))
         with Process(*words(broker, topic, str(path), "--key", "id", "--rate", "1500")) as process:
-            wait_for(lambda: process.process.poll() is not None or read_all(broker, topic), "it sends")
+            wait_for(partial(more_than_or_ended, broker, topic, before, process), "it sends")
             try:
-                process.process.wait(draw.uniform(1.0, 3.0))
+                process.process.wait(draw.uniform(0.0, 0.8))
             except subprocess.TimeoutExpired:
                 process.process.kill()
                 kills += 1
                 continue
             assert process.process.returncode == 0, process.err
             break
-    assert kills > 0
+    assert kills > 1
     expect(broker, topic, range(6000))
 
 
@@ -286,11 +293,15 @@ def test_a_signal_ends_the_transaction(broker: Broker, tmp_path: Path) -> None:
             running = partial(alive, process)
             wait_for(partial(more_than, broker, topic, before), "it sends", running)
             process.process.send_signal(number)
-            assert process.process.wait(30) == 0
+            assert process.process.wait(DEADLINE) == 0
         assert any("finishing the transaction" in line for line in process.err)
         assert process.out[-1].endswith("; stopped: the same command goes on from there")
     send_rest = subprocess.run(
-        [sys.executable, "-m", "streamlearn", *command], cwd=ROOT, timeout=60, check=True, capture_output=True
+        [sys.executable, "-m", "streamlearn", *command],
+        cwd=ROOT,
+        timeout=2 * DEADLINE,
+        check=True,
+        capture_output=True,
     )
     assert b"3000 with those sent before" in send_rest.stdout
     expect(broker, topic, range(3000))

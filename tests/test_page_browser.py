@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, Request, sync_playwright
 from streamlearn.page import page as report_page
 from tests.page_samples import sample
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.slow
 
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
 NASTY = [

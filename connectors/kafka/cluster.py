@@ -93,15 +93,16 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 class Cluster:
     """An open admin client. A context manager; opening it waits for a broker, `deadline` seconds at most.
 
-    options: as of `client.kafka_python_options`, and `deadline` (seconds). Raises Unreachable, UsageError.
+    options: as of `client.kafka_python_options`, and `deadline` (seconds). Raises Unreachable, UsageError,
+    and Stopped once `stopped` is true while it waits.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], stopped: Callable[[], bool] = lambda: False) -> None:
         self._deadline = float(options.get("deadline") or 60.0)
         self._servers = str(options.get("bootstrap_servers"))
         start = time.monotonic()
         given = kafka_python_options(options)
-        reach(options, self._deadline)
+        reach(options, self._deadline, stopped)
         left = max(1.0, self._deadline - (time.monotonic() - start))
         self._admin = self._guarded(
             lambda: KafkaAdminClient(

@@ -45,6 +45,9 @@ class _App(faust.App):
     BootStrategy = _OnlyServices
     logger = logging.getLogger("faust")
 
+    async def on_first_start(self) -> None:
+        """Faust makes folders for its tables in the working directory, which may be read-only: not ours."""
+
 
 class Link:
     """One data plane on a loop of its own, called from other threads."""

@@ -90,8 +90,11 @@ def publish(
     Raises UsageError, StateMismatch (another input, or progress that Kafka forgot), Unreachable, Fenced.
     """
     check_name("source.topic", options["topic"])
-    with Cluster(options) as cluster:
-        topic = cluster.topics([options["topic"]]).get(options["topic"])
+    try:
+        with Cluster(options, stopped) as cluster:
+            topic = cluster.topics([options["topic"]]).get(options["topic"])
+    except Stopped:
+        return Outcome()
     if topic is None:
         raise Unreachable(
             f"there is no topic {options['topic']}: `streamlearn topics` with the same settings creates it"
@@ -128,11 +131,11 @@ class Publication:
         self._transactions = Transactions(options, topic.name, PREFIX + self._word, self._largest or LARGEST)
 
     def run(self) -> Outcome:
-        committed = self._transactions.open()
-        begun = self._begin(committed)
-        self._outcome.before = begun.sent
-        self._mark(begun.sent)
         try:
+            committed = self._transactions.open(self._stopped)
+            begun = self._begin(committed)
+            self._outcome.before = begun.sent
+            self._mark(begun.sent)
             self._open(begun)
         except Stopped:
             return self._outcome

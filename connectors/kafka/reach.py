@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.metadata import MetadataRequest
 
 from connectors.kafka.client import PREFIX, aiokafka_options
-from streamlearn.events import Unreachable
+from streamlearn.events import Stopped, Unreachable
 
 ANSWER = 10.0
 """Seconds in which a broker that runs answers."""
@@ -33,15 +33,18 @@ class Refused(Unreachable):
     """A broker is there and doesn't take us: trying again changes nothing."""
 
 
-def reach(options: Mapping[str, Any], deadline: float) -> None:
+def reach(options: Mapping[str, Any], deadline: float, stopped: Callable[[], bool] = lambda: False) -> None:
     """Wait until a broker takes us, `deadline` seconds at most. options: as of `aiokafka_options`.
 
-    Raises Refused (at once), Unreachable (after the deadline), UsageError (settings that can't be used).
+    Raises Refused (at once), Unreachable (after the deadline), UsageError (settings that can't be used),
+    Stopped (when `stopped` has become true).
     """
-    asyncio.run(reach_soon(options, deadline))
+    asyncio.run(reach_soon(options, deadline, stopped))
 
 
-async def reach_soon(options: Mapping[str, Any], deadline: float) -> None:
+async def reach_soon(
+    options: Mapping[str, Any], deadline: float, stopped: Callable[[], bool] = lambda: False
+) -> None:
     """As `reach`, within a running loop."""
     given = aiokafka_options(options)
     security: Mapping[str, Any] = options.get("security") or {}
@@ -60,6 +63,8 @@ async def reach_soon(options: Mapping[str, Any], deadline: float) -> None:
                 if refusal:
                     raise Refused(f"{server} {refusal}") from None
                 failures[server] = _reason(error, str(given["security_protocol"]))
+        if stopped():
+            raise Stopped("stopped while it waited for a broker")
         if time.monotonic() + PAUSE >= until:
             break
         await asyncio.sleep(PAUSE)

@@ -29,7 +29,7 @@ from kafka.structs import OffsetAndMetadata
 from connectors.kafka.client import kafka_python_options
 from connectors.kafka.cluster import Forbidden, within
 from connectors.kafka.messages import Message
-from streamlearn.events import Fenced, Unreachable
+from streamlearn.events import Fenced, Stopped, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +105,13 @@ class Transactions:
         self._begun = 0.0
         self._delivery = DELIVERY[0]
 
-    def open(self) -> Progress | None:
+    def open(self, stopped: Callable[[], bool]) -> Progress | None:
         """Fence whoever has this name, and read how far it came: None if nothing was ever committed.
 
-        Raises Unreachable (patience is over), Forbidden.
+        Raises Unreachable (patience is over), Stopped (`stopped` became true while the broker was away),
+        Forbidden.
         """
-        return self._open(time.monotonic() + self._patience, lambda: False)
+        return self._open(time.monotonic() + self._patience, stopped)
 
     def send(
         self,
@@ -145,6 +146,8 @@ class Transactions:
                 if stopped():
                     return False
                 self._wait(error, until)
+            except Stopped:
+                return False
             except BaseException:
                 self._drop()
                 raise
@@ -210,7 +213,7 @@ class Transactions:
                 self._drop()
                 self._raise_lasting(error)
                 if stopped():
-                    raise Lost("stopped while the broker was away") from None
+                    raise Stopped("stopped while the broker was away") from None
                 self._wait(error, until)
 
     def _started(self, seconds: float) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ops.harness.campaign import WORK_SECONDS, Act, Campaign
+from ops.harness.campaign import BROKER_SECONDS, WORK_SECONDS, Act, Campaign
 from ops.harness.life import HarnessError
 from ops.harness.member import Member
 from ops.harness.place import scan
@@ -105,7 +105,7 @@ def _broker_kill(campaign: Campaign, done: Act, _: float) -> None:
     campaign.feed()
     campaign.broker.kill()
     campaign.asker.forget()
-    campaign.broker.start()
+    campaign.broker.start(BROKER_SECONDS)
     _goes_on(campaign, done, member)
 
 
@@ -131,7 +131,7 @@ def _absence(campaign: Campaign, done: Act, seconds: float) -> None:
     if frozen:
         campaign.broker.thaw()
     else:
-        campaign.broker.start()
+        campaign.broker.start(BROKER_SECONDS)
     # Nothing became visible meanwhile: it was in the middle of something when it was killed.
     done.counted = member.killed and member.status == -9 and unfinished
     _goes_on(campaign, done, member)

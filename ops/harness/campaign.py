@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 START_SECONDS, WORK_SECONDS, END_SECONDS = 180.0, 240.0, 120.0
 """Deadlines: until a worker is ready, until there is progress, until a worker has ended."""
+BROKER_SECONDS = 300.0
+"""In so long a broker must serve; much, for a busy machine."""
 LOOK_SECONDS = 0.005
 UNREACHABLE, FENCED = 4, 7
 LEAST_CHUNK = 20
@@ -186,6 +188,7 @@ class Campaign:
         """Kill what still runs."""
         for member in self.members:
             member.kill()
+        self.asker.forget()
 
     # -- events
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ops.harness import outputs
 from ops.harness.acts import act
-from ops.harness.campaign import LEAST_CHUNK, WORK_SECONDS, Campaign, Group
+from ops.harness.campaign import BROKER_SECONDS, LEAST_CHUNK, WORK_SECONDS, Campaign, Group
 from ops.harness.compare import Check, parts, surplus, whole
 from ops.harness.life import HarnessError
 from ops.harness.outputs import Expected, Position
@@ -25,6 +25,7 @@ from ops.harness.stream import write_stream
 from ops.harness.topics import Message, read
 from ops.harness.trial import asked
 from ops.kafka.broker import Broker
+from ops.kafka.jars import BrokerError
 
 AIMS = {"progress": 0.4, "transaction": 0.25, "write": 0.29, "reading again": 0.06}
 FIRST = ("progress", "write", "transaction")
@@ -60,7 +61,7 @@ def attempt(plan: Plan, work: Path, broker: Broker, say: bool = True) -> Outcome
             campaign.asker.make({name: plan.partitions})
         _fire(campaign, outcome, say)
         outcome.checks = _checks(campaign, expected, outcome, groups[1], say)
-    except HarnessError as error:
+    except (HarnessError, BrokerError) as error:
         outcome.error = str(error)
     except KeyboardInterrupt:
         outcome.error = "interrupted: nothing was compared"
@@ -260,7 +261,7 @@ def main(words: Sequence[str] | None = None) -> int:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         broker = Broker(work / "broker")
         broker.wipe()
-        broker.start()
+        broker.start(BROKER_SECONDS)
         stack.callback(broker.kill)
         outcome = attempt(plan, work / "run", broker)
     print(table(outcome))
