@@ -170,7 +170,12 @@ class Stopped(Exception):
 
 
 class Source(Protocol):
-    """Where records come from. One thread calls it. Offsets grow by one a record within a partition."""
+    """Where records come from. One thread calls it. Offsets grow by one a record within a partition.
+
+    A source may also have `decide() -> bool`, called before `poll`: it settles what the order of coming
+    records depends on beside the records. True if something has changed: `fingerprint` says it from now on,
+    and no record is polled before a checkpoint holds it.
+    """
 
     topic: str
 

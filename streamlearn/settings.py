@@ -105,6 +105,18 @@ class SourceSettings(Section):
         allow_inf_nan=False,
         description="seconds that the broker may be away while the worker runs",
     )
+    merge: Literal["arrival", "timestamp"] = Field(
+        "arrival",
+        description="order of a topic's partitions: as records come in, or by their timestamps, which is the "
+        "same whenever they are read again",
+    )
+    merge_idle: float = Field(
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="with merge = timestamp, seconds after which a partition that has no more records stops "
+        "holding up the others",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="table of free parameters for a connector of your own",

@@ -126,7 +126,8 @@ class StandBy:
             except Damaged as error:
                 log.error("checkpoint %s is damaged: %s", name, error)
                 continue
-            if manifest.body.get("position", {}).get("fingerprint") != fingerprint:
+            known = manifest.body.get("position", {}).get("fingerprint", {})
+            if any(known.get(name) != value for name, value in fingerprint.items()):
                 log.error("checkpoint %s is of another topic or group", name)
                 continue
             log.error(

@@ -79,6 +79,7 @@ class Worker:
         self._commands_at: int | None = None
         self._start: dict[int, int] = {}
         self._stop = threading.Event()
+        self._decides: Callable[[], bool] = getattr(source, "decide", lambda: False)
         self.poison = Poison(settings.delivery.max_dead_letters_in_row)
         self._unanswered: list[Record] = []
         self.outlet = Outlet(settings, sink, self.vitals, self.keeper, self._stop)
@@ -259,7 +260,8 @@ class Worker:
                 return False
 
     def _obey(self) -> bool:
-        """Carry out the commands that have come. False when patience with the disk has run out."""
+        """Carry out the commands that have come, keep what the source decides. False when patience with
+        the disk has run out."""
         for command in self.group.commands():
             log.info("command: %s %s", command.kind or "unknown", command.problem or command.id or "")
             said: dict[str, Any] = {}
@@ -271,7 +273,7 @@ class Worker:
             self._commands_at = command.position.offset + 1
             if not self._barrier(command, paused=self.paused, **said):
                 return False
-        return True
+        return self.paused or not self._decides() or self._barrier()
 
     def _apply(self, records: Sequence[Record]) -> None:
         """Decode, learn and answer; move C past what has been answered."""

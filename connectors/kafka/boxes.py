@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -56,7 +56,8 @@ class Inbox:
         self.taken_at = time.monotonic()
         """When the learner came last."""
 
-    def put(self, records: Sequence[Record]) -> None:
+    def put(self, records: Sequence[Record], times: Iterable[int] = ()) -> None:
+        """Records of one partition, and when each was made (ms), for an inbox to which that matters."""
         size = sum(map(size_of, records))
         with self._changed:
             self._records.extend(records)
@@ -79,12 +80,6 @@ class Inbox:
         if room:
             self._emptier()
         return taken
-
-    def drop(self) -> None:
-        """Forget what was not taken."""
-        with self._changed:
-            self._records.clear()
-            self._bytes = 0
 
     def fail(self, failure: ConnectorError) -> None:
         with self._changed:

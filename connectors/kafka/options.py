@@ -32,6 +32,8 @@ class Options:
     instance: the name of this member of it, by which it is known again after a restart; None: no name.
     limits: bytes that a batch of messages may have, by topic. consumer, producer: what is passed on.
     reach: what `connectors.kafka.reach` wants to know. topic: of the events.
+    merge_idle: seconds after which a partition without records is left out of the merging by time; None: no
+    merging.
     """
 
     connection: dict[str, Any] = field(repr=False)
@@ -49,6 +51,7 @@ class Options:
     consumer: Mapping[str, Any] = field(default_factory=dict, repr=False)
     producer: Mapping[str, Any] = field(default_factory=dict, repr=False)
     topic: str = ""
+    merge_idle: float | None = None
     reach: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -86,6 +89,7 @@ def options_of(source: Mapping[str, Any]) -> Options:
         deadline=float(source.get("deadline") or 60),
         patience=float(source.get("patience") or 300),
         consumer=dict(source.get("client") or {}),
+        merge_idle=float(source.get("merge_idle") or 5) if source.get("merge") == "timestamp" else None,
     )
 
 

@@ -25,6 +25,7 @@ from connectors.kafka.boxes import Inbox, Outbox, Place
 from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.committer import Committer
 from connectors.kafka.errors import explain
+from connectors.kafka.merge import MergedInbox, inbox_of
 from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt, refuse_gone
 from connectors.kafka.records import records_of
@@ -52,15 +53,15 @@ class DataPlane(Service):
         self.options = options
         loop = asyncio.get_running_loop()
         self._room, self._handed = asyncio.Event(), asyncio.Event()
-        self.inbox = Inbox(options.inbox_bytes, lambda: loop.call_soon_threadsafe(self._room.set))
+        self.inbox = inbox_of(options, lambda: loop.call_soon_threadsafe(self._room.set))
         self.outbox = Outbox(options.outbox_bytes, lambda: loop.call_soon_threadsafe(self._handed.set))
         self.consumer: AIOKafkaConsumer | None = None
         self._assigned = asyncio.Event()
         self.committer = Committer(options, self.outbox, self._handed, self._answered, self._assigned.wait)
         self.failure: ConnectorError | None = None
         self.ends: dict[Place, int] = {}
-        self.drained: set[Place] = set()
-        """Partitions that were read to their end at the last look."""
+        self.drained: dict[Place, float] = {}
+        """Partitions that were read to their end at the last look, and since when (monotonic seconds)."""
         self.commands_topic = ""
         self._commands: deque[Record] = deque()
         self.next: dict[Place, int] = {}
@@ -211,6 +212,8 @@ class DataPlane(Service):
                 tp.partition,
             )
             self.next[tp.topic, tp.partition] = 0
+            if isinstance(self.inbox, MergedInbox):
+                self.inbox.join((tp.topic, tp.partition))
             self.committer.published[tp.topic, tp.partition] = 0
         self._owned = partitions
         self._assigned.set()
@@ -245,8 +248,15 @@ class DataPlane(Service):
             if self.inbox.full:
                 await self._hold()
             turn = self._turn
-            found = await consumer.getmany(timeout_ms=FETCH_MS, max_records=AT_ONCE)
+            found = await consumer.getmany(*self._wanted(), timeout_ms=FETCH_MS, max_records=AT_ONCE)
             self._deliver(found, turn)
+
+    def _wanted(self) -> list[TopicPartition]:
+        """Partitions to take records of; none: all."""
+        if not isinstance(self.inbox, MergedInbox):
+            return []
+        wanted = {(self.commands_topic, 0), *self.inbox.wanted}
+        return [tp for tp in self._assignment if (tp.topic, tp.partition) in wanted]
 
     def _deliver(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord]], turn: int) -> None:
         """Hand over what was asked for at `turn`."""
@@ -265,7 +275,8 @@ class DataPlane(Service):
             if tp.topic == self.commands_topic:
                 self._commands.extend(records)
             else:
-                self.inbox.put(records)
+                self.drained.pop(place, None)
+                self.inbox.put(records, (message.timestamp for message in messages))
 
     def take_commands(self) -> list[Record]:
         """Commands that have come. Belongs to the learner."""
@@ -332,11 +343,11 @@ class DataPlane(Service):
     async def _look(self) -> None:
         consumer = self.consumer
         assert consumer is not None
-        drained = set()
+        drained, now = {}, time.monotonic()
         for place, end in self.ends.items():
             tp = TopicPartition(*place)
             if self._gate.is_set() and tp in consumer.assignment() and await consumer.position(tp) >= end:
-                drained.add(place)
+                drained[place] = self.drained.get(place, now)
         self.drained = drained
 
     def _answered(self) -> None:

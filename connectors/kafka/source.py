@@ -11,6 +11,7 @@ from typing import Any
 from connectors.kafka.boxes import Named, Place
 from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.link import Link
+from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
 from connectors.kafka.topics import Topic, describe
 from streamlearn.events import (
@@ -32,14 +33,14 @@ JOIN_SECONDS = 15.0
 
 
 class KafkaSource:
-    """All partitions of a topic, in the order of arrival; order is kept within a partition.
+    """All partitions of a topic, in the order of arrival, or merged by time; order is kept within each.
 
     Paired with a `KafkaSink` (which does it) it is a member of the consumer group: one member learns, the
     others stand by, and what the group has committed says where to go on (`claim`). Alone it reads without
     a group: then the state on disk says where.
 
     Options: `bootstrap_servers`, `topic`, `group_id`, `start` (earliest / latest), `commands`, `security`,
-    `client`, `deadline`, `patience` as in the settings; `instance`: the member's name in the group, by which
+    `client`, `deadline`, `patience`, `merge` (arrival / timestamp), `merge_idle` as in the settings; `instance`: the member's name in the group, by which
     a restarted worker is known again at once (static membership).
     """
 
@@ -276,7 +277,16 @@ class KafkaSource:
                     f"log ends at {last[place]}: it was cut, or the offset was set by hand. `streamlearn "
                     "checkpoints use ID` (with these settings) sets it to the end"
                 )
+        if isinstance(link.plane.inbox, MergedInbox):
+            self._begin_merging(link.plane.inbox, start, resume)
         link.call(lambda: _flow(link, start))
+
+    def _begin_merging(self, merged: MergedInbox, start: Mapping[Place, int], resume: Resume) -> None:
+        places = {place: offset for place, offset in start.items() if place[0] == self.topic}
+        # A partition that the state doesn't know joins as one that is added later does.
+        new = {(self.topic, p) for _, p in places if resume.offsets and p not in resume.offsets}
+        idle = {(self.topic, int(p)) for p in resume.fingerprint.get("idle", [])}
+        merged.begin(places, new | idle, self.link.plane.committer.published)
 
     def _compare(self, resume: Resume) -> None:
         if not resume.fingerprint:
@@ -318,7 +328,15 @@ class KafkaSource:
         return False
 
     def fingerprint(self, cursors: Mapping[int, int]) -> dict[str, Any]:
-        return {"topic_id": self._topics[self.topic].id, "group": self._group}
+        known = {"topic_id": self._topics[self.topic].id, "group": self._group}
+        inbox = self.link.plane.inbox
+        idle = [partition for _, partition in inbox.idle] if isinstance(inbox, MergedInbox) else []
+        return known | ({"idle": idle} if idle else {})
+
+    def decide(self) -> bool:
+        """See `Source`: which partitions are merged."""
+        plane = self.link.plane
+        return isinstance(plane.inbox, MergedInbox) and plane.inbox.decide(plane.drained)
 
     def commands(self) -> list[Record]:
         return self.link.plane.take_commands()
