@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,8 @@ EVENTS = vectors(300)
 MANY = vectors(1500)
 MERGE = ("--source.merge", "timestamp", "--source.merge_idle", "1", "--evaluation.held_out", "0")
 SLOW = ("--learning.images_per_event", "40")
-START = 1_700_000_000_000
+START = int(time.time() - 3600) * 1000
+"""An hour ago, in ms: what is older than its retention a broker deletes."""
 
 Answers = dict[str, tuple[object, ...]]
 
