@@ -19,7 +19,6 @@ from tests.processes import here, wait_for
 from tests.streams import vectors
 
 EVENTS = vectors(300)
-pytestmark = pytest.mark.xdist_group("broker of its own")
 slow = pytest.mark.slow
 
 
@@ -194,7 +193,7 @@ def test_a_transaction_that_the_broker_has_given_up(own: Broker, tmp_path: Path)
 
 def wrapped(error: Exception) -> Exception:
     """As the client's sender task does it."""
-    outer = kafka_errors.KafkaError("Unexpected error during batch delivery")
+    outer: Exception = kafka_errors.KafkaError("Unexpected error during batch delivery")
     outer.__cause__ = error
     return outer
 

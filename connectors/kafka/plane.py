@@ -16,11 +16,10 @@ from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from mode import Service
 
-from connectors.kafka.assignor import one_learner
+from connectors.kafka.assignor import Listener, one_learner
 from connectors.kafka.boxes import Inbox, Outbox, Place
 from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.committer import Committer
@@ -39,6 +38,8 @@ HOLD_SECONDS = 2.0
 """A learner that is behind for longer gets its partitions paused; before, nothing is fetched."""
 WATCH_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
+COMMIT_SECONDS = 5.0
+"""A commit that takes longer may be one to a topic that is gone."""
 ASK_SECONDS = 0.2
 
 
@@ -67,6 +68,7 @@ class DataPlane(Service):
         """The record after the last one that went into the inbox."""
         self._owned: frozenset[TopicPartition] = frozenset()
         self._assignment: frozenset[TopicPartition] = frozenset()
+        self._incomplete_since: float | None = None
         self._gate = asyncio.Event()
         self._turn = 0
         self._contact = time.monotonic()
@@ -96,6 +98,8 @@ class DataPlane(Service):
             "session_timeout_ms": 6000,
             "heartbeat_interval_ms": 1500,
             "rebalance_timeout_ms": 60_000,
+            # So soon new partitions are found.
+            "metadata_max_age_ms": 30_000,
             # A learner that takes long must not lose its partitions for it; the watch sees one that hangs.
             "max_poll_interval_ms": 24 * 3_600_000,
         }
@@ -107,7 +111,7 @@ class DataPlane(Service):
             raise options.mistaken("source.client", error) from error
         await attempt(options, self.consumer.start)
         if options.group is not None:
-            self.consumer.subscribe(list(topics), listener=_Listener(self))
+            self.consumer.subscribe(list(topics), listener=Listener(self.revoked, self.given))
             return
         self._assignment = frozenset(
             TopicPartition(t, p) for t, count in topics.items() for p in range(count)
@@ -131,6 +135,25 @@ class DataPlane(Service):
             except KafkaError as error:
                 raise explain(error, self.options.where) from error
         return self._assigned.is_set()
+
+    async def whole(self, topics: Mapping[str, int]) -> bool:
+        """Are all partitions assigned that there are (`topics`: their counts)? If not, join the group again.
+
+        A member that was restarted soon, and is known by its name, gets what it had, whatever has grown: the
+        broker asks nobody anew. Where another member hands out, that one sees what has grown a moment later.
+        """
+        assert self.consumer is not None
+        if self._assignment == {TopicPartition(t, p) for t, count in topics.items() for p in range(count)}:
+            return True
+        if self._incomplete_since is None:
+            self._incomplete_since = time.monotonic()
+            self._assigned.clear()
+            self.consumer.subscribe(list(topics), listener=Listener(self.revoked, self.given))
+        elif time.monotonic() - self._incomplete_since > self.options.deadline:
+            log.warning("the group doesn't hand out all partitions yet: those that are missing come later")
+            return True
+        await asyncio.sleep(ASK_SECONDS)
+        return False
 
     async def claim(self, topic: str, strict: bool = True) -> tuple[Committed, bool]:
         """Fence whoever was the learner before, and read what the group has committed (`read_committed`).
@@ -320,7 +343,7 @@ class DataPlane(Service):
                 self._contact = time.monotonic()
                 with suppress(KafkaError, TimeoutError):  # a rebalance came between
                     await asyncio.wait_for(self._look(), WATCH_SECONDS)
-            if self.committer.takes > ANSWER_SECONDS:
+            if self.committer.takes > COMMIT_SECONDS:
                 await refuse_gone(self.options)
             came = time.monotonic() - max(self.inbox.taken_at, self.outbox.waited_at)
             if self.inbox.depth and came > self.options.learner_patience:
@@ -368,16 +391,3 @@ class DataPlane(Service):
         if self.consumer is not None:
             with suppress(KafkaError, TimeoutError, AssertionError):
                 await asyncio.wait_for(self.consumer.stop(), 10.0)
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Gates first and never raises: aiokafka only logs what a listener raises."""
-
-    def __init__(self, plane: DataPlane) -> None:
-        self._plane = plane
-
-    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        self._plane.revoked()
-
-    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        self._plane.given(frozenset(assigned))
