@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.1
 REQUEST_MS = 30_000
-STOP_SECONDS, GIVEN_UP_SECONDS = 10.0, 1.0
+STOP_SECONDS, GIVEN_UP_SECONDS = 5.0, 1.0
+"""For a client to say goodbye; and for one that has failed."""
 
 
 class Committer:

@@ -22,7 +22,7 @@ from mode import Service
 from connectors.kafka.assignor import Listener, one_learner
 from connectors.kafka.boxes import Inbox, Outbox, Place
 from connectors.kafka.committed import Committed, read_committed
-from connectors.kafka.committer import Committer
+from connectors.kafka.committer import STOP_SECONDS, Committer
 from connectors.kafka.errors import explain
 from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt, refuse_gone
@@ -387,7 +387,9 @@ class DataPlane(Service):
         self._stopping = True
         self._gate.set()
         self._room.set()
-        await self.committer.stop()
+        await asyncio.gather(self.committer.stop(), self._stop_consumer())
+
+    async def _stop_consumer(self) -> None:
         if self.consumer is not None:
             with suppress(KafkaError, TimeoutError, AssertionError):
-                await asyncio.wait_for(self.consumer.stop(), 10.0)
+                await asyncio.wait_for(self.consumer.stop(), STOP_SECONDS)

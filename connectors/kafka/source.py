@@ -250,7 +250,8 @@ class KafkaSource:
         """For one that stands by, who waits for a broker that is away as long as a learner would: None."""
         options = self._options
         try:
-            found = self.link.call(lambda: read_committed(options, self.topic), self._stopped, ANSWER_SECONDS)
+            timeout = min(ANSWER_SECONDS, options.patience)
+            found = self.link.call(lambda: read_committed(options, self.topic), self._stopped, timeout)
         except Unreachable as error:
             away = time.monotonic() - self._heard
             if away > options.patience:
