@@ -195,8 +195,10 @@ def test_a_transaction_that_the_broker_has_given_up(own: Broker, tmp_path: Path)
         place.hold.touch()
         place.send(EVENTS[50:100])
         run.says("HELD")
+        run.freeze()
         run.until(lambda: "ABORT" in state().upper(), "the broker has aborted it")
         place.hold.unlink()
+        run.thaw()
         assert run.ends() == 7
         assert (
             "fenced: another worker of this group took over, or the broker gave up a transaction"

@@ -88,6 +88,25 @@ def test_a_topic_that_grows(broker: Broker, tmp_path: Path) -> None:
     assert place.newest["records"] == 150
 
 
+def test_one_that_takes_over_sees_what_has_grown(broker: Broker, tmp_path: Path) -> None:
+    """Though it has looked at the topics before: it waits until it is handed all of them."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:50])
+    with place.run(*SOON) as run, place.run("--source.client.metadata_max_age_ms", "9000") as other:
+        place.until_answered(run, 50)
+        other.says("standing by with checkpoint ")
+        with administrator(broker) as admin:
+            admin.create_partitions({place.topic: 2})
+        place.send([Message(line(event).strip(), partition=1) for event in EVENTS[50:100]])
+        place.until_answered(run, 100)
+        run.kill()
+        place.send([Message(line(event).strip(), partition=1) for event in EVENTS[100:150]])
+        place.until_answered(other, 150)
+        assert other.stops() == 0
+    assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:150]]
+    assert place.newest["records"] == 150
+
+
 def delete_below(place: Place, offset: int) -> None:
     with administrator(place.broker) as admin:
         admin.delete_records({TopicPartition(place.topic, 0): offset})
@@ -98,8 +117,7 @@ def test_retention_that_has_passed_the_state(broker: Broker, tmp_path: Path) -> 
     place = new_place(broker, tmp_path)
     place.send(EVENTS[:50])
     with place.run(*NARROW) as run:
-        place.until_answered(run, 50)
-        run.until(lambda: place.reached() == 50 and place.named() == place.checkpoints()[-1], "all is kept")
+        place.until_kept(run, 50)
         # It asks for offset 50 already: what comes now it may be given, and no more.
         run.freeze()
         place.send(EVENTS[50:60])
@@ -205,8 +223,7 @@ def test_a_full_disk(broker: Broker, tmp_path: Path, mount: Mount) -> None:  # n
     disk = mount("state", "3m")
     place.send(EVENTS[:50])
     with place.run("--checkpoint.patience", "100") as run:
-        place.until_answered(run, 50)
-        run.until(lambda: place.reached() == 50 and place.named() == place.checkpoints()[-1], "all is kept")
+        place.until_kept(run, 50)
         named = place.named()
         filler = fill(disk)
         place.send(EVENTS[50:100])
@@ -234,7 +251,7 @@ def test_a_full_disk(broker: Broker, tmp_path: Path, mount: Mount) -> None:  # n
     filler.unlink()
     with place.run() as run:
         # What was answered but not kept is read and learned again, without a second answer.
-        run.until(lambda: place.reached() == 300 and place.answered(300), "all is kept")
+        place.until_kept(run, 300)
         assert run.stops() == 0
     assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS]
     assert place.newest["records"] == 300
