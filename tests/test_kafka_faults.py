@@ -122,7 +122,9 @@ def test_lost_for_longer_than_a_session(fragile: Broker, tmp_path: Path) -> None
             other.says("standing by with checkpoint ")
             fragile.freeze()
             other.says("standing by, though no broker answers: ")
+            run.says(" s: waiting for up to 100 s (source.patience), nothing is lost")
             back(place)
+            run.says("a broker answers again")
             place.send(EVENTS[100:])
             place.until_answered(run, 300)
             assert other.stops() == 0

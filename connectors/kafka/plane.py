@@ -27,6 +27,7 @@ from connectors.kafka.errors import explain
 from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt, refuse_gone
 from connectors.kafka.records import records_of
+from connectors.kafka.watch import Watch
 from streamlearn.events import ConnectorError, Fenced, Record, Unreachable
 
 log = logging.getLogger(__name__)
@@ -36,10 +37,6 @@ AT_ONCE = 2000
 FETCH_MS = 200
 HOLD_SECONDS = 2.0
 """A learner that is behind for longer gets its partitions paused; before, nothing is fetched."""
-WATCH_SECONDS = 2.0
-ANSWER_SECONDS = 10.0
-COMMIT_SECONDS = 5.0
-"""A commit that takes longer may be one to a topic that is gone."""
 ASK_SECONDS = 0.2
 
 
@@ -57,11 +54,10 @@ class DataPlane(Service):
         self.outbox = Outbox(options.outbox_bytes, lambda: loop.call_soon_threadsafe(self._handed.set))
         self.consumer: AIOKafkaConsumer | None = None
         self._assigned = asyncio.Event()
+        self._gate = asyncio.Event()
         self.committer = Committer(options, self.outbox, self._handed, self._answered, self._assigned.wait)
+        self.watch = Watch(options, self.inbox, self.outbox, self.committer, self._gate.is_set)
         self.failure: ConnectorError | None = None
-        self.ends: dict[Place, int] = {}
-        self.drained: set[Place] = set()
-        """Partitions that were read to their end at the last look."""
         self.commands_topic = ""
         self._commands: deque[Record] = deque()
         self.next: dict[Place, int] = {}
@@ -69,9 +65,7 @@ class DataPlane(Service):
         self._owned: frozenset[TopicPartition] = frozenset()
         self._assignment: frozenset[TopicPartition] = frozenset()
         self._incomplete_since: float | None = None
-        self._gate = asyncio.Event()
         self._turn = 0
-        self._contact = time.monotonic()
         self._stopping = False
 
     # -- start
@@ -193,15 +187,17 @@ class DataPlane(Service):
         asked = [TopicPartition(*place) for place in self.places]
         first = await self._asked(self.consumer.beginning_offsets(asked))
         last = await self._asked(self.consumer.end_offsets(asked))
-        self.ends = {(tp.topic, tp.partition): offset for tp, offset in last.items()}
-        return {(tp.topic, tp.partition): offset for tp, offset in first.items()}, dict(self.ends)
+        self.watch.ends = {(tp.topic, tp.partition): offset for tp, offset in last.items()}
+        return {(tp.topic, tp.partition): offset for tp, offset in first.items()}, dict(self.watch.ends)
 
     def flow(self, start: Mapping[Place, int]) -> None:
         """Begin to read, at `start`."""
+        consumer = self.consumer
+        assert consumer is not None
         self.next |= start
         self._seek()
         self.add_future(self._guarded(self._pump))
-        self.add_future(self._guarded(self._watch))
+        self.add_future(self._guarded(lambda: self.watch.run(consumer, self.next)))
 
     def publish(self, published: Mapping[Place, int], epoch: int) -> None:
         """Begin to send what comes into the outbox. `published`: P, `epoch`: that of all commits."""
@@ -279,7 +275,7 @@ class DataPlane(Service):
             self._seek()
             return
         for tp, messages in found.items():
-            self._contact = time.monotonic()
+            self.watch.answered()
             place = tp.topic, tp.partition
             if messages[0].offset < self.next[place]:
                 raise Unreachable(f"{place}: offset {messages[0].offset} came again: please report it")
@@ -318,52 +314,10 @@ class DataPlane(Service):
         if paused:
             consumer.resume(*consumer.paused())
 
-    # -- watching
-
-    async def _watch(self) -> None:
-        """See how far the topic goes, and whether broker and learner are there."""
-        consumer = self.consumer
-        assert consumer is not None
-        while not self._stopping:
-            asked = [TopicPartition(*place) for place in self.next]
-            try:
-                found = await asyncio.wait_for(
-                    consumer.end_offsets(asked), min(self.options.patience, ANSWER_SECONDS)
-                )
-            except (KafkaError, TimeoutError) as error:
-                away = time.monotonic() - self._contact
-                if away > self.options.patience:
-                    raise Unreachable(
-                        f"{self.options.where}: no broker has answered for {away:.0f} s (source.patience): "
-                        "giving up; a new start goes on from the last commit"
-                    ) from error
-                await refuse_gone(self.options)
-            else:
-                self.ends = {(tp.topic, tp.partition): offset for tp, offset in found.items()}
-                self._contact = time.monotonic()
-                with suppress(KafkaError, TimeoutError):  # a rebalance came between
-                    await asyncio.wait_for(self._look(), WATCH_SECONDS)
-            if self.committer.takes > COMMIT_SECONDS:
-                await refuse_gone(self.options)
-            came = time.monotonic() - max(self.inbox.taken_at, self.outbox.waited_at)
-            if self.inbox.depth and came > self.options.learner_patience:
-                raise Fenced(
-                    f"the learner has taken no record for {came:.0f} s: it hangs; another may take over"
-                )
-            await asyncio.sleep(WATCH_SECONDS)
-
-    async def _look(self) -> None:
-        consumer = self.consumer
-        assert consumer is not None
-        drained = set()
-        for place, end in self.ends.items():
-            tp = TopicPartition(*place)
-            if self._gate.is_set() and tp in consumer.assignment() and await consumer.position(tp) >= end:
-                drained.add(place)
-        self.drained = drained
+    # -- ends
 
     def _answered(self) -> None:
-        self._contact = time.monotonic()
+        self.watch.answered()
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -343,11 +343,13 @@ class KafkaSource:
     def lag(self, offsets: Mapping[int, int]) -> dict[int, int]:
         plane = self.link.plane
         waiting = {}
-        for (topic, partition), end in list(plane.ends.items()):
+        for (topic, partition), end in list(plane.watch.ends.items()):
             if topic == self.topic:
                 at = offsets.get(partition, 0)
                 # Behind the last record there may be marks of transactions, which are no records.
-                all_read = (topic, partition) in plane.drained and at >= plane.next.get((topic, partition), 0)
+                all_read = (topic, partition) in plane.watch.drained and at >= plane.next.get(
+                    (topic, partition), 0
+                )
                 waiting[partition] = 0 if all_read else max(0, end - at)
         return waiting
 
