@@ -245,7 +245,10 @@ class GroupSource(Source, Protocol):
         """
 
     def committed(self) -> str | None:
-        """The checkpoint that the group's commit names now, for a worker that stands by; None: not known."""
+        """The checkpoint that the group's commit names now, for a worker that stands by; None: not known.
+
+        Raises Unreachable once nobody has answered for longer than patience.
+        """
 
     def commands(self) -> list[Record]:
         """Commands that have come since the last call."""

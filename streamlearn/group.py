@@ -86,12 +86,7 @@ class Group(Alone):
     def claim(self, role: Callable[[str], None], stopped: Callable[[], bool]) -> Claim | None:
         def stand_by() -> None:
             role("standby")
-            try:
-                named = self._source.committed()
-            except Unreachable as error:
-                log.warning("standing by: %s", error)  # the learner has the same trouble, or none
-            else:
-                self._standing_by.look(named)
+            self._standing_by.look(self._source.committed())
 
         claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
         role("learner")

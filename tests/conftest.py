@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -59,3 +60,9 @@ def rubbish() -> Iterator[None]:
     yield
     gc.collect()
     library.setLevel(before)
+
+
+@pytest.fixture
+def own_state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What publish keeps between its runs is kept for one test."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

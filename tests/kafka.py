@@ -26,6 +26,8 @@ from ops.kafka.broker import Broker
 T = TypeVar("T")
 DEADLINE = 60.0
 BATCH_BYTES = 512 * 1024
+REQUEST_BYTES = 16 << 20
+"""Of the largest message; the client's own limit is 1 MiB, as that of topics."""
 QUIET_MS = 200
 """How long a reader waits for records before it looks at its positions again."""
 
@@ -143,7 +145,12 @@ async def _started(client: Any) -> AsyncIterator[Any]:
 async def _produce(
     connected: Mapping[str, Any], topic: str, messages: Iterable[Message]
 ) -> list[tuple[int, int]]:
-    settings = {"enable_idempotence": True, "max_batch_size": BATCH_BYTES, "linger_ms": 2}
+    settings = {
+        "enable_idempotence": True,
+        "max_batch_size": BATCH_BYTES,
+        "max_request_size": REQUEST_BYTES,
+        "linger_ms": 2,
+    }
     async with _started(AIOKafkaProducer(**connected, **settings)) as producer:
         sent = [
             await producer.send(

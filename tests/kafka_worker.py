@@ -239,6 +239,13 @@ class Place:
         found = self.committed().get(("", 0))
         return None if found is None else found[1].get("checkpoint")
 
+    def until_kept(self, run: Run, count: int) -> None:
+        """So many events are answered, in a checkpoint, and that is the one to start from: all is quiet."""
+        self.until_answered(run, count)
+        run.until(
+            lambda: self.reached() == count and self.named() == self.checkpoints()[-1], "the last commit"
+        )
+
     def leave(self) -> None:
         """Have the group forget its members, of whom none runs, before their sessions end."""
         with administrator(self.broker) as admin:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ops.kafka.broker import Broker
+from tests.kafka import Message
 from tests.kafka_worker import Place, Run, new_place
+from tests.processes import line
 from tests.streams import vectors
 
 EVENTS = vectors(200)
@@ -68,7 +70,7 @@ def test_an_answer_is_seen_with_its_commit_and_once(broker: Broker, tmp_path: Pa
     place = new_place(broker, tmp_path)
     place.send(EVENTS[:50])
     with place.run(**place.held) as run:
-        place.until_answered(run, 50)
+        place.until_kept(run, 50)  # so that the commit of the answer is the one that is held
         place.hold.touch()
         place.send([b'{"command": "pause", "request": "r1"}'], ".commands")
         run.until(
@@ -111,6 +113,44 @@ def test_forget(broker: Broker, tmp_path: Path) -> None:
     place.leave()
     with place.command(f"checkpoints use {before}") as use:
         assert use.ends() == 3
+
+
+def test_a_tombstone_forgets_and_is_passed_on(broker: Broker, tmp_path: Path) -> None:
+    """Where the settings say so; by default it is a dead letter: on compacted topics it means another."""
+    place = new_place(broker, tmp_path)
+    keyed = [Message(line(event).strip(), event.id.encode()) for event in EVENTS[:60]]
+    gone = next(event.id for event in EVENTS if event.y is not None)
+    tombstone = Message(None, gone.encode())
+    kept = ("--memory.capacity", "200", "--evaluation.held_out", "0")
+    forget = (*kept, "--codec.tombstones", "forget")
+    place.send(keyed[:50])
+    with place.run(*forget) as run:
+        place.until_kept(run, 50)
+        before = place.named()
+        place.send([tombstone, *keyed[50:]])
+        place.until_answered(run, 61)
+        run.until(lambda: before not in place.checkpoints(), "older checkpoints that hold it are deleted")
+        run.kill()
+    with place.run(*forget) as run:
+        run.says("goes on from ")
+        assert tell(place, ("forget", gone))["removed"] == {"memory": 0, "held_out": 0, "waiting": 0}
+        assert tell(place, ("forget", EVENTS[1].id))["removed"]["memory"] == (EVENTS[1].y is not None)
+        assert run.stops() == 0
+    found = place.read()
+    assert (found[50].key, found[50].value) == (tombstone.key, None)
+    assert [each.key for each in found] == [each.key for each in [*keyed[:50], tombstone, *keyed[50:]]]
+    assert not place.read(".dead_letters")
+    usual = new_place(broker, tmp_path / "usual")
+    usual.folder.mkdir()
+    usual.send([*keyed[:30], tombstone])
+    with usual.run() as run:
+        run.until(lambda: usual.answered(1, ".dead_letters"), "it is a dead letter")
+        assert run.stops() == 0
+    (dead,) = usual.read(".dead_letters")
+    assert (dead.key, dict(dead.headers)["__connect.errors.exception.class.name"]) == (
+        tombstone.key,
+        b"empty",
+    )
 
 
 def test_what_is_no_command_is_answered_in_its_turn(broker: Broker, tmp_path: Path) -> None:

@@ -14,12 +14,11 @@ from ops.kafka.broker import Broker
 from ops.kafka.ports import free_ports
 from streamlearn.events import ConnectorError, Fenced, StateMismatch, Unreachable, UsageError
 from tests.kafka import administrator, running
-from tests.kafka_worker import Place, new_place
-from tests.processes import here, wait_for
+from tests.kafka_worker import Place, Run, new_place
+from tests.processes import wait_for
 from tests.streams import vectors
 
 EVENTS = vectors(300)
-pytestmark = pytest.mark.xdist_group("broker of its own")
 slow = pytest.mark.slow
 
 
@@ -29,6 +28,9 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     settings = {
         "transaction.max.timeout.ms": "120000",
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "200",
+        # A broker that was killed is let back in once its session has ended.
+        "broker.session.timeout.ms": "5000",
+        "broker.heartbeat.interval.ms": "500",
     }
     with running(tmp_path_factory.mktemp("own") / "kafka", settings=settings) as broker:
         yield broker
@@ -44,6 +46,20 @@ def fragile(own: Broker) -> Iterator[Broker]:
     wait_for(own.serves, "it serves again")
 
 
+def back(place: Place) -> None:
+    """A broker that was frozen lets itself in again a moment later: until then no topic has a leader."""
+    place.broker.thaw()
+
+    def answers() -> bool:
+        try:
+            place.read()
+        except kafka_errors.KafkaError:
+            return False
+        return True
+
+    wait_for(answers, "it answers again")
+
+
 PATIENT = ("--source.patience", "100")
 
 
@@ -56,14 +72,16 @@ def last_line(said: str) -> str:
     return said.splitlines()[-1].partition(" ERROR ")[2]
 
 
-def test_absent_at_the_start(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@slow
+def test_absent_at_the_start(tmp_path: Path) -> None:
     """Waited for, not for ever."""
     (port,) = free_ports(1)
     words = ["--source.bootstrap_servers", f"127.0.0.1:{port}", "--source.topic", "t"]
     for command in ("run", "check"):
         given = [command, *words, "--source.deadline", "1", "--checkpoint.folder", str(tmp_path / "state")]
-        assert here(*given, "--exporter.enabled", "false") == 4
-        assert last_line(capfd.readouterr().err) == (
+        with Run([*given, "--exporter.enabled", "false"], tmp_path / f"{command}.log") as run:
+            assert run.ends() == 4
+        assert last_line(run.said) == (
             f"run: no Kafka broker answers within 1 seconds (127.0.0.1:{port}: connection refused): does it "
             "run, and is source.bootstrap_servers right?"
         )
@@ -104,7 +122,9 @@ def test_lost_for_longer_than_a_session(fragile: Broker, tmp_path: Path) -> None
             other.says("standing by with checkpoint ")
             fragile.freeze()
             other.says("standing by, though no broker answers: ")
-            fragile.thaw()
+            run.says(" s: waiting for up to 100 s (source.patience), nothing is lost")
+            back(place)
+            run.says("a broker answers again")
             place.send(EVENTS[100:])
             place.until_answered(run, 300)
             assert other.stops() == 0
@@ -126,7 +146,7 @@ def test_lost_for_longer_than_the_patience(fragile: Broker, tmp_path: Path) -> N
             assert each.ends() == 4
             assert "no broker has answered for " in last_line(each.said)
             assert " s (source.patience): giving up" in last_line(each.said)
-    fragile.thaw()
+    back(place)
     place.send(EVENTS[100:])
     with place.run(*PATIENT) as run:
         place.until_answered(run, 300)
@@ -144,7 +164,7 @@ def test_a_stop_while_it_is_away_does_not_wait_for_it(fragile: Broker, tmp_path:
         assert run.stops() in (0, 4)
         if run.process.exitcode == 4:
             assert "stopped, but the broker has not taken the last outputs: nothing is lost" in run.said
-    fragile.thaw()
+    back(place)
     place.send(EVENTS[100:])
     with place.run(*PATIENT) as run:
         place.until_answered(run, 300)
@@ -177,8 +197,10 @@ def test_a_transaction_that_the_broker_has_given_up(own: Broker, tmp_path: Path)
         place.hold.touch()
         place.send(EVENTS[50:100])
         run.says("HELD")
+        run.freeze()
         run.until(lambda: "ABORT" in state().upper(), "the broker has aborted it")
         place.hold.unlink()
+        run.thaw()
         assert run.ends() == 7
         assert (
             "fenced: another worker of this group took over, or the broker gave up a transaction"
@@ -194,7 +216,7 @@ def test_a_transaction_that_the_broker_has_given_up(own: Broker, tmp_path: Path)
 
 def wrapped(error: Exception) -> Exception:
     """As the client's sender task does it."""
-    outer = kafka_errors.KafkaError("Unexpected error during batch delivery")
+    outer: Exception = kafka_errors.KafkaError("Unexpected error during batch delivery")
     outer.__cause__ = error
     return outer
 

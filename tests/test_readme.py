@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.M | re.S)
+
+
+def test_every_test_that_it_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", README))
+    there: set[str] = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        there |= set(re.findall(r"^def (test_\w+)\(", path.read_text("utf-8"), re.M))
+    assert len(named) > 30
+    assert named <= there, f"no such tests: {sorted(named - there)}"
 
 
 @pytest.mark.slow

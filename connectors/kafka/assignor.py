@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from aiokafka import TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import (
@@ -50,6 +52,24 @@ def one_learner(epoch: Callable[[], int]) -> type[AbstractPartitionAssignor]:
             pass
 
     return OneLearner
+
+
+class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Tells of a rebalance, that it begins and how it has ended, to functions that don't raise.
+
+    aiokafka would only log it.
+    """
+
+    def __init__(
+        self, revoked: Callable[[], None], given: Callable[[frozenset[TopicPartition]], None]
+    ) -> None:
+        self._revoked, self._given = revoked, given
+
+    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        self._revoked()
+
+    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._given(frozenset(assigned))
 
 
 def _epoch(user_data: bytes) -> int:

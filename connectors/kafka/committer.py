@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.1
 REQUEST_MS = 30_000
+STOP_SECONDS, GIVEN_UP_SECONDS = 5.0, 1.0
+"""For a client to say goodbye; and for one that has failed."""
 
 
 class Committer:
@@ -194,5 +196,6 @@ class Committer:
     async def stop(self) -> None:
         if self.producer is not None:
             with suppress(KafkaError, TimeoutError, AssertionError):
-                await asyncio.wait_for(self.producer.stop(), 10.0)
+                # It waits for what it has taken; where something has failed nothing will come of that.
+                await asyncio.wait_for(self.producer.stop(), GIVEN_UP_SECONDS if self.ended else STOP_SECONDS)
             self.producer = None

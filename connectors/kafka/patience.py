@@ -17,6 +17,7 @@ from streamlearn.events import Unreachable
 
 RETRY_SECONDS = 0.5
 TRY_SECONDS = 5.0
+LOOK_AGAIN_SECONDS = 1.0
 
 
 async def attempt(options: Options, start: Callable[[], Awaitable[Any]]) -> None:
@@ -42,12 +43,17 @@ async def refuse_gone(options: Options) -> None:
 
     The client waits for one for ever: it might come yet.
     """
-    try:
-        there = await asyncio.to_thread(describe_once, options.connection, list(options.limits), TRY_SECONDS)
-    except errors.KafkaError:
-        return
-    missing = [name for name in options.limits if name not in there]
-    if missing:
-        raise Unreachable(
-            f"{options.where}: topic {', '.join(missing)} is gone: was it deleted? The state is kept"
-        )
+    missing = list(options.limits)
+    for again in (False, True):
+        # A broker that has just started may not know everything yet: it is asked twice.
+        await asyncio.sleep(LOOK_AGAIN_SECONDS if again else 0)
+        try:
+            there = await asyncio.to_thread(describe_once, options.connection, missing, TRY_SECONDS)
+        except errors.KafkaError:
+            return
+        missing = [name for name in missing if name not in there]
+        if not missing:
+            return
+    raise Unreachable(
+        f"{options.where}: topic {', '.join(missing)} is gone: was it deleted? The state is kept"
+    )

@@ -16,19 +16,19 @@ from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from mode import Service
 
-from connectors.kafka.assignor import one_learner
-from connectors.kafka.boxes import Inbox, Outbox, Place
+from connectors.kafka.assignor import Listener, one_learner
+from connectors.kafka.boxes import Outbox, Place
 from connectors.kafka.committed import Committed, read_committed
-from connectors.kafka.committer import Committer
+from connectors.kafka.committer import STOP_SECONDS, Committer
 from connectors.kafka.errors import explain
 from connectors.kafka.merge import MergedInbox, inbox_of
 from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt, refuse_gone
 from connectors.kafka.records import records_of
+from connectors.kafka.watch import Watch
 from streamlearn.events import ConnectorError, Fenced, Record, Unreachable
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,6 @@ AT_ONCE = 2000
 FETCH_MS = 200
 HOLD_SECONDS = 2.0
 """A learner that is behind for longer gets its partitions paused; before, nothing is fetched."""
-WATCH_SECONDS = 2.0
-ANSWER_SECONDS = 10.0
 ASK_SECONDS = 0.2
 
 
@@ -57,20 +55,18 @@ class DataPlane(Service):
         self.outbox = Outbox(options.outbox_bytes, lambda: loop.call_soon_threadsafe(self._handed.set))
         self.consumer: AIOKafkaConsumer | None = None
         self._assigned = asyncio.Event()
+        self._gate = asyncio.Event()
         self.committer = Committer(options, self.outbox, self._handed, self._answered, self._assigned.wait)
+        self.watch = Watch(options, self.inbox, self.outbox, self.committer, self._gate.is_set)
         self.failure: ConnectorError | None = None
-        self.ends: dict[Place, int] = {}
-        self.drained: dict[Place, float] = {}
-        """Partitions that were read to their end at the last look, and since when (monotonic seconds)."""
         self.commands_topic = ""
         self._commands: deque[Record] = deque()
         self.next: dict[Place, int] = {}
         """The record after the last one that went into the inbox."""
         self._owned: frozenset[TopicPartition] = frozenset()
         self._assignment: frozenset[TopicPartition] = frozenset()
-        self._gate = asyncio.Event()
+        self._incomplete_since: float | None = None
         self._turn = 0
-        self._contact = time.monotonic()
         self._stopping = False
 
     # -- start
@@ -97,6 +93,8 @@ class DataPlane(Service):
             "session_timeout_ms": 6000,
             "heartbeat_interval_ms": 1500,
             "rebalance_timeout_ms": 60_000,
+            # So soon new partitions are found.
+            "metadata_max_age_ms": 30_000,
             # A learner that takes long must not lose its partitions for it; the watch sees one that hangs.
             "max_poll_interval_ms": 24 * 3_600_000,
         }
@@ -108,7 +106,7 @@ class DataPlane(Service):
             raise options.mistaken("source.client", error) from error
         await attempt(options, self.consumer.start)
         if options.group is not None:
-            self.consumer.subscribe(list(topics), listener=_Listener(self))
+            self.consumer.subscribe(list(topics), listener=Listener(self.revoked, self.given))
             return
         self._assignment = frozenset(
             TopicPartition(t, p) for t, count in topics.items() for p in range(count)
@@ -132,6 +130,25 @@ class DataPlane(Service):
             except KafkaError as error:
                 raise explain(error, self.options.where) from error
         return self._assigned.is_set()
+
+    async def whole(self, topics: Mapping[str, int]) -> bool:
+        """Are all partitions assigned that there are (`topics`: their counts)? If not, join the group again.
+
+        A member that was restarted soon, and is known by its name, gets what it had, whatever has grown: the
+        broker asks nobody anew. Where another member hands out, that one sees what has grown a moment later.
+        """
+        assert self.consumer is not None
+        if self._assignment == {TopicPartition(t, p) for t, count in topics.items() for p in range(count)}:
+            return True
+        if self._incomplete_since is None:
+            self._incomplete_since = time.monotonic()
+            self._assigned.clear()
+            self.consumer.subscribe(list(topics), listener=Listener(self.revoked, self.given))
+        elif time.monotonic() - self._incomplete_since > self.options.deadline:
+            log.warning("the group doesn't hand out all partitions yet: those that are missing come later")
+            return True
+        await asyncio.sleep(ASK_SECONDS)
+        return False
 
     async def claim(self, topic: str, strict: bool = True) -> tuple[Committed, bool]:
         """Fence whoever was the learner before, and read what the group has committed (`read_committed`).
@@ -171,15 +188,17 @@ class DataPlane(Service):
         asked = [TopicPartition(*place) for place in self.places]
         first = await self._asked(self.consumer.beginning_offsets(asked))
         last = await self._asked(self.consumer.end_offsets(asked))
-        self.ends = {(tp.topic, tp.partition): offset for tp, offset in last.items()}
-        return {(tp.topic, tp.partition): offset for tp, offset in first.items()}, dict(self.ends)
+        self.watch.ends = {(tp.topic, tp.partition): offset for tp, offset in last.items()}
+        return {(tp.topic, tp.partition): offset for tp, offset in first.items()}, dict(self.watch.ends)
 
     def flow(self, start: Mapping[Place, int]) -> None:
         """Begin to read, at `start`."""
+        consumer = self.consumer
+        assert consumer is not None
         self.next |= start
         self._seek()
         self.add_future(self._guarded(self._pump))
-        self.add_future(self._guarded(self._watch))
+        self.add_future(self._guarded(lambda: self.watch.run(consumer, self.next)))
 
     def publish(self, published: Mapping[Place, int], epoch: int) -> None:
         """Begin to send what comes into the outbox. `published`: P, `epoch`: that of all commits."""
@@ -266,7 +285,7 @@ class DataPlane(Service):
             self._seek()
             return
         for tp, messages in found.items():
-            self._contact = time.monotonic()
+            self.watch.answered()
             place = tp.topic, tp.partition
             if messages[0].offset < self.next[place]:
                 raise Unreachable(f"{place}: offset {messages[0].offset} came again: please report it")
@@ -275,7 +294,7 @@ class DataPlane(Service):
             if tp.topic == self.commands_topic:
                 self._commands.extend(records)
             else:
-                self.drained.pop(place, None)
+                self.watch.drained.pop(place, None)
                 self.inbox.put(records, (message.timestamp for message in messages))
 
     def take_commands(self) -> list[Record]:
@@ -306,52 +325,10 @@ class DataPlane(Service):
         if paused:
             consumer.resume(*consumer.paused())
 
-    # -- watching
-
-    async def _watch(self) -> None:
-        """See how far the topic goes, and whether broker and learner are there."""
-        consumer = self.consumer
-        assert consumer is not None
-        while not self._stopping:
-            asked = [TopicPartition(*place) for place in self.next]
-            try:
-                found = await asyncio.wait_for(
-                    consumer.end_offsets(asked), min(self.options.patience, ANSWER_SECONDS)
-                )
-            except (KafkaError, TimeoutError) as error:
-                away = time.monotonic() - self._contact
-                if away > self.options.patience:
-                    raise Unreachable(
-                        f"{self.options.where}: no broker has answered for {away:.0f} s (source.patience): "
-                        "giving up; a new start goes on from the last commit"
-                    ) from error
-                await refuse_gone(self.options)
-            else:
-                self.ends = {(tp.topic, tp.partition): offset for tp, offset in found.items()}
-                self._contact = time.monotonic()
-                with suppress(KafkaError, TimeoutError):  # a rebalance came between
-                    await asyncio.wait_for(self._look(), WATCH_SECONDS)
-            if self.committer.takes > ANSWER_SECONDS:
-                await refuse_gone(self.options)
-            came = time.monotonic() - max(self.inbox.taken_at, self.outbox.waited_at)
-            if self.inbox.depth and came > self.options.learner_patience:
-                raise Fenced(
-                    f"the learner has taken no record for {came:.0f} s: it hangs; another may take over"
-                )
-            await asyncio.sleep(WATCH_SECONDS)
-
-    async def _look(self) -> None:
-        consumer = self.consumer
-        assert consumer is not None
-        drained, now = {}, time.monotonic()
-        for place, end in self.ends.items():
-            tp = TopicPartition(*place)
-            if self._gate.is_set() and tp in consumer.assignment() and await consumer.position(tp) >= end:
-                drained[place] = self.drained.get(place, now)
-        self.drained = drained
+    # -- ends
 
     def _answered(self) -> None:
-        self._contact = time.monotonic()
+        self.watch.answered()
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -375,20 +352,9 @@ class DataPlane(Service):
         self._stopping = True
         self._gate.set()
         self._room.set()
-        await self.committer.stop()
+        await asyncio.gather(self.committer.stop(), self._stop_consumer())
+
+    async def _stop_consumer(self) -> None:
         if self.consumer is not None:
             with suppress(KafkaError, TimeoutError, AssertionError):
-                await asyncio.wait_for(self.consumer.stop(), 10.0)
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Gates first and never raises: aiokafka only logs what a listener raises."""
-
-    def __init__(self, plane: DataPlane) -> None:
-        self._plane = plane
-
-    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        self._plane.revoked()
-
-    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        self._plane.given(frozenset(assigned))
+                await asyncio.wait_for(self.consumer.stop(), STOP_SECONDS)

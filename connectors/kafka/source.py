@@ -104,11 +104,19 @@ class KafkaSource:
         options.producer = self._producer
         link = self._connect([self.topic, *self._outputs], [self._commands, self._answers], stopped)
         plane = link.plane
+        names = list(self._topics)
         while True:
+            stood_by = False
             while not link.call(lambda: plane.assigned(STANDBY_SECONDS), stopped):
                 standby()
+                stood_by = True
                 if stopped():
                     raise Stopped("stopped while standing by")
+            if stood_by:
+                # They may have grown meanwhile.
+                self._topics |= link.call(lambda: describe(options, names), stopped)
+            if not link.call(lambda: plane.whole(self._read()), stopped):
+                continue
             committed, still = link.call(lambda: plane.claim(self.topic), stopped)
             if still:
                 return self._claim_of(committed, stopped)
@@ -165,21 +173,24 @@ class KafkaSource:
                 "these settings makes what is missing"
             )
         self._options.limits = {name: topic.largest for name, topic in self._topics.items()}
-        read = {self.topic: self._topics[self.topic].partitions}
         if more and set(more) <= set(self._topics):
             if self._topics[self._commands].partitions > 1:
                 raise UsageError(
                     f"topic {self._commands} has several partitions: commands need one, in order"
                 )
-            read[self._commands] = 1
             link.plane.commands_topic = self._commands
         elif more:
             log.warning(
                 "there is no topic %s: commands (`streamlearn tell`) are off; `streamlearn topics` makes it",
                 " and no topic ".join(name for name in more if name not in self._topics),
             )
-        link.call(lambda: link.plane.connect(read), stopped)
+        link.call(lambda: link.plane.connect(self._read()), stopped)
         return link
+
+    def _read(self) -> dict[str, int]:
+        """The topics that are read, with their partition counts."""
+        names = {self.topic, self.link.plane.commands_topic} - {""}
+        return {name: self._topics[name].partitions for name in sorted(names)}
 
     def use(
         self,
@@ -240,7 +251,8 @@ class KafkaSource:
         """For one that stands by, who waits for a broker that is away as long as a learner would: None."""
         options = self._options
         try:
-            found = self.link.call(lambda: read_committed(options, self.topic), self._stopped, ANSWER_SECONDS)
+            timeout = min(ANSWER_SECONDS, options.patience)
+            found = self.link.call(lambda: read_committed(options, self.topic), self._stopped, timeout)
         except Unreachable as error:
             away = time.monotonic() - self._heard
             if away > options.patience:
@@ -336,7 +348,7 @@ class KafkaSource:
     def decide(self) -> bool:
         """See `Source`: which partitions are merged."""
         plane = self.link.plane
-        return isinstance(plane.inbox, MergedInbox) and plane.inbox.decide(plane.drained)
+        return isinstance(plane.inbox, MergedInbox) and plane.inbox.decide(plane.watch.drained)
 
     def commands(self) -> list[Record]:
         return self.link.plane.take_commands()
@@ -349,11 +361,13 @@ class KafkaSource:
     def lag(self, offsets: Mapping[int, int]) -> dict[int, int]:
         plane = self.link.plane
         waiting = {}
-        for (topic, partition), end in list(plane.ends.items()):
+        for (topic, partition), end in list(plane.watch.ends.items()):
             if topic == self.topic:
                 at = offsets.get(partition, 0)
                 # Behind the last record there may be marks of transactions, which are no records.
-                all_read = (topic, partition) in plane.drained and at >= plane.next.get((topic, partition), 0)
+                all_read = (topic, partition) in plane.watch.drained and at >= plane.next.get(
+                    (topic, partition), 0
+                )
                 waiting[partition] = 0 if all_read else max(0, end - at)
         return waiting
 
