@@ -40,8 +40,9 @@ class KafkaSource:
     a group: then the state on disk says where.
 
     Options: `bootstrap_servers`, `topic`, `group_id`, `start` (earliest / latest), `commands`, `security`,
-    `client`, `deadline`, `patience`, `merge` (arrival / timestamp), `merge_idle` as in the settings; `instance`: the member's name in the group, by which
-    a restarted worker is known again at once (static membership).
+    `client`, `deadline`, `patience`, `merge` (arrival / timestamp), `merge_idle` as in the settings;
+    `instance`: the member's name in the group, by which a restarted worker is known again at once (static
+    membership).
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
