@@ -12,6 +12,7 @@ from aiokafka import errors as kafka_errors
 from connectors.kafka.errors import explain
 from ops.kafka.broker import Broker
 from ops.kafka.ports import free_ports
+from streamlearn import worker
 from streamlearn.events import ConnectorError, Fenced, StateMismatch, Unreachable, UsageError
 from tests.kafka import administrator, running
 from tests.kafka_worker import Place, Run, new_place
@@ -101,7 +102,6 @@ def test_one_that_comes_later_is_waited_for_and_one_that_restarts(fragile: Broke
             place.send(EVENTS[100:200])
             place.until_answered(run, 120)
             fragile.kill()
-            other.says("standing by, though no broker answers: ")
             fragile.start()
             place.send(EVENTS[200:])
             place.until_answered(run, 300)
@@ -113,7 +113,10 @@ def test_one_that_comes_later_is_waited_for_and_one_that_restarts(fragile: Broke
 
 @slow
 def test_lost_for_longer_than_a_session(fragile: Broker, tmp_path: Path) -> None:
-    """The broker has forgotten the members of the group when it answers again: who learned goes on."""
+    """The broker has forgotten the members of the group when it answers again; whoever is back first learns.
+
+    (By default a broker waits 3 s for all to come back, and then it is who learned; this one doesn't wait.)
+    """
     place = new_place(fragile, tmp_path)
     place.send(EVENTS[:100])
     with place.run(*PATIENT) as run:
@@ -124,13 +127,18 @@ def test_lost_for_longer_than_a_session(fragile: Broker, tmp_path: Path) -> None
             other.says("standing by, though no broker answers: ")
             run.says(" s: waiting for up to 100 s (source.patience), nothing is lost")
             back(place)
-            run.says("a broker answers again")
             place.send(EVENTS[100:])
-            place.until_answered(run, 300)
+            wait_for(lambda: place.answered(300), "300 predictions are visible", other.running)
             assert other.stops() == 0
-        assert run.stops() == 0
+            taken_over = "goes on from 0" in other.said
+            if taken_over:
+                assert run.ends() == 7
+                assert "another worker of " in last_line(run.said)
+            else:
+                run.says("a broker answers again")
+                assert run.stops() == 0
     each_once(place)
-    assert place.committed()["", 0][1]["epoch"] == 1
+    assert place.committed()["", 0][1]["epoch"] == 1 + taken_over
 
 
 @slow
@@ -154,16 +162,20 @@ def test_lost_for_longer_than_the_patience(fragile: Broker, tmp_path: Path) -> N
     each_once(place)
 
 
+def hurry() -> None:
+    """In the worker's process: wait 2 s for a last commit, not 10."""
+    worker.LAST_SECONDS = 2.0
+
+
 @slow
 def test_a_stop_while_it_is_away_does_not_wait_for_it(fragile: Broker, tmp_path: Path) -> None:
     place = new_place(fragile, tmp_path)
     place.send(EVENTS[:100])
-    with place.run(*PATIENT) as run:
+    with place.run(*PATIENT, before=hurry) as run:
         place.until_answered(run, 100)
         fragile.freeze()
-        assert run.stops() in (0, 4)
-        if run.process.exitcode == 4:
-            assert "stopped, but the broker has not taken the last outputs: nothing is lost" in run.said
+        assert run.stops() == 4  # its last checkpoint, at least, has no commit
+    assert "stopped, but the broker has not taken the last outputs: nothing is lost" in last_line(run.said)
     back(place)
     place.send(EVENTS[100:])
     with place.run(*PATIENT) as run:

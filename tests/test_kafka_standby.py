@@ -68,7 +68,7 @@ def test_those_that_come_and_go_do_not_move_the_learner(broker: Broker, tmp_path
     place = new_place(broker, tmp_path)
     place.send(EVENTS[:10])
     with place.run("--sink.commit_interval", "0.02") as learner:
-        learner.says("goes" if place.checkpoints() else "a first start")
+        place.until_answered(learner, 10)
         sent = 10
         for _ in range(3):
             with place.run() as other:
@@ -142,6 +142,7 @@ def test_a_standby_of_one_that_is_at_least_once_does_not_stop_it(broker: Broker,
     mode = ("--delivery.mode", "at_least_once", "--sink.commit_interval", "0.01")
     place.send(EVENTS[:10])
     with place.run(*mode) as learner:
+        place.until_answered(learner, 10)
         sent = 10
         for _ in range(2):
             with place.run(*mode) as other:

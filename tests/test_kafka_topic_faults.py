@@ -92,17 +92,18 @@ def test_one_that_takes_over_sees_what_has_grown(broker: Broker, tmp_path: Path)
     """Though it has looked at the topics before: it waits until it is handed all of them."""
     place = new_place(broker, tmp_path)
     place.send(EVENTS[:50])
-    with place.run(*SOON) as run, place.run("--source.client.metadata_max_age_ms", "9000") as other:
+    with place.run(*SOON) as run:
         place.until_answered(run, 50)
-        other.says("standing by with checkpoint ")
-        with administrator(broker) as admin:
-            admin.create_partitions({place.topic: 2})
-        place.send([Message(line(event).strip(), partition=1) for event in EVENTS[50:100]])
-        place.until_answered(run, 100)
-        run.kill()
-        place.send([Message(line(event).strip(), partition=1) for event in EVENTS[100:150]])
-        place.until_answered(other, 150)
-        assert other.stops() == 0
+        with place.run("--source.client.metadata_max_age_ms", "9000") as other:
+            other.says("standing by with checkpoint ")
+            with administrator(broker) as admin:
+                admin.create_partitions({place.topic: 2})
+            place.send([Message(line(event).strip(), partition=1) for event in EVENTS[50:100]])
+            place.until_answered(run, 100)
+            run.kill()
+            place.send([Message(line(event).strip(), partition=1) for event in EVENTS[100:150]])
+            place.until_answered(other, 150)
+            assert other.stops() == 0
     assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:150]]
     assert place.newest["records"] == 150
 
