@@ -85,6 +85,7 @@ def test_no_broker(command: str, tmp_path: Path, capfd: pytest.CaptureFixture[st
     )
 
 
+@pytest.mark.slow
 def test_commands_load_no_torch() -> None:
     names = "streamlearn.topics, streamlearn.publish, connectors.kafka.publish, connectors.kafka.admin"
     script = f"import sys, {names}\nassert not {{'torch', 'sklearn', 'rich'}} & sys.modules.keys()"
