@@ -69,7 +69,6 @@ def statements(path: Path) -> list[ast.Import | ast.ImportFrom | ast.Call]:
 
 
 @cache
-@cache
 def imports(path: Path) -> list[str]:
     """Every name that a file imports, in full: `from a import b` is a.b; relative ones are resolved."""
     package = name_of(path).split(".")
