@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from streamlearn.model import Model, lay
-from streamlearn.state import Part, copy, fill
+from streamlearn.state import Part, copy, fill, host
 
 
 class Average:
@@ -36,23 +36,25 @@ class Average:
         self.encoder = deep.deepcopy(model.encoder)
         lay(self.encoder, self.flat)
         self.encoder.requires_grad_(False)
+        # Found once: to walk a small net's modules costs as much as to average its weights.
+        self._buffers = list(self.encoder.buffers())
 
     @torch.no_grad()
     def update(self, model: Model) -> None:
         """Take the weights of `model` after a step."""
         share = max(self.rate, self.weight / (self.steps + self.weight))
         self.flat.lerp_(model.flat, share)
-        pairs = zip(self.encoder.buffers(), model.encoder.buffers(), strict=True)
-        for mine, theirs in pairs:
+        for mine, theirs in zip(self._buffers, model.encoder.buffers(), strict=True) if self._buffers else ():
             if mine.is_floating_point():
                 mine.lerp_(theirs, share)
             else:
                 mine.copy_(theirs)
         k = model.classes
-        ages = self.ages[:k]
-        rows = self.rows[:k]
-        rows.add_((model.rows[:k] - rows) * (self.weight / (ages + self.weight)).clamp_min(self.rate))
-        ages.add_(1)
+        rows, ages, new = host(self.rows[:k]), host(self.ages[:k]), host(model.rows[:k])
+        shares = 1 / (ages + self.weight) * self.weight
+        shares[shares < self.rate] = self.rate
+        rows += (new - rows) * shares
+        ages += 1
         self.steps += 1
 
     def grow(self, model: Model) -> None:

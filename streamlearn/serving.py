@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from streamlearn.average import Average
 from streamlearn.config import ServingSettings
 from streamlearn.events import Array
 from streamlearn.model import Model, unit
 from streamlearn.rows import Rows
-from streamlearn.state import Part, copy
+from streamlearn.state import Part, copy, host
 
 WEIGHTS, AVERAGE, MEANS = "weights", "average", "means"
 SURE = 2.0
@@ -38,14 +39,14 @@ class ClassMeans:
     @torch.no_grad()
     def update(self, features: Tensor, y: Tensor, classes: int) -> None:
         """features [rows, d], y [rows]."""
-        sums = torch.zeros(classes, features.shape[1], device=features.device)
-        sums.index_add_(0, y, unit(features))
-        counts = torch.zeros(classes, 1, device=features.device)
-        counts.index_add_(0, y, torch.ones(len(y), 1, device=features.device))
-        rows = self.rows[:classes]
-        young = (rows == 0).all(dim=1, keepdim=True)
-        share = torch.where(young, (counts > 0).float(), 1 - torch.pow(1 - MEAN_RATE, counts))
-        rows.add_((sums / counts.clamp_min(1) - rows) * share)
+        # Sums by class [classes, d], and in one more column how many rows there are of each.
+        table = torch.zeros(classes, features.shape[1] + 1, device=features.device)
+        table.index_add_(0, y, functional.pad(unit(features), (0, 1), value=1.0))
+        shares = host(1 - torch.pow(1 - MEAN_RATE, table[:, -1:]))
+        sums, counts, rows = host(table[:, :-1]), host(table[:, -1:]), host(self.rows[:classes])
+        counts[counts == 0] = 1
+        shares[(shares > 0) & ~rows.any(1)[:, None]] = 1
+        rows += (sums / counts - rows) * shares
 
     def grow(self, model: Model) -> None:
         if len(self.rows) < model.rows.shape[0]:
