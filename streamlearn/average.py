@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy as deep
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from streamlearn.model import Model, lay
-from streamlearn.state import Part, copy, fill
+from streamlearn.state import Part, copy, fill, host
 
 
 class Average:
@@ -33,27 +34,42 @@ class Average:
         self.rows = model.rows.clone()
         self.ages = torch.zeros(model.rows.shape[0], 1, device=model.device)
         self.classes = model.classes
+        self._cut: tuple[int, tuple[Any, ...], tuple[Any, ...]] = (-1, (None, None, None), ())
         self.encoder = deep.deepcopy(model.encoder)
         lay(self.encoder, self.flat)
         self.encoder.requires_grad_(False)
+        # Found once: to walk a small net's modules costs as much as to average its weights.
+        self._buffers = list(self.encoder.buffers())
 
     @torch.no_grad()
     def update(self, model: Model) -> None:
         """Take the weights of `model` after a step."""
         share = max(self.rate, self.weight / (self.steps + self.weight))
         self.flat.lerp_(model.flat, share)
-        pairs = zip(self.encoder.buffers(), model.encoder.buffers(), strict=True)
-        for mine, theirs in pairs:
+        for mine, theirs in zip(self._buffers, model.encoder.buffers(), strict=True) if self._buffers else ():
             if mine.is_floating_point():
                 mine.lerp_(theirs, share)
             else:
                 mine.copy_(theirs)
-        k = model.classes
-        ages = self.ages[:k]
-        rows = self.rows[:k]
-        rows.add_((model.rows[:k] - rows) * (self.weight / (ages + self.weight)).clamp_min(self.rate))
-        ages.add_(1)
+        rows, ages, new = self._in_use(model)
+        shares = 1 / (ages + self.weight) * self.weight
+        shares[shares < self.rate] = self.rate
+        rows += (new - rows) * shares
+        ages += 1
         self.steps += 1
+
+    def _in_use(self, model: Model) -> Any:
+        """The rows in use of the average, their ages, and the model's, as `host` gives them.
+
+        Kept from step to step: to cut them anew takes longer than to average them.
+        """
+        storage = (self.rows, self.ages, model.rows)
+        if model.classes != self._cut[0] or any(
+            a is not b for a, b in zip(storage, self._cut[1], strict=True)
+        ):
+            cuts = tuple(host(tensor[: model.classes]) for tensor in storage)
+            self._cut = (model.classes, storage, cuts)
+        return self._cut[2]
 
     def grow(self, model: Model) -> None:
         """New classes: take the model's new rows as they are; changes no row that was there."""

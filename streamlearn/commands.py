@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from streamlearn.events import Position, Record
-from streamlearn.learner import OnlineLearner
+
+if TYPE_CHECKING:  # who only sends commands loads no torch
+    from streamlearn.learner import OnlineLearner
 
 KINDS = ("checkpoint", "pause", "resume", "forget")
 

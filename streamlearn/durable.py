@@ -18,6 +18,7 @@ from streamlearn.config import CoreSettings
 from streamlearn.events import Resume
 from streamlearn.learner import OnlineLearner
 from streamlearn.ledger import Ledger
+from streamlearn.model import choose_device
 from streamlearn.settings import Settings, state_settings
 from streamlearn.state import Part, Snapshot
 
@@ -71,6 +72,7 @@ def runtime(settings: CoreSettings) -> dict[str, Any]:
         "threads": settings.model.threads,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
+        "device": str(choose_device(settings.model.device)),
     }
 
 
@@ -85,7 +87,7 @@ def describe(learner: OnlineLearner) -> dict[str, Any]:
         "records": learner.counts.records,
         "classes": list(learner.classes.labels),
         "settings": CoreSettings(**core).model_dump(mode="json"),
-        "runtime": {**runtime(learner.settings), "device": str(learner.device)},
+        "runtime": runtime(learner.settings),
         **({"ledger": learner.ledger.plain()} if learner.ledger is not None else {}),
     }
 
@@ -122,15 +124,6 @@ def restore(learner: OnlineLearner, manifest: Manifest, parts: Snapshot) -> None
         learner.restore(parts)
     except (ValueError, KeyError) as error:
         raise Disagreement(f"checkpoint {manifest.id} doesn't fit this learner: {error}") from error
-    except RuntimeError as error:
-        made_on = manifest.body["runtime"].get("device")
-        if made_on == str(learner.device):
-            raise
-        # A generator of one kind of device can't take another's state.
-        raise Disagreement(
-            f"checkpoint {manifest.id} was made on {made_on} and can't go on on {learner.device}: "
-            f"set model.device = {made_on!r}, or start with another --checkpoint.folder ({error})"
-        ) from error
 
 
 def untouched(manifest: Manifest) -> bool:
@@ -161,7 +154,7 @@ def resume_of(manifest: Manifest) -> Resume:
 
 
 def warn_runtime(settings: CoreSettings, manifest: Manifest) -> list[str]:
-    """What differs from the machine that wrote the checkpoint: from here on, bits may differ."""
+    """What differs from where the checkpoint was written: from here on, bits may differ."""
     theirs: Mapping[str, Any] = manifest.body["runtime"]
     return [f"{n}: {theirs.get(n)} -> {v}" for n, v in runtime(settings).items() if theirs.get(n) != v]
 

@@ -88,7 +88,8 @@ class Evaluator:
             self.tasks += key.startswith("task ")
             group = self.groups[key] = len(self.groups)
             choice = NEVER
-        return self.held.offer(self.stored(x) if self.held.chooses(choice) else x, number, group, choice)
+        x = self.stored(x) if self.held.chooses(choice) else x
+        return self.held.offer(x, number, group, choice, key.startswith("task "))
 
     def before_step(self, step: int, events: int) -> bool:
         """To be called when a step is about to begin; whether it brings a new set.

@@ -9,8 +9,6 @@ identifying the stability gap", ICLR 2023.)
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +17,7 @@ from numpy.typing import DTypeLike
 
 from streamlearn.config import EvaluationSettings
 from streamlearn.events import Array
+from streamlearn.piles import Piles
 from streamlearn.state import Part
 
 FIRST = 10
@@ -41,7 +40,12 @@ class HeldOut:
 
     At the capacity a pile grows only if another is at least two larger: that one gives up an example, a
     fixed pile its last, a rolling pile its oldest; of equals a rolling pile, then the newest class's. So no
-    set that was full ever takes another fixed example, and none loses its last.
+    class's set that was full ever takes another fixed example, and no pile loses its last.
+
+    A task's set may be full before all of its classes have come. A class of which it has fewer than of
+    another, by two at least, then takes the place of that one's last fixed example (of the class with most;
+    of equals the newest); with it goes that class's oldest rolling one where there would be more of these
+    than fixed ones. What has given way was never learned, and is looked at no more: it is dropped.
 
     A decision is a function of the state, the labels and the hash: no generator, no clock.
     """
@@ -84,7 +88,7 @@ class HeldOut:
         by_cell = sorted({*zip(cells, groups, numbers, strict=True)})
         self._cells = {(group, number): cell for cell, group, number in by_cell}
         self._slot_of = {choice: slot for slot, choice in enumerate(choices)}
-        self._fixed, self._rolling = _Piles(), _Piles()
+        self._fixed, self._rolling = Piles(), Piles()
         self._place[:] = 0
         self._fixed_in: dict[int, int] = {}
         for cell in range(len(by_cell)):
@@ -137,13 +141,14 @@ class HeldOut:
         """Whether this hash falls into the share: only then does `offer` look at x."""
         return choice < self._chosen_below
 
-    def offer(self, x: Array, number: int, group: int, choice: int) -> bool:
+    def offer(self, x: Array, number: int, group: int, choice: int, task: bool = False) -> bool:
         """Whether the event is held out: then it must not be learned.
 
         A copy of `x` is kept, but for an event whose hash one of the examples has: it has come again.
 
         Call it for every accepted labeled event, in order. x [*shape] as the memory stores it; number and
-        group: of its class and its set, from 0; choice: a hash of its id, a signed integer of 64 bits.
+        group: of its class and its set, from 0; choice: a hash of its id, a signed integer of 64 bits;
+        task: the set is a task's.
         """
         if not self.capacity:
             return False
@@ -153,15 +158,18 @@ class HeldOut:
         if seen[number] < FIRST:
             seen[number] += 1
             return False
-        return choice < self._chosen_below and self._hold(x, number, group, choice)
+        return choice < self._chosen_below and self._hold(x, number, group, choice, task)
 
-    def _hold(self, x: Array, number: int, group: int, choice: int) -> bool:
+    def _hold(self, x: Array, number: int, group: int, choice: int, task: bool) -> bool:
         if choice in self._slot_of:
             return True  # the same event once more: it must not be learned now either
         cell = self._cells.get((group, number))
         fixed = len(self._fixed.slots[cell]) if cell is not None else 0
-        if fixed < self._pile_size and group not in self._full:
-            slot = self._room(fixed, rolling=False)
+        if fixed < self._pile_size:
+            if group not in self._full:
+                slot = self._room(fixed, rolling=False)
+            else:
+                slot = self._room_in_set(fixed, group) if task else None
             if slot is not None:
                 self._keep(slot, x, number, group, choice, rolling=False)
                 return True
@@ -191,6 +199,18 @@ class HeldOut:
             self._fixed_in[int(self._columns["group"][slot])] -= 1
             return slot
         return self._rolling.pop_oldest(giver) if most >= size + 2 else None
+
+    def _room_in_set(self, size: int, group: int) -> int | None:
+        """A slot for a fixed pile of `size` to grow by in a full set; None if no class has two more."""
+        piles = self._fixed.slots
+        most, giver = max((len(piles[cell]), cell) for (of, _), cell in self._cells.items() if of == group)
+        if most < size + 2:
+            return None
+        rolling = self._rolling.slots[giver]
+        if len(rolling) == most:
+            self._remove(rolling[0])
+        self._fixed_in[group] -= 1
+        return self._fixed.pop_newest(giver)
 
     def _keep(self, slot: int, x: Array, number: int, group: int, choice: int, rolling: bool) -> None:
         before = int(self._columns["choice"][slot])
@@ -228,7 +248,8 @@ class HeldOut:
 
         The others keep their order and their piles. Only where a class of a set loses its last fixed
         example does its oldest rolling one take that place, so that no class is without; a set that was
-        full, and has nothing left of a class, may take fixed examples again.
+        full, and has nothing left of a class, may take fixed examples again. In a task's set a class that
+        lost two or more may win places back from the class with most.
         """
         slot = self._slot_of.get(choice)
         if slot is None:
@@ -239,13 +260,17 @@ class HeldOut:
                 self._columns["rolling"][self._rolling.slots[cell][0]] = False
             else:
                 self._full.discard(int(self._columns["group"][slot]))
+        self._remove(slot)
+        return True
+
+    def _remove(self, slot: int) -> None:
+        """Overwrite an example with zeros; the others keep their order."""
         last = self.size - 1
         for column in (self._x, *self._columns.values()):
             column[slot:last] = column[slot + 1 : last + 1]
             column[last] = 0
         self.size = last
         self._lay()
-        return True
 
     def accuracies(self, right: Array) -> tuple[Array, Array]:
         """Of the fixed and of the rolling sets, float64 [groups] each; NaN where a set is empty.
@@ -311,49 +336,3 @@ class HeldOut:
     def _column(self, name: str) -> Array:
         column: Array = self._columns[name][: self.size]
         return column
-
-
-class _Piles:
-    """Slots in piles, one a cell, and which pile is the largest: of equals that of the highest cell."""
-
-    def __init__(self) -> None:
-        self.slots: list[deque[int]] = []
-        # (-size, -cell), also outdated ones: a pile's entry is true if it has that size now.
-        self._heap: list[tuple[int, int]] = []
-
-    def open(self, cell: int) -> None:
-        """Make an empty pile for `cell`, the next one, if there is none."""
-        if cell == len(self.slots):
-            self.slots.append(deque())
-
-    def push(self, cell: int, slot: int) -> None:
-        self.open(cell)
-        self.slots[cell].append(slot)
-        self._changed(cell)
-
-    def pop_newest(self, cell: int) -> int:
-        slot = self.slots[cell].pop()
-        self._changed(cell)
-        return slot
-
-    def pop_oldest(self, cell: int) -> int:
-        slot = self.slots[cell].popleft()
-        self._changed(cell)
-        return slot
-
-    def largest(self) -> tuple[int, int]:
-        """Size and cell of the largest pile; (0, -1) where all are empty."""
-        heap = self._heap
-        while heap:
-            size, cell = -heap[0][0], -heap[0][1]
-            if size == len(self.slots[cell]):
-                return size, cell
-            heapq.heappop(heap)
-        return 0, -1
-
-    def _changed(self, cell: int) -> None:
-        if len(self._heap) > 2 * len(self.slots) + 64:
-            self._heap = [(-len(pile), -i) for i, pile in enumerate(self.slots) if pile]
-            heapq.heapify(self._heap)
-        elif self.slots[cell]:
-            heapq.heappush(self._heap, (-len(self.slots[cell]), -cell))

@@ -234,7 +234,9 @@ class OnlineLearner:
                 self.counts.forgotten += number != UNKNOWN
             elif number != UNKNOWN:
                 self._take(item, x, number)
-            if row == self.batch - 1 or self.pending == self.batch:
+            # Rows are told apart until as many wait as there are. To stop at the last row as well would be
+            # a second forward for nearly every step once an event without a step has shifted the rows.
+            if len(waiting) == self.batch or self.pending == self.batch:
                 self._answer(waiting, outputs)
                 waiting.clear()
                 if self.pending == self.batch:

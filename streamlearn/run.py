@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -174,11 +174,22 @@ def _lock(store: CheckpointStore, shared: bool) -> None:
         ) from error
 
 
+def resumes_at(offsets: Mapping[int, int]) -> str:
+    """Where it goes on, in one line however many partitions there are."""
+    nexts = [offset for _, offset in sorted(offsets.items())]
+    if not any(nexts):
+        return "the start"
+    if len(nexts) == 1:
+        return f"record {nexts[0]}"
+    said = ", ".join(map(str, nexts)) if len(nexts) <= 8 else f"{min(nexts)} to {max(nexts)}"
+    return f"{len(nexts)} partitions, records {said}"
+
+
 def banner(settings: Settings, worker: Worker, url: str | None) -> str:
     """What a person wants to know when it starts."""
     learner, model = worker.learner, settings.model
     answers = outputs(settings)
-    place = ", ".join(f"record {offset}" for offset in worker.offsets.values()) or "the start"
+    place = resumes_at(worker.offsets)
     resumed = worker.resumed
     came = f"goes on from {resumed.id}, step {resumed.body['step']}" if resumed else "a first start"
     modifiers = "".join(f" + {name}" for name in settings.method.modifiers)

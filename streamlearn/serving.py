@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from streamlearn.config import ServingSettings
 from streamlearn.events import Array
 from streamlearn.model import Model, unit
 from streamlearn.rows import Rows
-from streamlearn.state import Part, copy
+from streamlearn.state import Part, copy, host
 
 WEIGHTS, AVERAGE, MEANS = "weights", "average", "means"
 SURE = 2.0
@@ -23,6 +24,8 @@ FADING = 0.98
 """Of what was noted about arriving events, each time some are."""
 MEAN_RATE = 0.05
 """Share of a row in its class's running mean."""
+LATE = 1024
+"""Rows of steps that wait for the class means, at most."""
 
 
 class ClassMeans:
@@ -30,27 +33,78 @@ class ClassMeans:
 
     mean_c <- mean_c + (1 - .95^k) (mean of the k rows of class c in the step - mean_c). No forward of
     their own: the features are those that the step computed.
+
+    A question that the means answer comes once in many steps. So steps wait, LATE rows of them at most, and
+    are taken in when somebody asks, in their order and to the same bits: together they need a fraction of
+    the time, and no state tells how many have waited.
     """
 
     def __init__(self, model: Model) -> None:
-        self.rows = torch.zeros(model.rows.shape[0], model.features, device=model.device)
+        self._rows = torch.zeros(model.rows.shape[0], model.features, device=model.device)
+        self._late: list[tuple[Tensor, Tensor]] = []
+        self._waiting = 0
+        # 1 - .95^k by k and class, of so many classes as there were when the last step was taken in.
+        self._shares: Array = np.zeros((0, 0), np.float32)
+
+    @property
+    def rows(self) -> Tensor:
+        """The means [capacity, d]; zeros for a class without one."""
+        self._take_late()
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: Tensor) -> None:
+        self._rows, self._late, self._waiting = rows, [], 0
+
+    def update(self, features: Tensor, y: Tensor, classes: int) -> None:
+        """features [rows, d], y [rows]: they are kept, and must not change any more."""
+        if self._waiting >= LATE or classes != self._shares.shape[1]:
+            self._take_late()
+            if classes != self._shares.shape[1]:
+                self._shares = np.zeros((0, classes), np.float32)
+        self._late.append((features.detach(), y))
+        self._waiting += len(y)
 
     @torch.no_grad()
-    def update(self, features: Tensor, y: Tensor, classes: int) -> None:
-        """features [rows, d], y [rows]."""
-        sums = torch.zeros(classes, features.shape[1], device=features.device)
-        sums.index_add_(0, y, unit(features))
-        counts = torch.zeros(classes, 1, device=features.device)
-        counts.index_add_(0, y, torch.ones(len(y), 1, device=features.device))
-        rows = self.rows[:classes]
-        young = (rows == 0).all(dim=1, keepdim=True)
-        share = torch.where(young, (counts > 0).float(), 1 - torch.pow(1 - MEAN_RATE, counts))
-        rows.add_((sums / counts.clamp_min(1) - rows) * share)
+    def _take_late(self) -> None:
+        if not self._late:
+            return
+        late, self._late, self._waiting = self._late, [], 0
+        device, classes = self._rows.device, self._shares.shape[1]
+        units = unit(torch.cat([features for features, _ in late]))
+        y = torch.cat([y for _, y in late]).cpu().numpy()
+        starts = classes * np.arange(len(late) + 1)
+        # A pile is what a step has of a class.
+        keys = y + np.repeat(starts[:-1], [len(y) for _, y in late])
+        piles, pile_of, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        sums = torch.zeros(len(piles), self._rows.shape[1], device=device)
+        sums.index_add_(0, torch.from_numpy(pile_of).to(device), units)
+        means = host(sums / torch.from_numpy(counts.astype(np.float32)).to(device)[:, None])
+        numbers = piles % classes
+        share = self._share(int(counts.max()))[counts, numbers][:, None]
+        shares, rows = host(torch.from_numpy(share).to(device)), host(self._rows)
+        ends = np.searchsorted(piles, starts).tolist()
+        for start, end in pairwise(ends):
+            here, some = numbers[start:end], shares[start:end]
+            old = rows[here]
+            some[~old.any(1)] = 1  # a class's first rows, or all that it had were zeros
+            rows[here] = old + (means[start:end] - old) * some
+
+    def _share(self, most: int) -> Array:
+        """The table of shares, float32 [most + 1 or more, classes]."""
+        there, classes = self._shares.shape
+        if there <= most:
+            # Of all classes at once: how a power is rounded depends on its place in the vector.
+            more = [
+                1 - torch.pow(1 - MEAN_RATE, torch.full((classes,), float(k))) for k in range(there, most + 1)
+            ]
+            self._shares = np.concatenate([self._shares, torch.stack(more).numpy()])
+        return self._shares
 
     def grow(self, model: Model) -> None:
-        if len(self.rows) < model.rows.shape[0]:
-            rows = torch.zeros(model.rows.shape[0], self.rows.shape[1], device=model.device)
-            rows[: len(self.rows)] = self.rows
+        if len(self._rows) < model.rows.shape[0]:
+            rows = torch.zeros(model.rows.shape[0], self._rows.shape[1], device=model.device)
+            rows[: len(self._rows)] = self.rows
             self.rows = rows
 
     def logits(self, model: Model, features: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from streamlearn.broker_commands import UNREACHABLE, USAGE, guarded, split
 from streamlearn.cli import STOP
 from streamlearn.commands import KINDS, encode_command
 from streamlearn.flags import load_settings
 from streamlearn.logs import setup
-from streamlearn.run import UNREACHABLE, USAGE, guarded
 from streamlearn.settings import KAFKA_SOURCE, SettingsError, commands_topic, load_object, outputs
 
 WAIT_SECONDS = 60.0
@@ -22,22 +22,22 @@ Tell = Callable[[Mapping[str, Any], Callable[[str], bytes], float, Callable[[], 
 
 def tell(words: Sequence[str]) -> int:
     """Send one command and print its answer. Returns the exit status."""
-    rest, timeout, as_json = _switches(words)
-    asked = [word for word in rest[:2] if not word.startswith("--")]
+    given = split(words, {"json"}, {"timeout"})
+    timeout, asked = _seconds(given.own), given.plain
     kind = asked[0] if asked else None
     if kind not in KINDS:
         raise SettingsError(
             f"streamlearn tell {'wants a command' if kind is None else f'knows no {kind!r}'}: "
             f"{', '.join(KINDS[:-1])} or forget ID"
         )
-    if (kind == "forget") != (len(asked) == 2):
+    if len(asked) != 1 + (kind == "forget"):
         raise SettingsError(
-            "streamlearn tell forget wants the ID of an event"
+            "streamlearn tell forget wants the ID of an event, and nothing else"
             if kind == "forget"
             else f"{kind} takes no argument"
         )
     of = asked[1] if kind == "forget" else None
-    settings = load_settings(rest[len(asked) :], os.environ)
+    settings = load_settings(given.settings, os.environ)
     setup(settings.log.level, settings.log.format)
     if settings.source.bootstrap_servers is None:
         raise SettingsError("tell needs the broker: give --source.bootstrap_servers HOST:PORT")
@@ -52,31 +52,21 @@ def tell(words: Sequence[str]) -> int:
             timeout,
             lambda: STOP.asked is not None,
         )
-        return _said(answer, kind, settings.source.group_id, timeout, as_json)
+        return _said(answer, kind, settings.source.group_id, timeout, "json" in given.own)
 
-    return guarded(work)
+    return guarded("tell", work)
 
 
-def _switches(words: Sequence[str]) -> tuple[list[str], float, bool]:
-    rest, timeout, as_json = list[str](), WAIT_SECONDS, False
-    left = list(words)
-    while left:
-        word = left.pop(0)
-        name, equals, value = word.partition("=")
-        if name == "--json":
-            as_json = True
-        elif name == "--timeout":
-            if not equals:
-                value = left.pop(0) if left else ""
-            try:
-                timeout = float(value)
-            except ValueError:
-                timeout = 0.0
-            if not 0 < timeout < float("inf"):
-                raise SettingsError(f"--timeout {value!r} is not a number of seconds")
-        else:
-            rest.append(word)
-    return rest, timeout, as_json
+def _seconds(own: Mapping[str, str]) -> float:
+    """How long to wait for the answer. Raises SettingsError."""
+    text = own.get("timeout", str(WAIT_SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise SettingsError(f"--timeout {text!r} is not a number of seconds")
+    return seconds
 
 
 def _said(answer: Mapping[str, Any] | None, kind: str, group: str, timeout: float, as_json: bool) -> int:

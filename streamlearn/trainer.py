@@ -49,7 +49,10 @@ class Generators:
         self.slots = np.random.Generator(np.random.PCG64(slots))
         self.draws = np.random.Generator(np.random.PCG64(draws))
         self.views = torch.Generator(device=device)
-        self.views.manual_seed(int(views.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        self._seed_views(views)
+
+    def _seed_views(self, seed: np.random.SeedSequence) -> None:
+        self.views.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def part(self) -> Part:
         return Part(
@@ -58,7 +61,17 @@ class Generators:
         )
 
     def load(self, part: Part) -> None:
-        self.views.set_state(part.tensors["views"])
+        """Take the state in `part`.
+
+        One made on another kind of device holds numbers that no generator here can go on with. A new
+        beginning is made of them: not theirs, but a function of the state all the same.
+        """
+        views = part.tensors["views"]
+        if views.shape == self.views.get_state().shape:
+            self.views.set_state(views)
+        else:
+            theirs = np.random.SeedSequence(int.from_bytes(views.numpy().tobytes(), "little"))
+            self._seed_views(theirs)
         self.slots.bit_generator.state = bookkeeping.rng_from(part.values["slots"])
         self.draws.bit_generator.state = bookkeeping.rng_from(part.values["draws"])
 

@@ -345,7 +345,7 @@ class Worker:
     def _position(self) -> dict[str, Any]:
         """C, and how to find and recognise the source at C."""
         topic = self.source.topic
-        offsets = {topic: {str(p): o for p, o in self.offsets.items()}}
+        offsets = {topic: {str(p): o for p, o in sorted(self.offsets.items())}}
         commands: dict[str, Any] = {}
         if self._commands_at is not None:
             commands = {"commands": commands_topic(self.settings), "paused": self.paused}
@@ -388,7 +388,7 @@ class Worker:
         self.vitals.observation = observe(
             self.learner,
             epoch=self.epoch,
-            offsets={self.source.topic: {str(p): o for p, o in self.offsets.items()}},
+            offsets={self.source.topic: {str(p): o for p, o in sorted(self.offsets.items())}},
             stages={stage: histogram.copy() for stage, histogram in self.stopwatch.stages.items()},
             latency=self.latency.copy(),
             checkpoint=self.keeper.figures.copy(),

@@ -85,9 +85,11 @@ def test_no_broker(command: str, tmp_path: Path, capfd: pytest.CaptureFixture[st
     )
 
 
+@pytest.mark.slow
 def test_commands_load_no_torch() -> None:
     names = "streamlearn.topics, streamlearn.publish, connectors.kafka.publish, connectors.kafka.admin"
-    script = f"import sys, {names}\nassert not {{'torch', 'sklearn', 'rich'}} & sys.modules.keys()"
+    names += ", streamlearn.tell, connectors.kafka.tell"
+    script = f"import sys, {names}\nassert not {{'torch', 'sklearn', 'rich', 'faust'}} & sys.modules.keys()"
     command = [sys.executable, "-c", script]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert ended.returncode == 0, ended.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,6 +33,8 @@ def check(held: HeldOut) -> None:
     fixed, rolling = piles(held, False), piles(held, True)
     assert all(fixed.values()), "no class of a set is without a fixed example"
     assert set(rolling) <= set(fixed)
+    in_set = Counter(group for (group, _), pile in fixed.items() for _ in pile)
+    assert held._fixed_in == in_set
     assert held._column("cell").max(initial=-1) + 1 == len(held._cells) == len(fixed)
     assert held._slot_of == {choice: slot for slot, choice in enumerate(held._column("choice").tolist())}
     right = np.arange(held.size) % 2 == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from streamlearn.config import (
     MethodSettings,
     ModelSettings,
 )
-from streamlearn.events import Prediction, Record, Rejection
+from streamlearn.events import Array, Prediction, Record, Rejection
 from streamlearn.learner import OnlineLearner
 from streamlearn.normalise import LIMIT, Normaliser
 from streamlearn.trainer import BudgetError
@@ -104,6 +105,32 @@ def test_the_first_predictions_know_no_class() -> None:
     first = learner.learn(vectors(10))[0]
     assert isinstance(first, Prediction)
     assert (first.label, first.scores, first.known_classes, first.model_step) == (None, {}, 0, 0)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 500])
+def test_an_event_without_a_step_costs_no_second_forward_for_every_step(
+    cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It moves those behind it to other rows; a batch is answered in one forward all the same."""
+    learner = OnlineLearner(settings(evaluation=EvaluationSettings(held_out=0)))
+    events = vectors(210, unlabeled=0)
+    learner.learn([*events[:10], *(replace(e, y=None) for e in events[10:13])])
+    assert learner.counts.steps == 1
+    forwards = 0
+    forward = learner.trainer.forward
+
+    def counted(rows: Array) -> Tensor:
+        nonlocal forwards
+        forwards += 1
+        return forward(rows)
+
+    monkeypatch.setattr(learner.trainer, "forward", counted)
+    for start in range(13, 203, cut):
+        learner.learn(events[start : min(start + cut, 203)])
+    assert learner.counts.steps == 20
+    # A call answers what it was given: one forward for each cut, and no more than one for each step.
+    cuts = len({*range(13 + cut, 203, cut), *range(23, 213, 10)} | {203})
+    assert forwards == cuts
 
 
 def test_scores_are_probabilities_best_first() -> None:

@@ -169,3 +169,17 @@ def test_the_banner_names_the_net(
     for known in (net, "mlp" if net == "by the shape of x" else net):
         assert again(tmp_path, *more) == 0
         assert f", net {known}, shape of x" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("offsets", "said"),
+    [
+        ({}, "the start"),
+        ({0: 0}, "the start"),
+        ({0: 7}, "record 7"),
+        ({2: 9, 0: 0, 1: 4}, "3 partitions, records 0, 4, 9"),
+        (dict.fromkeys(range(64), 5) | {3: 99}, "64 partitions, records 5 to 99"),
+    ],
+)
+def test_the_banner_says_where_it_goes_on(offsets: dict[int, int], said: str) -> None:
+    assert run.resumes_at(offsets) == said

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from streamlearn import average as average_module
+from streamlearn import serving as serving_module
 from streamlearn.average import Average
 from streamlearn.config import ServingSettings
 from streamlearn.model import Model, unit
@@ -134,6 +136,65 @@ def test_class_means_are_the_loop_over_steps() -> None:
     assert np.allclose(
         means.logits(model, h).numpy(), np.array(cosines) / model.settings.temperature, atol=1e-4
     )
+
+
+def formula(rows: Tensor, features: Tensor, y: Tensor, classes: int) -> None:
+    """One step of the class means, of all classes at once and in place."""
+    sums = torch.zeros(classes, features.shape[1]).index_add_(0, y, unit(features))
+    counts = torch.bincount(y, minlength=classes).float()[:, None]
+    mine = rows[:classes]
+    young = (mine == 0).all(dim=1, keepdim=True)
+    share = torch.where(young, (counts > 0).float(), 1 - torch.pow(1 - MEAN_RATE, counts))
+    mine.add_((sums / counts.clamp_min(1) - mine) * share)
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+@pytest.mark.parametrize("late", [1, 30, serving_module.LATE])
+def test_how_many_steps_have_waited_changes_no_bit_of_the_class_means(
+    late: int, on_host: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of steps of one row to forty, with classes that grow past the storage, rows of zeros among them.
+
+    on_host false: the tensors are left as on a device whose memory numpy can't read.
+    """
+    monkeypatch.setattr(serving_module, "LATE", late)
+    if not on_host:
+        monkeypatch.setattr(serving_module, "host", lambda tensor: tensor)
+    model, rng = make_model(classes=3), np.random.default_rng(1)
+    asked, unasked = ClassMeans(model), ClassMeans(model)
+    expected = torch.zeros(80, model.features)
+    for step in range(60):
+        classes = 3 + step
+        model.grow(classes, torch.Generator().manual_seed(step))
+        y = torch.from_numpy(rng.integers(0, classes, rng.integers(1, 41)))
+        h = inputs(len(y), (model.features,), seed=step) * torch.from_numpy(rng.random(len(y)) < 0.8)[:, None]
+        if step == 20:
+            h *= 0  # all that is seen of some class for the first time has no direction
+        formula(expected, h, y, classes)
+        for means in (asked, unasked):
+            means.grow(model)
+            means.update(h, y, classes)
+        assert torch.equal(asked.rows[:classes], expected[:classes]), step
+    assert torch.equal(unasked.rows[:classes], expected[:classes])
+
+
+def test_an_average_is_the_same_where_numpy_can_not_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = []
+    for on_host in (True, False):
+        if not on_host:
+            monkeypatch.setattr(average_module, "host", lambda tensor: tensor)
+        model = make_model(classes=2)
+        average = Average(model, RATE, power=0.7, restart=3)
+        for step in range(40):
+            if step in (4, 9):
+                model.grow(9 if step == 4 else 40, torch.Generator().manual_seed(step))
+                average.grow(model)
+            disturb(model, step)
+            average.update(model)
+        states.append(average.part())
+    assert states[0].values == states[1].values
+    for name, tensor in states[0].tensors.items():
+        assert torch.equal(tensor, states[1].tensors[name]), name
 
 
 @pytest.mark.parametrize("predictor", ["auto", WEIGHTS, AVERAGE, MEANS])
