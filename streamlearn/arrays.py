@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 
 from streamlearn.events import Array
 from streamlearn.reasons import Refusal, abbreviate
-from streamlearn.schema import LARGEST
+from streamlearn.schema import within_float32
 
 _PLAIN = frozenset((int, float))
 _RAW_KEYS = frozenset(("dtype", "shape", "data"))
 _RAW_DTYPES = {
-    name: np.dtype(name).newbyteorder("<")
+    # The same but for big-endian machines; numpy has shorter ways for the one that it knows as its own.
+    name: np.dtype(name) if sys.byteorder == "little" else np.dtype(name).newbyteorder("<")
     for name in (
         *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
         *("float16", "float32", "float64"),
@@ -79,6 +81,8 @@ def from_array(array: Array, max_values: int) -> Array:
     if array.dtype == np.uint8:
         return _planes(np.array(array, np.uint8, order="C"))
     exact = np.float32 if array.dtype.itemsize <= (4 if kind == "f" else 2) else np.float64
+    if array.dtype.itemsize <= 8:
+        return _planes(_refuse_not_finite(np.array(array, exact, order="C")))
     with np.errstate(over="ignore"):  # of wider floats than float64; refused below
         x = np.array(array, exact, order="C")
     return _planes(_refuse_not_finite(x))
@@ -112,7 +116,8 @@ def from_raw(value: Mapping[str, Any], max_values: int) -> Array:
         raise Refusal(
             "bad_features", f"{len(data)} bytes of data are not {name} of shape {abbreviate(shape)}"
         )
-    return from_array(np.frombuffer(data, dtype).reshape(shape), max_values)
+    x = np.frombuffer(data, dtype)
+    return from_array(x if len(shape) == 1 else x.reshape(shape), max_values)
 
 
 def from_base64(text: str, reason: str) -> bytes:
@@ -128,8 +133,7 @@ def _planes(x: Array) -> Array:
 
 
 def _refuse_not_finite(x: Array) -> Array:
-    # NaN compares as false: one comparison finds all three.
-    if np.count_nonzero(np.abs(x) <= LARGEST) != x.size:
+    if not within_float32(x):
         raise Refusal("not_finite", "the features hold NaN, an infinity, or a number too large for float32")
     return x
 

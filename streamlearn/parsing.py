@@ -145,6 +145,8 @@ def _check(value: Any, room: int) -> None:
     if _WATCHED.isdisjoint(map(type, items)):
         return
     for item in items:
-        if type(item) is msgpack.Timestamp:
+        kind = type(item)
+        if kind is dict or kind is list:  # a call for each leaf would cost more than all else here
+            _check(item, room - 1)
+        elif kind is msgpack.Timestamp:
             raise Refusal("msgpack_extension", "a msgpack timestamp is not known, give seconds as a number")
-        _check(item, room - 1)
