@@ -13,6 +13,8 @@ import orjson
 from streamlearn.reasons import Refusal, abbreviate
 
 _MSGPACK_MAP = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+FEW = 4
+"""So many values are looked at one by one sooner than all at once."""
 _WATCHED = frozenset((dict, list, msgpack.Timestamp))
 
 
@@ -142,7 +144,7 @@ def _check(value: Any, room: int) -> None:
         items = value
     else:
         return
-    if _WATCHED.isdisjoint(map(type, items)):
+    if len(value) > FEW and _WATCHED.isdisjoint(map(type, items)):
         return
     for item in items:
         kind = type(item)
