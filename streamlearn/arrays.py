@@ -78,10 +78,16 @@ def from_array(array: Array, max_values: int) -> Array:
         )
     if array.size > max_values:
         raise _too_many(array.size, max_values)
-    if array.dtype == np.uint8:
+    return _as_x(array)
+
+
+def _as_x(array: Array) -> Array:
+    """The same, of an array of numbers that may be one by its shape."""
+    dtype = array.dtype
+    if dtype == np.uint8:
         return _planes(np.array(array, np.uint8, order="C"))
-    exact = np.float32 if array.dtype.itemsize <= (4 if kind == "f" else 2) else np.float64
-    if array.dtype.itemsize <= 8:
+    exact = np.float32 if dtype.itemsize <= (4 if dtype.kind == "f" else 2) else np.float64
+    if dtype.itemsize <= 8:
         return _planes(_refuse_not_finite(np.array(array, exact, order="C")))
     with np.errstate(over="ignore"):  # of wider floats than float64; refused below
         x = np.array(array, exact, order="C")
@@ -116,8 +122,10 @@ def from_raw(value: Mapping[str, Any], max_values: int) -> Array:
         raise Refusal(
             "bad_features", f"{len(data)} bytes of data are not {name} of shape {abbreviate(shape)}"
         )
+    if size > max_values:
+        raise _too_many(size, max_values)
     x = np.frombuffer(data, dtype)
-    return from_array(x if len(shape) == 1 else x.reshape(shape), max_values)
+    return _as_x(x if len(shape) == 1 else x.reshape(shape))
 
 
 def from_base64(text: str, reason: str) -> bytes:
