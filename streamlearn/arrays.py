@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import binascii
 import struct
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -23,9 +22,16 @@ from streamlearn.schema import within_float32
 
 _PLAIN = frozenset((int, float))
 _RAW_KEYS = frozenset(("dtype", "shape", "data"))
+
+
+def _little_endian(name: str) -> np.dtype[Any]:
+    # On most machines the same as numpy's own, for which it has shorter ways.
+    dtype = np.dtype(name).newbyteorder("<")
+    return np.dtype(name) if dtype.isnative else dtype
+
+
 _RAW_DTYPES = {
-    # The same but for big-endian machines; numpy has shorter ways for the one that it knows as its own.
-    name: np.dtype(name) if sys.byteorder == "little" else np.dtype(name).newbyteorder("<")
+    name: _little_endian(name)
     for name in (
         *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
         *("float16", "float32", "float64"),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import selectors
 
-
 ROUNDS = 8
 """Rounds of callbacks between two looks for news, at most; with no callback waiting it is looked at once."""
 
