@@ -1,9 +1,9 @@
 """The event loop of the Kafka thread, which shares the interpreter with a learner that never rests.
 
 asyncio asks the operating system for news after every round of callbacks, also when more callbacks wait. To
-ask, the thread gives the interpreter away, and must then get it back from the learner. One transaction is
-some forty rounds and five answers of the broker: without this most of the time of a commit was spent on
-getting the interpreter back, and the learner's on handing it over.
+ask, the thread gives the interpreter away, and must then get it back from the learner. A transaction is five
+requests, and over forty rounds: most of those looks are for nothing. Without them a commit costs this thread
+2.5 ms of processor time in place of 3.0.
 """
 
 from __future__ import annotations
