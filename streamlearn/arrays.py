@@ -18,12 +18,20 @@ from numpy.typing import NDArray
 
 from streamlearn.events import Array
 from streamlearn.reasons import Refusal, abbreviate
-from streamlearn.schema import LARGEST
+from streamlearn.schema import within_float32
 
 _PLAIN = frozenset((int, float))
 _RAW_KEYS = frozenset(("dtype", "shape", "data"))
+
+
+def _little_endian(name: str) -> np.dtype[Any]:
+    # On most machines the same as numpy's own, for which it has shorter ways.
+    dtype = np.dtype(name).newbyteorder("<")
+    return np.dtype(name) if dtype.isnative else dtype
+
+
 _RAW_DTYPES = {
-    name: np.dtype(name).newbyteorder("<")
+    name: _little_endian(name)
     for name in (
         *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
         *("float16", "float32", "float64"),
@@ -76,9 +84,17 @@ def from_array(array: Array, max_values: int) -> Array:
         )
     if array.size > max_values:
         raise _too_many(array.size, max_values)
-    if array.dtype == np.uint8:
+    return _as_x(array)
+
+
+def _as_x(array: Array) -> Array:
+    """The same, of an array of numbers that may be one by its shape."""
+    dtype = array.dtype
+    if dtype == np.uint8:
         return _planes(np.array(array, np.uint8, order="C"))
-    exact = np.float32 if array.dtype.itemsize <= (4 if kind == "f" else 2) else np.float64
+    exact = np.float32 if dtype.itemsize <= (4 if dtype.kind == "f" else 2) else np.float64
+    if dtype.itemsize <= 8:
+        return _planes(_refuse_not_finite(np.array(array, exact, order="C")))
     with np.errstate(over="ignore"):  # of wider floats than float64; refused below
         x = np.array(array, exact, order="C")
     return _planes(_refuse_not_finite(x))
@@ -112,7 +128,10 @@ def from_raw(value: Mapping[str, Any], max_values: int) -> Array:
         raise Refusal(
             "bad_features", f"{len(data)} bytes of data are not {name} of shape {abbreviate(shape)}"
         )
-    return from_array(np.frombuffer(data, dtype).reshape(shape), max_values)
+    if size > max_values:
+        raise _too_many(size, max_values)
+    x = np.frombuffer(data, dtype)
+    return _as_x(x if len(shape) == 1 else x.reshape(shape))
 
 
 def from_base64(text: str, reason: str) -> bytes:
@@ -128,8 +147,7 @@ def _planes(x: Array) -> Array:
 
 
 def _refuse_not_finite(x: Array) -> Array:
-    # NaN compares as false: one comparison finds all three.
-    if np.count_nonzero(np.abs(x) <= LARGEST) != x.size:
+    if not within_float32(x):
         raise Refusal("not_finite", "the features hold NaN, an infinity, or a number too large for float32")
     return x
 

@@ -102,13 +102,13 @@ class Codec:
             if self._named_columns:
                 self._check_columns(values)
         return Event(
-            id=self._read_id(self._id.find(values), table, record.position),
-            x=self._read_features(values, table),
-            y=self._read_label(self._label.find(values), table),
-            ts=_read_time(self._time.find(values), table),
-            position=record.position,
-            record=record,
-            task=self._read_task(self._task.find(values), table),
+            self._read_id(self._id.find(values), table, record.position),
+            self._read_features(values, table),
+            self._read_label(self._label.find(values), table),
+            _read_time(self._time.find(values), table),
+            record.position,
+            record,
+            self._read_task(self._task.find(values), table),
         )
 
     def _check_columns(self, values: Mapping[str, Any]) -> None:
@@ -117,6 +117,8 @@ class Codec:
                 raise _no_column(name, setting, values)
 
     def _read_id(self, value: Any, table: bool, position: Position) -> str:
+        if type(value) is str and 0 < len(value) <= self._settings.max_id_length and value.isascii():
+            return value  # what nearly all are, before anything slower is asked
         value = _plain(value, table)
         if value is None:
             # printable: a path that is no UTF-8 reaches us with lone surrogates in it
@@ -132,6 +134,8 @@ class Codec:
         return value
 
     def _read_label(self, value: Any, table: bool) -> str | None:
+        if type(value) is str and 0 < len(value) <= self._settings.max_label_length and value.isascii():
+            return value
         value = _plain(value, table)
         if value is None:
             return None
@@ -226,6 +230,8 @@ def _checked_row(fields: Mapping[Any, Any]) -> Mapping[str, Any]:
 
 
 def _read_time(value: Any, table: bool) -> float | None:
+    if value is _MISSING:
+        return None
     if type(value) is float and math.isfinite(value):
         return value
     value = _plain(value, table)

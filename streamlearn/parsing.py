@@ -13,6 +13,8 @@ import orjson
 from streamlearn.reasons import Refusal, abbreviate
 
 _MSGPACK_MAP = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+FEW = 4
+"""So many values are looked at one by one sooner than all at once."""
 _WATCHED = frozenset((dict, list, msgpack.Timestamp))
 
 
@@ -142,9 +144,11 @@ def _check(value: Any, room: int) -> None:
         items = value
     else:
         return
-    if _WATCHED.isdisjoint(map(type, items)):
+    if len(value) > FEW and _WATCHED.isdisjoint(map(type, items)):
         return
     for item in items:
-        if type(item) is msgpack.Timestamp:
+        kind = type(item)
+        if kind is dict or kind is list:  # a call for each leaf would cost more than all else here
+            _check(item, room - 1)
+        elif kind is msgpack.Timestamp:
             raise Refusal("msgpack_extension", "a msgpack timestamp is not known, give seconds as a number")
-        _check(item, room - 1)

@@ -20,6 +20,7 @@ from streamlearn.codec import Codec, encode_dead_letter
 from streamlearn.config import CodecSettings
 from streamlearn.events import Event, Item, Position, Record, Rejection
 from streamlearn.parsing import proves_unique_keys
+from streamlearn.schema import LARGEST, within_float32
 from tests.decoding import HERE, decode, reason
 
 # Nothing makes it raise
@@ -90,6 +91,16 @@ def test_any_json(value: dict[str, Any], cut: int) -> None:
 def test_any_msgpack(value: dict[str, Any], cut: int) -> None:
     packed = msgpack.packb(value)
     all_sound([packed, packed[:cut]])
+
+
+@given(
+    st.lists(st.floats(width=64) | st.sampled_from([LARGEST, -LARGEST, 3.5e38]), min_size=1, max_size=70),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_within_float32_is_every_number(values: list[float], dtype: str) -> None:
+    with np.errstate(over="ignore"):
+        x = np.array(values).astype(dtype)
+    assert within_float32(x) == all(math.isfinite(v) and abs(v) <= LARGEST for v in x.tolist())
 
 
 surrogates = st.text(st.characters(codec=None, min_codepoint=0xD7F0, max_codepoint=0xE00F), max_size=3)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.kafka.boxes import OVERHEAD, Inbox, Message, Named, Outbox, size_of
+from connectors.kafka.boxes import OVERHEAD, Inbox, Message, Named, Outbox, size_of, sizes_of
 from streamlearn.events import Fenced, Position, Record, Stalled, Unreachable
 
 
@@ -133,3 +133,35 @@ def test_a_failure_is_said_to_whoever_waits() -> None:
     for call in (lambda: outbox.wait(60.0), lambda: outbox.wait_sent(60.0), lambda: outbox.put([], {})):
         with pytest.raises(Fenced):
             call()
+
+
+@given(st.lists(st.sampled_from(["put", "name", "nothing", "swap"]), max_size=40))
+def test_whoever_swaps_is_woken_whenever_there_is_something(calls: list[str]) -> None:
+    told = 0
+
+    def tell() -> None:
+        nonlocal told
+        told += 1
+
+    outbox = Outbox(limit=1 << 30, waker=tell)
+    for call in calls:
+        waiting, before = outbox.waiting, told
+        if call == "put":
+            outbox.put([message(1)], {("t", 0): 1})
+        elif call == "name":
+            outbox.name(Named("c", {}))
+        elif call == "nothing":
+            outbox.put([], {})
+        elif outbox.swap() is not None:
+            assert told  # or nobody would have come
+            told = before = 0
+        # Not again while it waits: waking another thread has its price.
+        assert told <= 1 + calls.count("nothing")
+        if outbox.waiting and not waiting:
+            assert told == before + 1
+
+
+@given(st.lists(st.tuples(st.binary(max_size=9), st.none() | st.binary(max_size=9)), max_size=9))
+def test_sizes_are_those_of_each(drawn: list[tuple[bytes, bytes | None]]) -> None:
+    records = [Record(value, Position("t", 0, n), n + 1, key) for n, (value, key) in enumerate(drawn)]
+    assert sizes_of(records) == sum(map(size_of, records))

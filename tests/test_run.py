@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import re
@@ -13,6 +14,7 @@ import pytest
 
 from streamlearn import Learner
 from streamlearn.checkpoint import CheckpointStore
+from streamlearn.run import seldom_collected
 from tests.processes import (
     QUIET,
     Piped,
@@ -364,3 +366,12 @@ def test_garbage_before_any_shape_is_answered_once(tmp_path: Path) -> None:
     assert len(outputs(tmp_path / "predictions.jsonl")) == 30
     assert newest(tmp_path).body["events_learned"] == 30
     assert next_offset(tmp_path) == 1530
+
+
+def test_the_collector_is_as_it_was_afterwards() -> None:
+    before = gc.get_threshold()
+    with pytest.raises(OSError, match="full"), seldom_collected():
+        assert gc.get_threshold() > before
+        raise OSError("full")
+    assert gc.get_threshold() == before
+    assert gc.isenabled()

@@ -58,7 +58,7 @@ class Inbox:
 
     def put(self, records: Sequence[Record], times: Iterable[int] = ()) -> None:
         """Records of one partition, and when each was made (ms), for an inbox to which that matters."""
-        size = sum(map(size_of, records))
+        size = sizes_of(records)
         with self._changed:
             self._records.extend(records)
             self._bytes += size
@@ -73,7 +73,7 @@ class Inbox:
             waiting = self._records
             taken = [waiting.popleft() for _ in range(min(most, len(waiting)))]
             was_full = self._bytes >= self._limit
-            self._bytes -= sum(map(size_of, taken))
+            self._bytes -= sizes_of(taken)
             if not taken and self._failure is not None:
                 raise self._failure
             room = was_full and self._bytes < self._limit
@@ -96,7 +96,10 @@ class Inbox:
 
 
 class Outbox:
-    """Outputs on their way out. `swap`, `sent` and `fail` belong to the loop, the rest to the learner."""
+    """Outputs on their way out. `swap`, `sent` and `fail` belong to the loop, the rest to the learner.
+
+    waker: called when there is something to swap and there was nothing before.
+    """
 
     def __init__(self, limit: int, waker: Callable[[], object]) -> None:
         self._limit, self._waker = limit, waker
@@ -110,7 +113,7 @@ class Outbox:
 
     def put(self, messages: Sequence[Message], published: Mapping[Place, int]) -> None:
         """Hand over outputs, and P behind them."""
-        size = sum(OVERHEAD + len(m.value or b"") + len(m.key or b"") for m in messages)
+        size = OVERHEAD * len(messages) + sum([len(m.value or b"") + len(m.key or b"") for m in messages])
         self._hand(Parcel(list(messages), dict(published), [], size))
 
     def name(
@@ -124,12 +127,15 @@ class Outbox:
         with self._changed:
             self._raise()
             parcel = self._parcel
+            first = not self.waiting
             parcel.messages += more.messages
             parcel.published |= more.published
             parcel.named += more.named
             parcel.bytes += more.bytes
             self._handed += 1
-        self._waker()
+        # Whoever swaps takes it all: more of it is no news, and waking another thread has its price.
+        if first:
+            self._waker()
 
     def wait(self, timeout: float) -> None:
         """Until there is room. Raises Stalled after `timeout` seconds, and what the loop failed of."""
@@ -188,3 +194,9 @@ class Outbox:
 def size_of(record: Record) -> int:
     """Bytes that a record is counted for."""
     return OVERHEAD + len(record.value) + (len(record.key) if record.key else 0)
+
+
+def sizes_of(records: Sequence[Record]) -> int:
+    """The same of all of them: every record passes here twice, so not by a call for each."""
+    values = sum([len(record.value) for record in records])
+    return OVERHEAD * len(records) + values + sum([len(record.key) for record in records if record.key])

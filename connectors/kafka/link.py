@@ -13,6 +13,7 @@ import faust
 from faust.app.base import BootStrategy
 
 from connectors.kafka.errors import explain
+from connectors.kafka.loop import new_loop
 from connectors.kafka.options import Options
 from connectors.kafka.plane import DataPlane
 from streamlearn.events import Stopped, Unreachable
@@ -100,7 +101,8 @@ class Link:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._main())
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                runner.run(self._main())
         except BaseException as error:
             self._error = error
             if self._ready.is_set():

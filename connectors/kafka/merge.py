@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from connectors.kafka.boxes import Inbox, Place, size_of
+from connectors.kafka.boxes import Inbox, Place, size_of, sizes_of
 from connectors.kafka.options import Options
 from streamlearn.events import Record
 
@@ -59,7 +59,7 @@ class MergedInbox(Inbox):
         if not records:
             return
         place = records[0].position[:2]
-        size = sum(map(size_of, records))
+        size = sizes_of(records)
         with self._changed:
             self._waiting[place].extend(zip(times, records, strict=True))
             self._sizes[place] += size

@@ -50,27 +50,41 @@ def batches(
 
     Raises Unreachable for a message that fits into none.
     """
-    open_ones: dict[Place, Any] = {}
-    now = int(time.time() * 1000)
+    by_place: dict[Place, list[Message]] = {}
     for message in messages:
-        batch = open_ones.get(message.place)
-        if batch is not None:
-            limit = min(BATCH_BYTES, limits.get(message.place[0], BATCH_BYTES))
-            if batch.size() + bytes_of(message) <= limit and _add(batch, message, now):
-                continue
-            yield message.place, batch
-        batch = open_ones[message.place] = producer.create_batch()
-        if not _add(batch, message, now):
-            raise Unreachable(f"an output of {bytes_of(message)} bytes doesn't fit into a batch of messages")
-    yield from open_ones.items()
+        group = by_place.get(message.place)
+        if group is None:
+            group = by_place[message.place] = []
+        group.append(message)
+    now = int(time.time() * 1000)
+    for place, group in by_place.items():
+        limit = min(BATCH_BYTES, limits.get(place[0], BATCH_BYTES))
+        batch, size = None, 0
+        for message in group:
+            need = bytes_of(message)
+            size += need
+            if batch is not None:
+                if size > limit:
+                    # A message counts for what it needs at most: what the batch really has may leave room.
+                    size = batch.size() + need
+                if size <= limit and _add(batch, message, now):
+                    continue
+                yield place, batch
+            batch = producer.create_batch()
+            if not _add(batch, message, now):
+                raise Unreachable(f"an output of {need} bytes doesn't fit into a batch of messages")
+            size = batch.size()
+        yield place, batch
 
 
 def bytes_of(message: Message) -> int:
     """What a message needs in a batch, at most; the first of a batch needs HEADER more."""
     size = len(message.value or b"") + len(message.key or b"") + PREFIXES
+    if not message.headers:
+        return size
     return size + sum(3 * len(name) + len(value) + PREFIXES for name, value in message.headers)
 
 
 def _add(batch: Any, message: Message, now: int) -> bool:
-    added = batch.append(timestamp=now, key=message.key, value=message.value, headers=list(message.headers))
-    return added is not None
+    _, key, value, headers = message
+    return batch.append(timestamp=now, key=key, value=value, headers=list(headers)) is not None

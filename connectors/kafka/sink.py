@@ -70,6 +70,8 @@ class KafkaSink:
         self._published: dict[Place, int] = {}
         self._waiting: list[Message] = []
         self._next: dict[Place, int] = {}
+        self._beside: dict[int, Place] = {}
+        """Where predictions go by the partition of their records, as far as that alone says it."""
         self._closed = False
 
     @property
@@ -106,7 +108,7 @@ class KafkaSink:
         link.call(begin)
 
     def write(self, outputs: Sequence[Output]) -> None:
-        published = self._published
+        published, waiting = self._published, self._waiting
         for output in outputs:
             topic, partition, offset = output.position
             place = (topic, partition)
@@ -119,7 +121,7 @@ class KafkaSink:
                 message = Message(self._place(self._predictions, output, key), key, None)
             else:
                 message = self._dead_letter(output)
-            self._waiting.append(message)
+            waiting.append(message)
             self._next[place] = offset + 1
 
     def flush(self) -> dict[str, int]:
@@ -177,15 +179,24 @@ class KafkaSink:
     def _place(self, topic: str, output: Output, key: bytes | None) -> Place:
         """The record's partition where both topics have as many, else by the key, else by the partition."""
         count = self._topics[topic].partitions
-        read = self._source.topics[self._source.topic].partitions if self._source is not None else 0
-        if count in (1, read):
+        if self._by_partition(topic):
             return topic, min(output.position.partition, count - 1)
         return topic, partition_of(key, count) if key is not None else output.position.partition % count
+
+    def _by_partition(self, topic: str) -> bool:
+        """Whether the record's partition alone says which one its output goes to."""
+        read = self._source.topics[self._source.topic].partitions if self._source is not None else 0
+        return self._topics[topic].partitions in (1, read)
 
     def _prediction(self, prediction: Prediction) -> Message:
         record = prediction.record
         key = record.key if record is not None else None
-        place = self._place(self._predictions, prediction, key)
+        partition = prediction.position.partition
+        place = self._beside.get(partition)
+        if place is None:
+            place = self._place(self._predictions, prediction, key)
+            if self._by_partition(self._predictions):
+                self._beside[partition] = place
         headers: Sequence[tuple[str, bytes]] = ()
         if record is not None and record.headers and self._headers:
             every = "*" in self._headers

@@ -23,19 +23,23 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--warm", type=int, default=0, help="events before the clock starts")
     parser.add_argument("--data-seed", type=int, default=0)
     options, words = parser.parse_known_args()
     x, y = arrays(options.events, options.dim, options.classes, options.data_seed)
     events = [Event(f"e{i}", x[i], f"c{y[i]}") for i in range(len(y))]
     learner = Learner(load_settings(words, {}))
+    for start in range(0, options.warm, TURN):
+        learner.learn(events[start : min(start + TURN, options.warm)])
     begun, cpu = time.perf_counter(), time.process_time()
-    for start in range(0, len(events), TURN):
+    for start in range(options.warm, len(events), TURN):
         learner.learn(events[start : start + TURN])
     learner.flush()
     seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu
     accuracy = learner.prequential.figures("cumulative").accuracy
     result = {"seconds": seconds, "cpu_seconds": cpu_seconds}
-    print(json.dumps({**result, "events": learner.counts.learned, "accuracy": accuracy}))
+    learned = learner.counts.learned - options.warm
+    print(json.dumps({**result, "events": learned, "accuracy": accuracy}))
 
 
 if __name__ == "__main__":
