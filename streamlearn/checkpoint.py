@@ -273,9 +273,10 @@ class CheckpointStore:
             parts.sync_folder(folder)
         return [name for name in old if name in self.pinned]
 
-    def use(self, name: str, least: int = 0) -> Manifest:
+    def use(self, name: str, least: int = 0, position: Mapping[str, Any] | None = None) -> Manifest:
         """Make checkpoint `name` the newest: a copy of it opens a new epoch, `least` or later.
 
+        position: in place of its own, for a copy that goes on elsewhere.
         Raises Damaged, OSError, and Withdrawn where a newer one has forgotten an id.
         """
         chosen = self.verify(name)
@@ -294,6 +295,8 @@ class CheckpointStore:
         parts.link(chosen.path.with_suffix(".parts"), folder / f"{stem}.parts")
         body = dict(chosen.body)
         body |= {"id": f"{self.epoch:06d}-{stem}", "epoch": self.epoch, "number": 0, "copy_of": chosen.id}
+        if position is not None:
+            body["position"] = position
         return self._write_manifest(folder / f"{stem}.json", body, [])
 
     def size(self, manifest: Manifest) -> int:

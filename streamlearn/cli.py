@@ -47,7 +47,7 @@ COMMANDS = {
         "check",
     ),
     "checkpoints": Command(
-        "list|show|verify|use [DIR] [ID] [--json]",
+        "list|show|verify|use [DIR] [ID] [--json] [--skip-lost]",
         "what the state folder holds, whether it is whole; `use` goes back to an older checkpoint",
         "streamlearn.inspect",
         "checkpoints",
@@ -57,6 +57,7 @@ COMMANDS = {
         "  show    id, step, events learned, offsets, classes, and the SHA-256 of every part\n"
         "  verify  read every byte of ID, or of all; status 3 if one is damaged\n"
         "  use     make ID the newest, so that the next `run` goes on from it; no worker may be running\n"
+        "  --skip-lost  with `use`, on Kafka: leave out the records behind ID that the topic has lost\n"
         "  --json  for machines",
     ),
     "bench": Command(

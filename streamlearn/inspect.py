@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from streamlearn.broker_commands import split
 from streamlearn.checkpoint import (
     CheckpointStore,
     Damaged,
@@ -27,11 +28,14 @@ REFUSED, UNREACHABLE, NOT_WRITABLE = 3, 4, 6
 
 def checkpoints(words: Sequence[str]) -> int:
     """List, show, verify or go back to checkpoints. Returns the exit status."""
-    plain, flags, as_json = _split(words)
+    given = split(words, {"json", "skip-lost"}, ())
+    plain, as_json, skip = given.plain, "json" in given.own, "skip-lost" in given.own
     if not plain or plain[0] not in VERBS:
         raise SettingsError(f"streamlearn checkpoints wants one of {', '.join(VERBS)}")
     verb, *rest = plain
-    settings = load_settings(flags, os.environ)
+    if skip and verb != "use":
+        raise SettingsError("--skip-lost belongs to `streamlearn checkpoints use`")
+    settings = load_settings(given.settings, os.environ)
     # In either order: an id and a folder can't be mistaken for each other.
     name = next((word for word in rest if _is_id(word) and not os.path.isdir(word)), None)
     if name is not None:
@@ -45,7 +49,7 @@ def checkpoints(words: Sequence[str]) -> int:
     store = CheckpointStore(folder, settings.checkpoint.keep)
     try:
         if verb == "use":
-            return _use(settings, store, name, as_json)
+            return _use(settings, store, name, as_json, skip)
         return {"list": _list, "show": _show, "verify": _verify}[verb](store, name, as_json)
     except (Damaged, NothingWhole, Withdrawn, WrongFormat, Locked, StateMismatch) as error:
         print(f"streamlearn: {error}", file=sys.stderr)
@@ -60,22 +64,6 @@ def checkpoints(words: Sequence[str]) -> int:
     except OSError as error:
         print(f"streamlearn: {error.filename}: {error.strerror}", file=sys.stderr)
         return NOT_WRITABLE
-
-
-def _split(words: Sequence[str]) -> tuple[list[str], list[str], bool]:
-    """Plain words, flags with their values, and whether --json was among them."""
-    plain: list[str] = []
-    flags: list[str] = []
-    rest = [word for word in words if word != "--json"]
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            plain.append(word)
-            continue
-        flags.append(word)
-        if "=" not in word and rest:
-            flags.append(rest.pop(0))
-    return plain, flags, len(rest) != len(words) and "--json" in words
 
 
 def _is_id(word: str) -> bool:
@@ -198,22 +186,25 @@ def _verify(store: CheckpointStore, name: str | None, as_json: bool) -> int:
     return 0 if all(result["whole"] for result in results) else REFUSED
 
 
-def _use(settings: Settings, store: CheckpointStore, name: str | None, as_json: bool) -> int:
+def _use(settings: Settings, store: CheckpointStore, name: str | None, as_json: bool, skip: bool) -> int:
     if name is None:
         raise SettingsError("streamlearn checkpoints use wants the ID of a checkpoint (`list` shows them)")
     store.lock()
     source: GroupSource | None = None
     try:
-        source = _group(settings, store.verify(name))
+        chosen = store.verify(name)
+        source = _group(settings, chosen)
         made: list[Manifest] = []
 
-        def make(least: int = 0) -> tuple[str, int]:
-            made.append(store.use(name, least))
+        def make(least: int, begin: Mapping[str, Mapping[int, int]]) -> tuple[str, int]:
+            made.append(store.use(name, least, _moved(chosen.body["position"], begin) if begin else None))
             return made[0].id, made[0].epoch
 
-        published = None if source is None else source.use(name, _reached(store), make)
+        published = None if source is None else source.use(name, _reached(store), make, skip)
         if source is None:
-            make()
+            if skip:
+                raise SettingsError("--skip-lost is for checkpoints of a Kafka topic")
+            make(0, {})
     finally:
         if source is not None:
             source.close()
@@ -227,6 +218,18 @@ def _use(settings: Settings, store: CheckpointStore, name: str | None, as_json: 
         if published is not None:
             print(f"the group's commit names it; outputs of records below {published} don't come again")
     return 0
+
+
+def _moved(position: Mapping[str, Any], begin: Mapping[str, Mapping[int, int]]) -> dict[str, Any]:
+    """A place to go on from, with C raised to `begin`."""
+    offsets = {topic: dict(by) for topic, by in position["offsets"].items()}
+    cursors = dict(position["cursors"])
+    for topic, by_partition in begin.items():
+        raised = {str(partition): offset for partition, offset in by_partition.items()}
+        offsets[topic] |= raised
+        if topic == position["topic"]:
+            cursors |= raised
+    return {**position, "offsets": offsets, "cursors": cursors}
 
 
 def _group(settings: Settings, manifest: Manifest) -> GroupSource | None:

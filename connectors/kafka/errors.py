@@ -52,8 +52,7 @@ def explain(error: BaseException, where: str) -> ConnectorError:
     if isinstance(error, errors.OffsetOutOfRangeError):
         return StateMismatch(
             f"{where}: the offsets to go on from are no longer in the log ({_said(error)}): retention has "
-            "passed them, or the topic was made anew; start with another source.group_id and "
-            "checkpoint.folder to begin anew"
+            "passed them, or the topic was made anew; a new start says how many are gone, and what to do"
         )
     if isinstance(error, errors.InvalidSessionTimeoutError):
         return UsageError(

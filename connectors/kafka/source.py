@@ -13,6 +13,7 @@ from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.link import Link
 from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
+from connectors.kafka.refusals import refuse_other, refuse_outside
 from connectors.kafka.topics import Topic, describe
 from streamlearn.events import (
     Claim,
@@ -25,6 +26,9 @@ from streamlearn.events import (
 )
 
 log = logging.getLogger(__name__)
+
+Offsets = Mapping[str, Mapping[int, int]]
+"""By topic and partition."""
 
 STANDBY_SECONDS = 1.0
 ANSWER_SECONDS = 10.0
@@ -196,14 +200,16 @@ class KafkaSource:
     def use(
         self,
         checkpoint: str,
-        reached: Sequence[tuple[str, Mapping[str, Mapping[int, int]]]],
-        make: Callable[[int], tuple[str, int]],
+        reached: Sequence[tuple[str, Offsets]],
+        make: Callable[[int, Offsets], tuple[str, int]],
+        skip: bool,
     ) -> dict[int, int]:
         """Have the group's commit name a copy of another checkpoint, P as it was; returns P.
 
         Where P was set back or is gone it is the furthest that a commit can have been: C of those checkpoints
         that one may have named. Arguments as in `GroupSource`. Raises StateMismatch if a worker of the group
-        is running, or if no commit has got as far as the checkpoint; Unreachable.
+        is running, if no commit has got as far as the checkpoint, or if records behind it are gone and not to
+        be skipped; Unreachable.
         """
         self._options.group = self._group
         self._options.exactly_once, self._options.producer = self._exactly_once, self._producer
@@ -225,15 +231,27 @@ class KafkaSource:
                 f"{committed.checkpoint}: outputs of what it learned since were never published. Choose that "
                 "one, or an older one"
             )
-        last = link.call(plane.bounds)[1]
+        first, last = link.call(plane.bounds)
+        begin: dict[str, dict[int, int]] = {}
+        for topic, by_partition in dict(reached).get(checkpoint, {}).items():
+            for partition, offset in by_partition.items():
+                place = topic, partition
+                if offset < first.get(place, 0):
+                    if not skip:
+                        refuse_outside(place, offset, first[place], last[place])
+                    log.error("%s:%d: %d records are skipped", *place, first[place] - offset)
+                    begin.setdefault(topic, {})[partition] = first[place]
         published = {}
         for place in plane.places:
             furthest = [offsets.get(place[0], {}).get(place[1], 0) for _, offsets in reached[oldest:]]
-            published[place] = min(last[place], max([committed.published.get(place, 0), *furthest]))
+            known = max(
+                [committed.published.get(place, 0), begin.get(place[0], {}).get(place[1], 0), *furthest]
+            )
+            published[place] = min(last[place], known)
         at = self._commands_place
         if at in published and at not in committed.published and not published[at]:
             published[at] = last[at]
-        name, epoch = make(committed.epoch + 1)
+        name, epoch = make(committed.epoch + 1, begin)
 
         async def commit() -> None:
             plane.publish(published, epoch)
@@ -273,7 +291,7 @@ class KafkaSource:
             self._connect([self.topic], [], resume.stopped)
         link = self.link
         first, last = link.call(link.plane.bounds, resume.stopped)
-        self._compare(resume)
+        refuse_other(resume, self.topic, self._topics[self.topic].id)
         start: dict[Place, int] = {}
         for place in first:
             if place[0] == self._commands:
@@ -282,7 +300,7 @@ class KafkaSource:
                 start[place] = self._begin.get(place, (first if self._start == "earliest" else last)[place])
             else:
                 start[place] = resume.offsets.get(place[1], first[place])
-            self._within(place, start[place], first[place], last[place])
+            refuse_outside(place, start[place], first[place], last[place])
         for place, offset in link.plane.committer.published.items():
             if offset > last.get(place, offset):
                 raise StateMismatch(
@@ -300,37 +318,6 @@ class KafkaSource:
         new = {(self.topic, p) for _, p in places if resume.offsets and p not in resume.offsets}
         idle = {(self.topic, int(p)) for p in resume.fingerprint.get("idle", [])}
         merged.begin(places, new | idle, self.link.plane.committer.published)
-
-    def _compare(self, resume: Resume) -> None:
-        if not resume.fingerprint:
-            return  # a first start
-        known = resume.fingerprint.get("topic_id")
-        if known is None:
-            raise StateMismatch(
-                f"the state was taken of another kind of source than topic {self.topic}: start with another "
-                "--checkpoint.folder"
-            )
-        found = self._topics[self.topic].id
-        if known != found or resume.topic != self.topic:
-            raise StateMismatch(
-                f"topic {self.topic} is not the one that this state has learned from ({resume.topic}, id "
-                f"{known}; now id {found}): it was deleted and made anew, or it is another; start "
-                "with another source.group_id and checkpoint.folder"
-            )
-
-    def _within(self, place: Place, at: int, first: int, last: int) -> None:
-        topic, partition = place
-        if first <= at <= last:
-            return
-        what = (
-            f"the log begins at {first}: retention has passed it, {first - at} records are gone"
-            if at < first
-            else f"the log ends at {last}: it was cut or made anew"
-        )
-        raise StateMismatch(
-            f"the state goes on at offset {at} of {topic}:{partition}, but {what}. Nothing was skipped: "
-            "start with another source.group_id and checkpoint.folder, or bring the records back"
-        )
 
     def poll(self, max_records: int, timeout: float) -> list[Record]:
         return self.link.plane.inbox.take(max_records, timeout)
