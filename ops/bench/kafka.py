@@ -14,11 +14,13 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
+import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from kafka import KafkaAdminClient
 
@@ -42,6 +44,7 @@ DIM, CLASSES = 64, 10
 WARM_SHARE = 0.2
 """Of the events; all rates are taken over the others."""
 LOOK_SECONDS = 0.5
+TICK_SECONDS = 0.004
 DEADLINE = 600.0
 
 
@@ -141,7 +144,7 @@ def throughput(broker: Broker, topic: str, count: int, folder: Path, flags: list
 
 async def latency(broker: Broker, topic: str, values: list[bytes], rate: float) -> list[float]:
     """Seconds from handing each event to the client until its prediction is seen, in order of arrival."""
-    producer = AIOKafkaProducer(bootstrap_servers=broker.address)
+    producer = AIOKafkaProducer(bootstrap_servers=broker.address, max_batch_size=512 * 1024)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=broker.address, isolation_level="read_committed", auto_offset_reset="latest"
     )
@@ -152,24 +155,34 @@ async def latency(broker: Broker, topic: str, values: list[bytes], rate: float) 
     await consumer.seek_to_end(place)
     sent: dict[int, float] = {}
     took: list[float] = []
+    seen = 0
+
+    def note(done: asyncio.Future[Any], count: int, now: float) -> None:
+        sent.update((done.result().offset + i, now) for i in range(count))
 
     async def produce() -> None:
-        begun = time.perf_counter()
-        for i, value in enumerate(values):
-            wait = begun + i / rate - time.perf_counter()
-            if wait > 0:
-                await asyncio.sleep(wait)
+        """What is due every few milliseconds, as one batch: the producer needs little of the machine."""
+        begun, done = time.perf_counter(), 0
+        while done < len(values):
             now = time.perf_counter()
-            future = await producer.send(topic, value, partition=0)
-            future.add_done_callback(lambda done, at=now: sent.setdefault(done.result().offset, at))
+            due = min(len(values), int((now - begun) * rate), done + 1000)
+            if due > done:
+                batch = producer.create_batch()
+                for value in values[done:due]:
+                    batch.append(key=None, value=value, timestamp=None)
+                future = await producer.send_batch(batch, topic, partition=0)
+                future.add_done_callback(partial(note, count=due - done, now=now))
+                done = due
+            await asyncio.sleep(TICK_SECONDS)
 
     task = asyncio.create_task(produce())
     deadline = time.monotonic() + DEADLINE
-    while len(took) < len(values) and time.monotonic() < deadline:
+    while seen < len(values) and time.monotonic() < deadline:
         for messages in (await consumer.getmany(timeout_ms=100)).values():
             now = time.perf_counter()
+            seen += len(messages)
             for message in messages:
-                at = sent.get(json.loads(message.value)["source"][2])
+                at = sent.get(orjson.loads(message.value)["source"][2])
                 if at is not None:
                     took.append(now - at)
     await task
