@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from streamlearn.events import Position, Record
+from streamlearn.reasons import abbreviate
 
 if TYPE_CHECKING:  # who only sends commands loads no torch
     from streamlearn.learner import OnlineLearner
 
+LONGEST = 1000
+"""Characters of an id, or of what the sender knows the answer by: answers hold them."""
 KINDS = ("checkpoint", "pause", "resume", "forget")
 
 
@@ -43,13 +46,15 @@ def parse_command(record: Record) -> Command:
     if not isinstance(body, dict):
         return Command("", record.position, problem="not a JSON object")
     request = body.get("request")
-    request = request if isinstance(request, str) else None
+    request = request if isinstance(request, str) and len(request) <= LONGEST else None
     kind, of = body.get("command"), body.get("id")
     if kind not in KINDS:
-        problem = f"there is no command {kind!r}; there is {', '.join(KINDS)}"
+        problem = f"there is no command {abbreviate(kind)}; there is {', '.join(KINDS)}"
         return Command("", record.position, request, problem=problem)
     if kind == "forget" and not (isinstance(of, str) and of):
         return Command(kind, record.position, request, problem="forget needs the id of an event, as text")
+    if isinstance(of, str) and len(of) > LONGEST:
+        return Command(kind, record.position, request, problem=f"an id has at most {LONGEST} characters")
     return Command(kind, record.position, request, of if kind == "forget" else None)
 
 

@@ -129,7 +129,7 @@ def restore(learner: OnlineLearner, manifest: Manifest, parts: Snapshot) -> None
 def untouched(manifest: Manifest) -> bool:
     """Was it taken before the first record? Then a start is a first start, with whatever settings."""
     position = manifest.body.get("position")
-    if position is None or manifest.body["records"]:
+    if position is None or manifest.body["records"] or manifest.body.get("clean"):
         return False
     start = position.get("start", {})
     offsets = position["offsets"].get(position["topic"], {})

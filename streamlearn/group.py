@@ -89,6 +89,7 @@ class Group(Alone):
             self._standing_by.look(self._source.committed())
 
         claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
+        self._standing_by.own(self._source.fingerprint({}))
         role("learner")
         return claim
 
@@ -134,16 +135,19 @@ class Group(Alone):
     def confirm(self, keeper: Keeper) -> None:
         named = self._sink.named
         if named is not None and named != self._confirmed and named in self._handed:
-            self.pin()
+            self._pin(named)
             self._confirmed = named
             keeper.confirm(self._handed[named])
 
     def pin(self) -> None:
+        self._pin(self._sink.named)
+
+    def _pin(self, named: str | None) -> None:
         # Of those that came after the one that is named, any may be named by now.
         ids = list(self._handed)
-        if self._sink.named in self._handed:
+        if named in self._handed:
             self._claimed.clear()
-            for name in ids[: ids.index(self._sink.named)]:
+            for name in ids[: ids.index(named)]:
                 del self._handed[name]
         self._store.pinned = self._claimed | set(self._handed)
 

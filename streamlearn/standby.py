@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from streamlearn.checkpoint import CheckpointStore, Damaged, Manifest, NothingWhole, WrongFormat, age, is_id
+from streamlearn.checkpoint import (
+    CheckpointStore,
+    Damaged,
+    Locked,
+    Manifest,
+    NothingWhole,
+    WrongFormat,
+    age,
+    is_id,
+)
 from streamlearn.durable import Disagreement, resume_of, untouched
 from streamlearn.events import Claim, StateMismatch
 from streamlearn.state import Snapshot
@@ -26,6 +35,7 @@ class StandBy:
         self._store = store
         self._at_hand: Found | None = None
         self._held: IO[str] | None = None
+        self._of: IO[str] | None = None
 
     def member(self) -> str:
         """A name for this worker in its group, which it has again after a restart, and no other has.
@@ -52,6 +62,29 @@ class StandBy:
                 handle.write(f"{name}\n")
                 handle.flush()
             return name
+
+    def own(self, whose: Mapping[str, Any]) -> None:
+        """Before anything is written: a worker of another group or topic would delete what ours needs.
+
+        Raises Locked, OSError.
+        """
+        said = " ".join(str(value) for _, value in sorted(whose.items()))
+        handle = open(self._store.folder / "workers" / "of", "a+")  # noqa: SIM115  # held as the name is
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle.truncate(0)
+            handle.write(said)
+            handle.flush()
+        except BlockingIOError:
+            pass  # somebody is at work: of ours?
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        handle.seek(0)
+        if handle.read() != said:
+            raise Locked(
+                f"a worker of another group or topic is at work in {self._store.folder}: each would delete "
+                "the other's checkpoints; set another --checkpoint.folder"
+            )
+        self._of = handle
 
     def look(self, checkpoint: str | None) -> None:
         """Have the checkpoint that the group's commit names at hand, read and checked."""

@@ -69,7 +69,7 @@ def test_partitions_are_learned_in_the_order_of_time_over_kills(broker: Broker, 
         assert run.stops() == 0
     assert answers(place) == answers(expected)
     assert place.hashes == expected.hashes
-    assert place.newest["position"]["fingerprint"]["idle"] == [0, 2]
+    assert place.newest["position"]["fingerprint"]["merged"] == [1]
 
 
 def test_a_quiet_partition_holds_nobody_up_for_long_and_comes_back(broker: Broker, tmp_path: Path) -> None:

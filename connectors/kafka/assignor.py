@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 
 from aiokafka import TopicPartition
@@ -36,7 +37,8 @@ def one_learner(epoch: Callable[[], int]) -> type[AbstractPartitionAssignor]:
         ) -> dict[str, ConsumerProtocolMemberAssignment]:
             held = {name: _epoch(metadata.user_data) for name, metadata in members.items()}
             learner = choose(held)
-            topics = sorted({topic for metadata in members.values() for topic in metadata.subscription})
+            # What only others read is not for it: a client that is given such a topic ends.
+            topics = sorted(members[learner].subscription)
             every = [(topic, sorted(cluster.partitions_for_topic(topic) or ())) for topic in topics]
             return {
                 name: ConsumerProtocolMemberAssignment(VERSION, every if name == learner else [], b"")
@@ -70,6 +72,11 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._given(frozenset(assigned))
+
+
+def digest(topics: Iterable[str]) -> str:
+    """A short name for a set of topics."""
+    return f"{zlib.crc32(chr(0).join(sorted(topics)).encode()):08x}"
 
 
 def _epoch(user_data: bytes) -> int:

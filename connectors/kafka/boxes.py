@@ -110,10 +110,13 @@ class Outbox:
         self._failure: ConnectorError | None = None
         self.waited_at = time.monotonic()
         """When the learner last came to wait for room: it doesn't hang then."""
+        self.hurry = False
+        """The learner waits for the next commit."""
 
     def put(self, messages: Sequence[Message], published: Mapping[Place, int]) -> None:
         """Hand over outputs, and P behind them."""
         size = OVERHEAD * len(messages) + sum([len(m.value or b"") + len(m.key or b"") for m in messages])
+        size += sum([_size_of_headers(m.headers) for m in messages if m.headers])
         self._hand(Parcel(list(messages), dict(published), [], size))
 
     def name(
@@ -141,6 +144,7 @@ class Outbox:
         """Until there is room. Raises Stalled after `timeout` seconds, and what the loop failed of."""
         with self._changed:
             self.waited_at = time.monotonic()
+            self.hurry = not self._room()
             room = self._changed.wait_for(lambda: self._failure is not None or self._room(), timeout)
             self._raise()
         if not room:
@@ -150,6 +154,7 @@ class Outbox:
         """Until all that was handed over is committed; False after `timeout` seconds."""
         with self._changed:
             handed = self._handed
+            self.hurry = self._sent < handed
             done = self._changed.wait_for(lambda: self._failure is not None or self._sent >= handed, timeout)
             self._raise()
         return done
@@ -167,6 +172,7 @@ class Outbox:
     def sent(self, handed: int) -> None:
         with self._changed:
             self._under_way, self._sent = 0, handed
+            self.hurry = self.hurry and self.waiting
             self._changed.notify_all()
 
     def fail(self, failure: ConnectorError) -> None:
@@ -193,10 +199,17 @@ class Outbox:
 
 def size_of(record: Record) -> int:
     """Bytes that a record is counted for."""
-    return OVERHEAD + len(record.value) + (len(record.key) if record.key else 0)
+    size = OVERHEAD + len(record.value) + (len(record.key) if record.key else 0)
+    return size + _size_of_headers(record.headers) if record.headers else size
 
 
 def sizes_of(records: Sequence[Record]) -> int:
     """The same of all of them: every record passes here twice, so not by a call for each."""
     values = sum([len(record.value) for record in records])
-    return OVERHEAD * len(records) + values + sum([len(record.key) for record in records if record.key])
+    keys = sum([len(record.key) for record in records if record.key])
+    headers = sum([_size_of_headers(record.headers) for record in records if record.headers])
+    return OVERHEAD * len(records) + values + keys + headers
+
+
+def _size_of_headers(headers: Sequence[tuple[str, bytes]]) -> int:
+    return sum(OVERHEAD + len(name) + len(value) for name, value in headers)

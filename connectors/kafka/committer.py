@@ -23,7 +23,7 @@ from streamlearn.events import Fenced
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 0.1
+RETRY_SECONDS = HURRY_SECONDS = 0.1
 REQUEST_MS = 30_000
 STOP_SECONDS, GIVEN_UP_SECONDS = 5.0, 1.0
 """For a client to say goodbye; and for one that has failed."""
@@ -103,7 +103,12 @@ class Committer:
             self._answered()
             if self.outbox.waiting:
                 self._handed.set()
-            await asyncio.sleep(max(0.0, begun + self.options.commit_interval - time.monotonic()))
+            await self._pause(begun + self.options.commit_interval)
+
+    async def _pause(self, until: float) -> None:
+        """Until the next commit is due, or somebody waits for it."""
+        while not self.outbox.hurry and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, HURRY_SECONDS))
 
     async def _commit(self, parcel: Parcel) -> None:
         published = self.published | parcel.published
@@ -157,6 +162,7 @@ class Committer:
                 # A worker that joins is enough for that. If the partitions go to it, the plane ends us.
                 self.doubtful = True
                 await asyncio.sleep(RETRY_SECONDS)
+        raise Fenced(f"{self.options.where}: ended before the commit was taken")
 
     async def _refuse_successor(self) -> None:
         """No transaction fences here: whoever was away may find that others have gone on. Raises Fenced."""

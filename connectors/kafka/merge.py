@@ -135,6 +135,11 @@ class MergedInbox(Inbox):
         return sorted(self._waiting.keys() - self._active)
 
     @property
+    def active(self) -> list[Place]:
+        """Those that do; none before `begin`."""
+        return sorted(self._active)
+
+    @property
     def wanted(self) -> list[Place]:
         """Partitions that there is room for."""
         share = self._limit // max(1, len(self._sizes))

@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from mode import Service
 
-from connectors.kafka.assignor import Listener, one_learner
+from connectors.kafka.assignor import Listener, digest, one_learner
 from connectors.kafka.boxes import Outbox, Place
 from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.committer import STOP_SECONDS, Committer
@@ -29,7 +29,7 @@ from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt, refuse_gone
 from connectors.kafka.records import records_of
 from connectors.kafka.watch import Watch
-from streamlearn.events import ConnectorError, Fenced, Record, Unreachable
+from streamlearn.events import ConnectorError, Fenced, Record, Unreachable, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,8 @@ class DataPlane(Service):
         if options.group is not None:
             grouped = {
                 "group_id": options.group,
-                "group_instance_id": options.instance,
+                # Of a member that is known the broker believes the old topics: other ones, another member.
+                "group_instance_id": options.instance and f"{options.instance}-{digest(topics)}",
                 "partition_assignment_strategy": (
                     one_learner(lambda: self.committer.epoch if self._owned else 0),
                 ),
@@ -225,6 +226,11 @@ class DataPlane(Service):
             self.add_future(self._guarded(self._lost))
             return
         for tp in partitions - self._owned:
+            if tp.topic == self.commands_topic:
+                self.fail(
+                    UsageError(f"topic {tp.topic} has got several partitions: commands need one, in order")
+                )
+                return
             log.warning(
                 "%s has a new partition, %d: it is read from its beginning; keys may have moved to it",
                 tp.topic,
@@ -263,12 +269,27 @@ class DataPlane(Service):
         consumer = self.consumer
         assert consumer is not None
         while not self._stopping:
-            await self._gate.wait()
+            if not await self._open():
+                continue
             if self.inbox.full:
                 await self._hold()
             turn = self._turn
             found = await consumer.getmany(*self._wanted(), timeout_ms=FETCH_MS, max_records=AT_ONCE)
             self._deliver(found, turn)
+
+    async def _open(self) -> bool:
+        """Are the partitions ours and sought? Waits for a while. Raises what keeps the member away."""
+        assert self.consumer is not None
+        try:
+            async with asyncio.timeout(HOLD_SECONDS):
+                await self._gate.wait()
+        except TimeoutError:
+            # Only who asks is told that there will be no end to this rebalance.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ASK_SECONDS):
+                    if await self.consumer.getmany():
+                        self._seek()
+        return self._gate.is_set()
 
     def _wanted(self) -> list[TopicPartition]:
         """Partitions to take records of; none: all."""
@@ -311,7 +332,8 @@ class DataPlane(Service):
             if not self.inbox.full:
                 break
             try:
-                await asyncio.wait_for(self._room.wait(), HOLD_SECONDS)
+                async with asyncio.timeout(HOLD_SECONDS):
+                    await self._room.wait()
             except TimeoutError:
                 await self._gate.wait()
                 turn = self._turn
@@ -338,6 +360,8 @@ class DataPlane(Service):
         except Exception as error:
             if not self._stopping:
                 self.fail(explain(error, self.options.where))
+                # Whoever reads no more must not keep others from it, however long its learner takes to end.
+                await self._stop_consumer()
 
     def fail(self, failure: ConnectorError) -> None:
         """Say it to the learner, in both boxes; reading and sending end."""

@@ -147,13 +147,21 @@ class KafkaSink:
         answer: bytes = b"",
     ) -> None:
         """A checkpoint is durable: the next commit whose P reaches these offsets, its C, names it."""
-        places = {(topic, p): offset for topic, part in offsets.items() for p, offset in part.items()}
+        # A topic of commands that is not read any more has no P: it would keep every commit from naming this.
+        read = self._read
+        places = {(of, p): offset for of, part in offsets.items() if of in read for p, offset in part.items()}
         messages, published = [], {}
         if answered is not None and answered.offset >= self._published.get(answered[:2], 0):
             published[answered[:2]] = answered.offset + 1
             if self._answers in self._topics:
                 messages.append(Message((self._answers, 0), None, answer))
         self._opened().plane.outbox.name(Named(checkpoint, places), messages, published)
+
+    @property
+    def _read(self) -> set[str]:
+        """The topics that are read."""
+        assert self._source is not None
+        return {self._source.topic, self._opened().plane.commands_topic}
 
     def settle(self, timeout: float) -> bool:
         """Wait until all that was flushed and named is committed."""

@@ -314,10 +314,11 @@ class KafkaSource:
 
     def _begin_merging(self, merged: MergedInbox, start: Mapping[Place, int], resume: Resume) -> None:
         places = {place: offset for place, offset in start.items() if place[0] == self.topic}
-        # A partition that the state doesn't know joins as one that is added later does.
-        new = {(self.topic, p) for _, p in places if resume.offsets and p not in resume.offsets}
-        idle = {(self.topic, int(p)) for p in resume.fingerprint.get("idle", [])}
-        merged.begin(places, new | idle, self.link.plane.committer.published)
+        # A partition that the state doesn't know joins as one that is added later does. (One that has only
+        # just come to count has no offset there yet.)
+        known = resume.fingerprint.get("merged", list(resume.offsets or (p for _, p in places)))
+        idle = [place for place in places if place[1] not in known]
+        merged.begin(places, idle, self.link.plane.committer.published)
 
     def poll(self, max_records: int, timeout: float) -> list[Record]:
         return self.link.plane.inbox.take(max_records, timeout)
@@ -330,8 +331,8 @@ class KafkaSource:
     def fingerprint(self, cursors: Mapping[int, int]) -> dict[str, Any]:
         known = {"topic_id": self._topics[self.topic].id, "group": self._group}
         inbox = self.link.plane.inbox
-        idle = [partition for _, partition in inbox.idle] if isinstance(inbox, MergedInbox) else []
-        return known | ({"idle": idle} if idle else {})
+        merged = [partition for _, partition in inbox.active] if isinstance(inbox, MergedInbox) else []
+        return known | ({"merged": merged} if merged else {})
 
     def decide(self) -> bool:
         """See `Source`: which partitions are merged."""

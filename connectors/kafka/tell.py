@@ -71,9 +71,18 @@ def _ask(
         while time.monotonic() < deadline and not stopped():
             for messages in consumer.poll(timeout_ms=200).values():
                 for message in messages:
-                    answer = json.loads(message.value)
+                    answer = _object(message.value)
                     if answer.get("request") == request:
-                        return dict(answer)
+                        return answer
         return None
     finally:
         consumer.close()
+
+
+def _object(value: bytes | None) -> dict[str, Any]:
+    """A JSON object; an empty one where there is something else, which no worker has written."""
+    try:
+        found = json.loads(value or b"")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

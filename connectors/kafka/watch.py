@@ -80,6 +80,7 @@ class Watch:
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _missed(self, error: Exception) -> None:
+        self.drained = {}  # nobody knows
         options, away = self._options, time.monotonic() - self._contact
         if away > options.patience:
             raise Unreachable(
