@@ -335,7 +335,8 @@ class DataPlane(Service):
                 async with asyncio.timeout(HOLD_SECONDS):
                     await self._room.wait()
             except TimeoutError:
-                await self._gate.wait()
+                if not await self._open():
+                    continue
                 turn = self._turn
                 held = {tp for tp in consumer.assignment() if tp.topic != self.commands_topic}
                 if not held <= consumer.paused():
