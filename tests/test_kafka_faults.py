@@ -141,6 +141,16 @@ def test_lost_for_longer_than_a_session(fragile: Broker, tmp_path: Path) -> None
     assert place.committed()["", 0][1]["epoch"] == 1 + taken_over
 
 
+def goes_on(place: Place) -> None:
+    """The broker is back, and so is a worker: it finds the first hundred events done, and does the others."""
+    back(place)
+    place.send(EVENTS[100:])
+    with place.run(*PATIENT) as run:
+        place.until_answered(run, 300)
+        assert run.stops() == 0
+    each_once(place)
+
+
 @slow
 def test_lost_for_longer_than_the_patience(fragile: Broker, tmp_path: Path) -> None:
     """Both give up, and whoever starts them again finds everything."""
@@ -154,12 +164,7 @@ def test_lost_for_longer_than_the_patience(fragile: Broker, tmp_path: Path) -> N
             assert each.ends() == 4
             assert "no broker has answered for " in last_line(each.said)
             assert " s (source.patience): giving up" in last_line(each.said)
-    back(place)
-    place.send(EVENTS[100:])
-    with place.run(*PATIENT) as run:
-        place.until_answered(run, 300)
-        assert run.stops() == 0
-    each_once(place)
+    goes_on(place)
 
 
 def hurry() -> None:
@@ -176,12 +181,7 @@ def test_a_stop_while_it_is_away_does_not_wait_for_it(fragile: Broker, tmp_path:
         fragile.freeze()
         assert run.stops() == 4  # its last checkpoint, at least, has no commit
     assert "stopped, but the broker has not taken the last outputs: nothing is lost" in last_line(run.said)
-    back(place)
-    place.send(EVENTS[100:])
-    with place.run(*PATIENT) as run:
-        place.until_answered(run, 300)
-        assert run.stops() == 0
-    each_once(place)
+    goes_on(place)
 
 
 @slow

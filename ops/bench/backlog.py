@@ -14,8 +14,6 @@ from itertools import cycle, islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
-
 from ops.bench.common import (
     arguments,
     cpu_seconds,
@@ -26,42 +24,17 @@ from ops.bench.common import (
     work_dir,
     write,
 )
-from ops.bench.kafka import CLASSES, DIM, Worker, topics
+from ops.bench.kafka import CLASSES, DIM, Worker, fill, topics
 from ops.bench.million import MATCHED, MOST_GROWTH
 from ops.bench.stream import records
 from ops.kafka.broker import Broker
 
 DISTINCT = 100_000
-AT_ONCE = 8
-"""Batches that are under way while the topic is filled."""
-BATCH_BYTES = 512 * 1024
 SAMPLE_SECONDS = 1.0
 LONGEST_PAUSE = 30.0
 """Seconds without an event after which the worker counts as stuck."""
 WARM_EVENTS = 100_000
 TOPIC = "backlog"
-
-
-async def fill(broker: Broker, count: int, seed: int) -> int:
-    """`count` events into the topic; returns their bytes."""
-    values = list(records("msgpack", min(count, DISTINCT), DIM, CLASSES, seed))
-    producer = AIOKafkaProducer(bootstrap_servers=broker.address, max_batch_size=BATCH_BYTES)
-    await producer.start()
-    sends: list[asyncio.Future[Any]] = []
-    batch, size = producer.create_batch(), 0
-    for value in islice(cycle(values), count):
-        size += len(value)
-        if batch.append(key=None, value=value, timestamp=None) is None:
-            sends.append(await producer.send_batch(batch, TOPIC, partition=0))
-            if len(sends) == AT_ONCE:
-                await asyncio.gather(*sends)
-                sends.clear()
-            batch = producer.create_batch()
-            batch.append(key=None, value=value, timestamp=None)
-    sends.append(await producer.send_batch(batch, TOPIC, partition=0))
-    await asyncio.gather(*sends)
-    await producer.stop()
-    return size
 
 
 def watch(worker: Worker, fall: int) -> list[dict[str, Any]]:
@@ -131,8 +104,9 @@ def main(options: Namespace) -> None:
             topics(broker, TOPIC)
             say(f"filling a topic with {options.events:,} events")
             begun = time.monotonic()
-            size = asyncio.run(fill(broker, options.events, options.seed))
-            say(f"{size / 1e6:,.0f} MB of values in {time.monotonic() - begun:.0f} s")
+            distinct = list(records("msgpack", min(options.events, DISTINCT), DIM, CLASSES, options.seed))
+            asyncio.run(fill(broker, TOPIC, islice(cycle(distinct), options.events)))
+            say(f"filled in {time.monotonic() - begun:.0f} s")
             with Worker(broker, TOPIC, folder, flags) as worker:
                 samples = watch(worker, options.fall)
                 worker.stop()

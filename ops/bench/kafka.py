@@ -14,9 +14,10 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.request import urlopen
 
 import numpy as np
@@ -45,6 +46,9 @@ WARM_SHARE = 0.2
 """Of the events; all rates are taken over the others."""
 LOOK_SECONDS = 0.5
 TICK_SECONDS = 0.004
+BATCH_BYTES = 512 * 1024
+AT_ONCE = 8
+"""Batches that are under way while a topic is filled."""
 DEADLINE = 600.0
 
 
@@ -56,14 +60,18 @@ def topics(broker: Broker, name: str) -> None:
     admin.close()
 
 
-async def fill(broker: Broker, topic: str, values: list[bytes]) -> None:
+async def fill(broker: Broker, topic: str, values: Iterable[bytes]) -> None:
     """All of it, as fast as it goes."""
-    producer = AIOKafkaProducer(bootstrap_servers=broker.address, max_batch_size=512 * 1024)
+    producer = AIOKafkaProducer(bootstrap_servers=broker.address, max_batch_size=BATCH_BYTES)
     await producer.start()
-    batch, sends = producer.create_batch(), []
+    sends: list[asyncio.Future[Any]] = []
+    batch = producer.create_batch()
     for value in values:
         if batch.append(key=None, value=value, timestamp=None) is None:
             sends.append(await producer.send_batch(batch, topic, partition=0))
+            if len(sends) == AT_ONCE:
+                await asyncio.gather(*sends)
+                sends.clear()
             batch = producer.create_batch()
             batch.append(key=None, value=value, timestamp=None)
     sends.append(await producer.send_batch(batch, topic, partition=0))
@@ -71,16 +79,23 @@ async def fill(broker: Broker, topic: str, values: list[bytes]) -> None:
     await producer.stop()
 
 
+def started(
+    broker: Broker, topic: str, folder: Path, flags: list[str], port: int, log: IO[str] | int
+) -> subprocess.Popen[str]:
+    """`streamlearn run` on a topic, in a group of that name. port: of its page (0: any). log: its stderr."""
+    command = [sys.executable, "-m", "streamlearn", "run", "--checkpoint.folder", str(folder / topic)]
+    command += ["--source.bootstrap_servers", broker.address, "--source.topic", topic]
+    command += ["--source.group_id", topic, "--exporter.port", str(port), *flags]
+    return subprocess.Popen(
+        command, stderr=log, stdin=subprocess.DEVNULL, text=True, env=environment(), cwd=ROOT
+    )
+
+
 class Worker:
     """`streamlearn run` on a topic."""
 
     def __init__(self, broker: Broker, topic: str, folder: Path, flags: list[str]) -> None:
-        command = [sys.executable, "-m", "streamlearn", "run", "--checkpoint.folder", str(folder / topic)]
-        command += ["--source.bootstrap_servers", broker.address, "--source.topic", topic]
-        command += ["--source.group_id", topic, "--exporter.port", "0", *flags]
-        self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment(), cwd=ROOT
-        )
+        self.process = started(broker, topic, folder, flags, 0, subprocess.PIPE)
         assert self.process.stderr is not None
         said = []
         for line in self.process.stderr:
@@ -144,7 +159,7 @@ def throughput(broker: Broker, topic: str, count: int, folder: Path, flags: list
 
 async def latency(broker: Broker, topic: str, values: list[bytes], rate: float) -> list[float]:
     """Seconds from handing each event to the client until its prediction is seen, in order of arrival."""
-    producer = AIOKafkaProducer(bootstrap_servers=broker.address, max_batch_size=512 * 1024)
+    producer = AIOKafkaProducer(bootstrap_servers=broker.address, max_batch_size=BATCH_BYTES)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=broker.address, isolation_level="read_committed", auto_offset_reset="latest"
     )

@@ -14,8 +14,6 @@ import os
 import signal
 import socket
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from argparse import Namespace
@@ -26,8 +24,8 @@ from urllib.request import urlopen
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from ops.bench.common import ROOT, arguments, environment, made_with, say, table, work_dir, write
-from ops.bench.kafka import CLASSES, DIM, topics
+from ops.bench.common import arguments, made_with, say, table, work_dir, write
+from ops.bench.kafka import CLASSES, DIM, started, topics
 from ops.bench.stream import records
 from ops.kafka.broker import Broker
 
@@ -42,13 +40,8 @@ class Member:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        command = [sys.executable, "-m", "streamlearn", "run", "--checkpoint.folder", str(folder / topic)]
-        command += ["--source.bootstrap_servers", broker.address, "--source.topic", topic]
-        command += ["--source.group_id", topic, "--exporter.port", str(self.port), *flags]
         self.log = (folder / f"{self.port}.log").open("w+")
-        self.process = subprocess.Popen(
-            command, stderr=self.log, stdin=subprocess.DEVNULL, env=environment(), cwd=ROOT
-        )
+        self.process = started(broker, topic, folder, flags, self.port, self.log)
 
     def status(self) -> dict[str, Any] | None:
         """None: it doesn't answer yet."""
