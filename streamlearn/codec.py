@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from streamlearn.arrays import finish
 from streamlearn.config import CodecSettings
 from streamlearn.events import Array, Event, Item, Output, Position, Prediction, Record, Rejection, Tombstone
 from streamlearn.features import FeatureReader
@@ -62,7 +63,9 @@ class Codec:
         A rejected record that came as `fields` alone gets their JSON as its `value`, so that its dead
         letter has a content.
         """
-        return [self._event_or_rejection(record) for record in records]
+        items = [self._event_or_rejection(record) for record in records]
+        self._finish(items)
+        return items
 
     def _event_or_rejection(self, record: Record) -> Item:
         try:
@@ -76,6 +79,27 @@ class Codec:
         if record.fields is not None and not record.value:
             record.value = _dump(record.fields)
         return Rejection(reason, detail, record)
+
+    def _finish(self, items: list[Item]) -> None:
+        """Make x's of views of raw bytes, all of a kind at once: one by one that is a third of decoding."""
+        kinds: dict[tuple[Any, ...], list[tuple[int, Event]]] = {}
+        for place, item in enumerate(items):
+            if type(item) is Event and not item.x.flags.writeable:
+                kinds.setdefault((item.x.dtype, item.x.shape), []).append((place, item))
+        for events in kinds.values():
+            try:
+                for (_, event), x in zip(events, finish([event.x for _, event in events]), strict=True):
+                    event.x = x
+            except Refusal:
+                for place, event in events:
+                    self._finish_alone(place, event, items)
+
+    def _finish_alone(self, place: int, event: Event, items: list[Item]) -> None:
+        try:
+            (event.x,) = finish([event.x])
+        except Refusal as refusal:
+            assert event.record is not None
+            items[place] = Rejection(refusal.reason, refusal.detail, event.record)
 
     def _tombstone(self, record: Record) -> Tombstone:
         try:

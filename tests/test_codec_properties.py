@@ -133,6 +133,47 @@ def test_any_damaged_image(place: int, byte: int, kind: str) -> None:
     all_sound([msgpack.packb({"x": bytes(data)}), msgpack.packb({"x": bytes(data[: place % len(data)])})])
 
 
+# Raw bytes are finished all of a kind at once
+
+
+@settings(deadline=None)  # a loaded machine is no failure
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["uint8", "int16", "float16", "float32", "float64", "int64"]),
+            st.sampled_from([[2], [1, 2], [2, 1], [1, 1, 2]]),
+            st.sampled_from([b"\0" * 8, b"\1\2\3\4\5\6\7\0", b"\xff" * 8, b"\0\x7c" * 4]),
+            st.sampled_from(["a", None, True]),
+        ),
+        max_size=8,
+    )
+)
+def test_what_is_decoded_together_is_what_is_decoded_alone(
+    given_records: list[tuple[str, list[int], bytes, Any]],
+) -> None:
+    records = []
+    for number, (dtype, shape, content, label) in enumerate(given_records):
+        data = (content * 2)[: 2 * np.dtype(dtype).itemsize]
+        raw = {"dtype": dtype, "shape": shape, "data": data}
+        records.append(Record(msgpack.packb({"x": raw, "y": label}), Position("t", 0, number)))
+    codec = Codec(CodecSettings())
+    together = codec.decode(records)
+    for record, found in zip(records, together, strict=True):
+        (alone,) = codec.decode([record])
+        sound(found)
+        if isinstance(alone, Event):
+            assert isinstance(found, Event)
+            assert (found.x.dtype, found.x.shape) == (alone.x.dtype, alone.x.shape)
+            assert found.x.tobytes() == alone.x.tobytes()
+            assert (found.id, found.y, found.record) == (alone.id, alone.y, alone.record)
+        else:
+            assert found == alone
+    xs = [item.x for item in together if isinstance(item, Event)]
+    for x in xs:
+        x[...] = 7  # of no other's memory
+    assert all((x == 7).all() for x in xs)
+
+
 # The proof that no key occurs twice, against the slow way
 
 

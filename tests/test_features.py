@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from sklearn.feature_extraction import FeatureHasher
 
-from streamlearn.arrays import from_array, from_list, from_raw
+from streamlearn.arrays import finish, from_array, from_list, from_raw
 from streamlearn.codec import Codec
 from streamlearn.config import CodecSettings
 from streamlearn.events import Array, Event, Position, Record, Rejection, Tombstone
@@ -124,9 +124,9 @@ def test_raw_bytes_round_trip(data: st.DataObject) -> None:
         narrow = array if dtype == np.uint8 else array.astype(np.float32)
     expected = array if dtype.itemsize > 2 else narrow
     if not np.isfinite(narrow).all():
-        assert refused(lambda: from_raw(value, MANY)) == "not_finite"
+        assert refused(lambda: finish([from_raw(value, MANY)])[0]) == "not_finite"
         return
-    x = from_raw(value, MANY)
+    (x,) = finish([from_raw(value, MANY)])
     np.testing.assert_array_equal(x, expected[np.newaxis] if len(shape) == 2 else expected)
     assert x.flags.writeable
 
