@@ -59,6 +59,10 @@ class Alone:
         """Of the partitions that are not read to their end, the end as it is now."""
         return {}
 
+    def repeats(self, offsets: Mapping[int, int]) -> bool:
+        """Are records read again whose outputs the worker before has published?"""
+        return False
+
     def confirm(self, keeper: Keeper) -> None:
         """Tell the keeper which checkpoint a commit names by now."""
 
@@ -77,6 +81,8 @@ class Group(Alone):
         self._standing_by = StandBy(store)
         self._handed: dict[str, Manifest] = {}
         self._confirmed: str | None = None
+        self._published: dict[int, int] = {}
+        """P of the partitions that were not read that far when last asked."""
         self._claimed: set[str] = set()
         """The checkpoint that a predecessor's commit names, as long as none of ours is committed."""
 
@@ -90,6 +96,7 @@ class Group(Alone):
 
         claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
         self._standing_by.own(self._source.fingerprint({}))
+        self._published = dict(claim.published)
         role("learner")
         return claim
 
@@ -131,6 +138,14 @@ class Group(Alone):
 
     def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
         return {p: end for p, end in self._source.ends().items() if offsets.get(p, 0) < end}
+
+    def repeats(self, offsets: Mapping[int, int]) -> bool:
+        lag = self._source.lag(offsets)
+        # P may lie behind the last record, at the end of the log, and never be reached: then nothing lags.
+        self._published = {
+            p: end for p, end in self._published.items() if offsets.get(p, 0) < end and lag.get(p, 1)
+        }
+        return bool(self._published)
 
     def confirm(self, keeper: Keeper) -> None:
         named = self._sink.named

@@ -239,7 +239,8 @@ class Worker:
     def _waited(self, since: float) -> bool:
         """Has a partial batch waited for longer than learning.max_wait?"""
         limit = self.settings.learning.max_wait
-        return 0 < limit < time.perf_counter() - since and self.learner.settled and self.learner.pending > 0
+        due = 0 < limit < time.perf_counter() - since and self.learner.settled and self.learner.pending > 0
+        return due and not self.group.repeats(self.offsets)  # what others have seen came of no such cut
 
     def _learn_partial(self) -> bool:
         """Learn the partial batch by the clock's decision, which is kept: no later record is read before
