@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,10 +57,13 @@ class StandBy:
                 continue
             self._held = handle
             handle.seek(0)
-            name = handle.read().strip()
-            if not name:
+            name, _, of = handle.read().strip().partition(" ")
+            file = str(os.fstat(handle.fileno()).st_ino)
+            if of != file:
+                # New, or a copy: two of one name would throw each other out of the group.
                 name = f"streamlearn-{number}-{secrets.token_hex(4)}"
-                handle.write(f"{name}\n")
+                handle.truncate(0)
+                handle.write(f"{name} {file}\n")
                 handle.flush()
             return name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import copytree
 from typing import Any, cast
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
@@ -11,6 +12,7 @@ from streamlearn.durable import describe
 from streamlearn.events import Claim, GroupSink, GroupSource
 from streamlearn.group import Group
 from streamlearn.learner import OnlineLearner
+from streamlearn.standby import StandBy
 from tests.streams import settings, vectors
 
 
@@ -101,3 +103,19 @@ def test_nothing_is_decided_by_the_clock_while_records_are_read_again(tmp_path: 
     assert group.repeats({0: 99, 1: 50})
     assert not group.repeats({0: 100, 1: 50})
     assert not group.repeats({0: 400, 1: 50})
+
+
+def test_a_copied_folder_is_another_member(tmp_path: Path) -> None:
+    def name(folder: Path) -> str:
+        standing_by = StandBy(CheckpointStore(folder, 1))
+        found = standing_by.member()
+        assert standing_by._held is not None
+        standing_by._held.close()  # the end of its process
+        return found
+
+    first = name(tmp_path / "state")
+    assert name(tmp_path / "state") == first
+    copytree(tmp_path / "state", tmp_path / "copy")
+    other = name(tmp_path / "copy")
+    assert other != first
+    assert (name(tmp_path / "copy"), name(tmp_path / "state")) == (other, first)
