@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CorruptRecordException, KafkaError
 from mode import Service
 
 from connectors.kafka.assignor import Listener, digest, one_learner
@@ -25,7 +25,8 @@ from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.committer import STOP_SECONDS, Committer
 from connectors.kafka.errors import explain
 from connectors.kafka.merge import MergedInbox, inbox_of
-from connectors.kafka.options import Options
+from connectors.kafka.names import read_any, unreadable
+from connectors.kafka.options import CONSUMER, Options
 from connectors.kafka.patience import attempt, refuse_gone
 from connectors.kafka.records import records_of
 from connectors.kafka.watch import Watch
@@ -39,6 +40,8 @@ FETCH_MS = 200
 HOLD_SECONDS = 2.0
 """A learner that is behind for longer gets its partitions paused; before, nothing is fetched."""
 ASK_SECONDS = 0.2
+
+Records = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
 class DataPlane(Service):
@@ -87,21 +90,9 @@ class DataPlane(Service):
                     one_learner(lambda: self.committer.epoch if self._owned else 0),
                 ),
             }
-        settings: dict[str, Any] = {
-            "enable_auto_commit": False,
-            "auto_offset_reset": "none",
-            "isolation_level": "read_committed",
-            "session_timeout_ms": 6000,
-            "heartbeat_interval_ms": 1500,
-            "rebalance_timeout_ms": 60_000,
-            # So soon new partitions are found.
-            "metadata_max_age_ms": 30_000,
-            # A learner that takes long must not lose its partitions for it; the watch sees one that hangs.
-            "max_poll_interval_ms": 24 * 3_600_000,
-        }
         try:
             self.consumer = AIOKafkaConsumer(
-                **options.connection, **grouped | settings | options.more_of_consumer
+                **options.connection, **grouped | CONSUMER | options.more_of_consumer
             )
         except (TypeError, ValueError, AssertionError) as error:
             raise options.mistaken("source.client", error) from error
@@ -266,16 +257,13 @@ class DataPlane(Service):
     # -- in
 
     async def _pump(self) -> None:
-        consumer = self.consumer
-        assert consumer is not None
         while not self._stopping:
             if not await self._open():
                 continue
             if self.inbox.full:
                 await self._hold()
             turn = self._turn
-            found = await consumer.getmany(*self._wanted(), timeout_ms=FETCH_MS, max_records=AT_ONCE)
-            self._deliver(found, turn)
+            self._deliver(await self._fetched(*self._wanted(), timeout_ms=FETCH_MS), turn)
 
     async def _open(self) -> bool:
         """Are the partitions ours and sought? Waits for a while. Raises what keeps the member away."""
@@ -287,9 +275,23 @@ class DataPlane(Service):
             # Only who asks is told that there will be no end to this rebalance.
             with suppress(TimeoutError):
                 async with asyncio.timeout(ASK_SECONDS):
-                    if await self.consumer.getmany():
+                    if await self._fetched():
                         self._seek()
         return self._gate.is_set()
+
+    async def _fetched(self, *wanted: TopicPartition, timeout_ms: int = 0) -> Records:
+        """What has come of these partitions; of none: of all."""
+        assert self.consumer is not None
+        try:
+            found: Records = await self.consumer.getmany(*wanted, timeout_ms=timeout_ms, max_records=AT_ONCE)
+            return found
+        except (UnicodeDecodeError, CorruptRecordException) as error:
+            if not unreadable(error):
+                raise
+            log.warning("%s: a record has a header whose name is not UTF-8: it is read", self.options.where)
+            read_any()
+            self._seek()
+            return {}
 
     def _wanted(self) -> list[TopicPartition]:
         """Partitions to take records of; none: all."""
@@ -298,7 +300,7 @@ class DataPlane(Service):
         wanted = {(self.commands_topic, 0), *self.inbox.wanted}
         return [tp for tp in self._assignment if (tp.topic, tp.partition) in wanted]
 
-    def _deliver(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord]], turn: int) -> None:
+    def _deliver(self, found: Records, turn: int) -> None:
         """Hand over what was asked for at `turn`."""
         if turn != self._turn:
             # It may be of before the rebalance, or of after it and behind our seek: the client has moved on
@@ -343,8 +345,7 @@ class DataPlane(Service):
                     consumer.pause(*held)
                 paused = True
                 # Asking shows the client that somebody is there.
-                found = await consumer.getmany(timeout_ms=FETCH_MS)
-                self._deliver(found, turn)
+                self._deliver(await self._fetched(timeout_ms=FETCH_MS), turn)
         if paused:
             consumer.resume(*consumer.paused())
 
