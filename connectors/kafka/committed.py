@@ -19,6 +19,8 @@ from streamlearn.events import StateMismatch, Unreachable
 
 RETRY_SECONDS = 0.5
 TRY_MS = 10_000
+MOST_EPOCHS = 1 << 31
+"""With one every second, those of 68 years."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,11 @@ def interpret(group: str, topic: str, found: Mapping[Place, tuple[int, str]]) ->
 
 
 def _parse(metadata: str) -> tuple[str | None, int]:
+    """The checkpoint that it names, and its epoch; None and 0 where it isn't of ours."""
     try:
         body = json.loads(metadata)
-        name = body["checkpoint"]
-        return (name if isinstance(name, str) and name else None), int(body["epoch"])
-    except (ValueError, KeyError, TypeError):
+        name, epoch = body["checkpoint"], body["epoch"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None, 0
+    good = isinstance(name, str) and name and type(epoch) is int and 0 <= epoch < MOST_EPOCHS
+    return (name, epoch) if good else (None, 0)
