@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -20,8 +19,8 @@ from aiokafka.errors import CorruptRecordException, KafkaError
 from mode import Service
 
 from connectors.kafka.assignor import Listener, digest, one_learner
-from connectors.kafka.boxes import Outbox, Place
-from connectors.kafka.committed import Committed, read_committed
+from connectors.kafka.boxes import Inbox, Outbox, Place
+from connectors.kafka.committed import Asker, Committed, read_committed
 from connectors.kafka.committer import STOP_SECONDS, Committer
 from connectors.kafka.errors import explain
 from connectors.kafka.merge import MergedInbox, inbox_of
@@ -40,6 +39,8 @@ FETCH_MS = 200
 HOLD_SECONDS = 2.0
 """A learner that is behind for longer gets its partitions paused; before, nothing is fetched."""
 ASK_SECONDS = 0.2
+COMMANDS_BYTES = 1 << 20
+"""Of commands that wait; each may take a checkpoint."""
 
 Records = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
@@ -61,9 +62,11 @@ class DataPlane(Service):
         self._gate = asyncio.Event()
         self.committer = Committer(options, self.outbox, self._handed, self._answered, self._assigned.wait)
         self.watch = Watch(options, self.inbox, self.outbox, self.committer, self._gate.is_set)
+        self.standby = Asker(options)
+        """What asks, while another one learns, for what that has committed."""
         self.failure: ConnectorError | None = None
         self.commands_topic = ""
-        self._commands: deque[Record] = deque()
+        self._commands = Inbox(COMMANDS_BYTES, lambda: loop.call_soon_threadsafe(self._room.set))
         self.next: dict[Place, int] = {}
         """The record after the last one that went into the inbox."""
         self._owned: frozenset[TopicPartition] = frozenset()
@@ -152,6 +155,7 @@ class DataPlane(Service):
         if self.options.exactly_once:
             await self.committer.start(transactional=True)
         committed = await self._asked(read_committed(self.options, topic, strict))
+        await self.standby.close()
         still = self._assigned.is_set() and self._turn == turn
         if not still:
             await self.committer.stop()
@@ -260,7 +264,7 @@ class DataPlane(Service):
         while not self._stopping:
             if not await self._open():
                 continue
-            if self.inbox.full:
+            if self._full:
                 await self._hold()
             turn = self._turn
             self._deliver(await self._fetched(*self._wanted(), timeout_ms=FETCH_MS), turn)
@@ -315,23 +319,31 @@ class DataPlane(Service):
             self.next[place] = messages[-1].offset + 1
             records = records_of(tp, messages)
             if tp.topic == self.commands_topic:
-                self._commands.extend(records)
+                self._commands.put(records)
             else:
                 self.watch.drained.pop(place, None)
                 self.inbox.put(records, (message.timestamp for message in messages))
 
     def take_commands(self) -> list[Record]:
         """Commands that have come. Belongs to the learner."""
-        return [self._commands.popleft() for _ in range(len(self._commands))]
+        waiting = self._commands.depth
+        return self._commands.take(waiting, 0.0) if waiting else []
+
+    @property
+    def _full(self) -> bool:
+        return self.inbox.full or self._commands.full
 
     async def _hold(self) -> None:
-        """Until the learner has caught up: for short by not fetching, then by pausing all but commands."""
+        """Until the learner has caught up: for short by not fetching, then by pausing the partitions.
+
+        Commands are read on, unless they are too many.
+        """
         consumer = self.consumer
         assert consumer is not None
         paused = False
         while not self._stopping:
             self._room.clear()
-            if not self.inbox.full:
+            if not self._full:
                 break
             try:
                 async with asyncio.timeout(HOLD_SECONDS):
@@ -339,10 +351,10 @@ class DataPlane(Service):
             except TimeoutError:
                 if not await self._open():
                     continue
-                turn = self._turn
-                held = {tp for tp in consumer.assignment() if tp.topic != self.commands_topic}
-                if not held <= consumer.paused():
-                    consumer.pause(*held)
+                turn, all_of_it = self._turn, self._commands.full
+                held = {tp for tp in consumer.assignment() if all_of_it or tp.topic != self.commands_topic}
+                consumer.resume(*(consumer.paused() - held))
+                consumer.pause(*(held - consumer.paused()))
                 paused = True
                 # Asking shows the client that somebody is there.
                 self._deliver(await self._fetched(timeout_ms=FETCH_MS), turn)
@@ -378,7 +390,7 @@ class DataPlane(Service):
         self._stopping = True
         self._gate.set()
         self._room.set()
-        await asyncio.gather(self.committer.stop(), self._stop_consumer())
+        await asyncio.gather(self.committer.stop(), self._stop_consumer(), self.standby.close())
 
     async def _stop_consumer(self) -> None:
         if self.consumer is not None:

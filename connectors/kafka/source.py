@@ -268,10 +268,12 @@ class KafkaSource:
 
     def committed(self) -> str | None:
         """For one that stands by, who waits for a broker that is away as long as a learner would: None."""
-        options = self._options
+        options, plane = self._options, self.link.plane
         try:
             timeout = min(ANSWER_SECONDS, options.patience)
-            found = self.link.call(lambda: read_committed(options, self.topic), self._stopped, timeout)
+            found = self.link.call(
+                lambda: read_committed(options, self.topic, asker=plane.standby), self._stopped, timeout
+            )
         except Unreachable as error:
             away = time.monotonic() - self._heard
             if away > options.patience:
