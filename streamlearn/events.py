@@ -174,7 +174,8 @@ class Source(Protocol):
 
     A source may also have `decide() -> bool`, called before `poll`: it settles what the order of coming
     records depends on beside the records. True if something has changed: `fingerprint` says it from now on,
-    and no record is polled before a checkpoint holds it.
+    and no record is polled before a checkpoint holds it. And `waits()`, called now and then by who waits for
+    a full disk before it polls again: it doesn't hang.
     """
 
     topic: str
@@ -262,7 +263,7 @@ class GroupSource(Source, Protocol):
         """Records and outputs that wait in memory, by queue."""
 
     def ends(self) -> dict[int, int]:
-        """The next offset of every partition as the log is now. Raises Unreachable."""
+        """The next offset of every partition as the log is now. Raises Unreachable, Stopped."""
 
 
 class Sink(Protocol):

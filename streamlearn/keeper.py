@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
 """Between two attempts while checkpoints can't be written."""
+WAITS_SECONDS = 1.0
 HANGING_SECONDS = 5.0
 """A write never counts as one that hangs before, however short checkpoint.patience is."""
 
@@ -41,9 +42,14 @@ class Keeper:
         store: CheckpointStore,
         learner: OnlineLearner,
         confirmed: bool = True,
+        waits: Callable[[], None] = lambda: None,
     ) -> None:
-        """confirmed: a checkpoint is the one to start from as soon as it is durable; else see `confirm`."""
+        """confirmed: a checkpoint is the one to start from as soon as it is durable; else see `confirm`.
+
+        waits: called now and then by a learner that waits for the disk: it doesn't hang.
+        """
         self.settings, self.store, self.learner = settings, store, learner
+        self.waits = waits
         self.figures = CheckpointFigures()
         self.problem: OSError | Damaged | None = None
         """Why the last attempt failed; None once one has succeeded."""
@@ -182,8 +188,11 @@ class Keeper:
 
     def _await(self, writing: Future[tuple[Manifest, int]]) -> None:
         """Until it is done, or hangs."""
+        self.waits()
         while not writing.done() and self._hanging() is None:
-            futures.wait([writing], max(0.0, self._begun + self._patience() - time.monotonic()))
+            left = self._begun + self._patience() - time.monotonic()
+            futures.wait([writing], max(0.0, min(left, WAITS_SECONDS)))
+            self.waits()
 
     def _patience(self) -> float:
         """Seconds that a write may take. Who wants to stop at the first failure doesn't mean a slow disk."""

@@ -68,7 +68,8 @@ class Worker:
         self.stopwatch = Stopwatch()
         self.latency = Histogram()
         self.group = group_of(source, sink, store)
-        self.keeper = Keeper(settings.checkpoint, store, self.learner, confirmed=not self.group)
+        waits = getattr(source, "waits", lambda: None)
+        self.keeper = Keeper(settings.checkpoint, store, self.learner, not self.group, waits)
         self.vitals.checkpoint_problem = self.keeper.sickness
         self.offsets: dict[int, int] = {}
         self.cursors: dict[int, int] = {}

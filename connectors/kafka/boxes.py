@@ -109,7 +109,7 @@ class Outbox:
         self._handed = self._sent = 0
         self._failure: ConnectorError | None = None
         self.waited_at = time.monotonic()
-        """When the learner last came to wait for room: it doesn't hang then."""
+        """When the learner last came to wait for room, or a commit: it doesn't hang then."""
         self.hurry = False
         """The learner waits for the next commit."""
 
@@ -153,7 +153,7 @@ class Outbox:
     def wait_sent(self, timeout: float) -> bool:
         """Until all that was handed over is committed; False after `timeout` seconds."""
         with self._changed:
-            handed = self._handed
+            handed, self.waited_at = self._handed, time.monotonic()
             self.hurry = self._sent < handed
             done = self._changed.wait_for(lambda: self._failure is not None or self._sent >= handed, timeout)
             self._raise()

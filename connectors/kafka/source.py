@@ -268,10 +268,12 @@ class KafkaSource:
 
     def committed(self) -> str | None:
         """For one that stands by, who waits for a broker that is away as long as a learner would: None."""
-        options = self._options
+        options, plane = self._options, self.link.plane
         try:
             timeout = min(ANSWER_SECONDS, options.patience)
-            found = self.link.call(lambda: read_committed(options, self.topic), self._stopped, timeout)
+            found = self.link.call(
+                lambda: read_committed(options, self.topic, asker=plane.standby), self._stopped, timeout
+            )
         except Unreachable as error:
             away = time.monotonic() - self._heard
             if away > options.patience:
@@ -342,9 +344,30 @@ class KafkaSource:
     def commands(self) -> list[Record]:
         return self.link.plane.take_commands()
 
+    def waits(self) -> None:
+        """See `Source`: the watch over the learner is told."""
+        if self._link is not None:
+            self._link.plane.inbox.taken_at = time.monotonic()
+
     def ends(self) -> dict[int, int]:
-        link = self.link
-        _, last = link.call(link.plane.bounds)
+        """Waits for a partition without a leader, and a broker that is away, as long as reading does.
+
+        Raises Unreachable; Stopped, whoever asked is asked anew at the next start.
+        """
+        link, since, said = self.link, time.monotonic(), False
+        while True:
+            try:
+                _, last = link.call(link.plane.bounds, self._stopped)
+                break
+            except Unreachable as error:
+                if link.plane.failure is not None:
+                    raise link.plane.failure from error
+                if time.monotonic() - since > self._options.patience:
+                    raise
+                if not said:
+                    log.warning("waiting for the ends of %s's partitions: %s", self.topic, error)
+                said = True
+                self.waits()
         return {partition: offset for (topic, partition), offset in last.items() if topic == self.topic}
 
     def lag(self, offsets: Mapping[int, int]) -> dict[int, int]:

@@ -1,0 +1,49 @@
+"""Two purposes of one topic, two clusters of one worker: settings that are refused before anything runs."""
+
+from __future__ import annotations
+
+from streamlearn.settings import (
+    KAFKA_SINK,
+    KAFKA_SOURCE,
+    Settings,
+    SettingsError,
+    commands_topic,
+    outputs,
+    sink_connector,
+)
+
+
+def refuse_clashes(settings: Settings) -> None:
+    """Raises SettingsError."""
+    source, sink, names = settings.source, settings.sink, outputs(settings)
+    from_kafka = source.topic is not None and source.connector in (None, KAFKA_SOURCE)
+    to_kafka = sink_connector(settings) == KAFKA_SINK
+    problems = []
+    if from_kafka and to_kafka and sink.bootstrap_servers is not None:
+        asked, read = (_servers(given) for given in (sink.bootstrap_servers, source.bootstrap_servers or ""))
+        if asked != read:
+            problems.append(
+                f"sink.bootstrap_servers is {sink.bootstrap_servers} and source.bootstrap_servers "
+                f"{source.bootstrap_servers}: a worker that reads from Kafka writes to the same cluster, "
+                "since no transaction spans two; leave sink.bootstrap_servers out"
+            )
+    topics: dict[str, str | None] = {}
+    if from_kafka:
+        topics |= {"source.topic": source.topic}
+    if source.bootstrap_servers is not None:
+        topics |= {"source.commands": commands_topic(settings), "sink.answers": names.answers}
+    if to_kafka:
+        topics |= {"sink.predictions": names.predictions, "sink.dead_letters": names.dead_letters}
+    first: dict[str | None, str] = {}
+    for setting, topic in topics.items():
+        other = first.setdefault(topic, setting)
+        if other != setting:
+            problems.append(
+                f"{other} and {setting} are both {topic}: a topic has one purpose, name another one"
+            )
+    if problems:
+        raise SettingsError(*problems)
+
+
+def _servers(text: str) -> set[str]:
+    return {server.strip() for server in text.split(",")} - {""}
