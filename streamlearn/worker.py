@@ -332,10 +332,8 @@ class Worker:
         if not self.outlet.flush():
             return NOT_WRITABLE
         self._checkpoint_now()
-        if self.keeper.problem is not None:
-            log.error(
-                "the last checkpoint could not be written to %s: %s", self.store.folder, self.keeper.problem
-            )
+        if (problem := self.keeper.problem) is not None:
+            log.error("the last checkpoint could not be written to %s: %s", self.store.folder, problem)
             return NOT_WRITABLE
         self.group.settle(self._stop.is_set, LAST_SECONDS)
         self.group.confirm(self.keeper)
