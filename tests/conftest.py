@@ -1,6 +1,6 @@
 """Settings of the test run: hypothesis draws the same examples everywhere, so that a failure is a failure.
 
-And what is there once for all tests: a disk that nothing waits for, a real Kafka.
+And what is there once for all tests: disks and servers that nothing waits for, a real Kafka.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from socketserver import BaseServer
 
 import pytest
 from hypothesis import settings
@@ -59,6 +60,19 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", check)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers_end_at_once() -> Iterator[None]:
+    """Closing a server takes until it looks up; here it does so every few milliseconds."""
+    serve = BaseServer.serve_forever
+
+    def serve_forever(self: BaseServer, poll_interval: float = 0.5) -> None:
+        serve(self, min(poll_interval, 0.005))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseServer, "serve_forever", serve_forever)
         yield
 
 
