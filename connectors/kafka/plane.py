@@ -60,7 +60,9 @@ class DataPlane(Service):
         self.consumer: AIOKafkaConsumer | None = None
         self._assigned = asyncio.Event()
         self._gate = asyncio.Event()
-        self.committer = Committer(options, self.outbox, self._handed, self._answered, self._assigned.wait)
+        self.committer = Committer(
+            options, self.outbox, self._handed, self._answered, self._assigned.wait, lambda: self.inbox.depth
+        )
         self.watch = Watch(options, self.inbox, self.outbox, self.committer, self._gate.is_set)
         self.standby = Asker(options)
         """What asks, while another one learns, for what that has committed."""
