@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from ops.kafka.broker import Broker
 
-settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True, max_examples=50)
+settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True, max_examples=40)
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("STREAMLEARN_TEST_PROFILE", "ci"))
 

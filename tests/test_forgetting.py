@@ -206,7 +206,7 @@ class Watch:
         assert came == counts.labeled + counts.held_out + counts.forgotten
 
 
-@hypothesis_settings(max_examples=30)
+@hypothesis_settings(max_examples=20)
 @given(
     name=st.sampled_from(["er", "onpro", "prototype_replay"]),
     modifiers=st.sampled_from([[], ["view_batch"]]),
