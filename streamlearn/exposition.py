@@ -46,6 +46,11 @@ GAUGES: tuple[Figure, ...] = (
     ("prequential_kappa", "Cohen's kappa of all predictions made before learning.", "kappa"),
     ("checkpoint_bytes", "Size of the last checkpoint.", "checkpoint.bytes"),
     (
+        "checkpoint_free_bytes",
+        "Free on the disk of the checkpoints when the last one had been written; absent before the first.",
+        "checkpoint.free_bytes",
+    ),
+    (
         "last_checkpoint_timestamp_seconds",
         "When this process last wrote a checkpoint, in seconds since 1970; absent before the first.",
         "checkpoint.last_timestamp",
@@ -124,6 +129,9 @@ class WorkerCollector(Collector):
             "partition",
         )
         yield from _traffic(seen, self.vitals.role)
+        # Looked up now, on the server's thread: all else stands still when the learner hangs.
+        healthy = float(self.vitals.sickness() is None)
+        yield _gauge("healthy", "1 while /healthz says ok, 0 while it says what is wrong.", {(): healthy})
         stages = {(stage,): histogram for stage, histogram in seen.stages.items()}
         yield _histogram("step_seconds", "Time of each stage of the worker's turn.", stages, "stage")
         for name, text, place in HISTOGRAMS:

@@ -67,13 +67,17 @@ class Stopwatch:
 
 @dataclass
 class CheckpointFigures:
-    """Of the checkpoints of this run. `last_timestamp`: seconds since 1970, None before the first."""
+    """Of the checkpoints of this run. `last_timestamp`: seconds since 1970, None before the first.
+
+    free_bytes: on their disk, once the last one had been written.
+    """
 
     written: int = 0
     failures: int = 0
     last_id: str = ""
     last_timestamp: float | None = None
     bytes: int = 0
+    free_bytes: int | None = None
     duration: Histogram = field(default_factory=Histogram)
     pause: Histogram = field(default_factory=Histogram)
 

@@ -71,6 +71,7 @@ def test_a_stalled_worker_is_seen(site: Site, monkeypatch: pytest.MonkeyPatch) -
     assert answer.status == 503
     assert "nothing was applied for 61 s" in answer.text
     assert json.loads(site.ask("/status").body)["healthy"] is False
+    assert "\nstreamlearn_healthy 0.0\n" in site.ask("/metrics").text
     site.vitals.idle()
     assert site.ask("/healthz").status == 200
 

@@ -83,7 +83,7 @@ FULL = Observation(
     offsets={'odd "topic"\n\udc80': {"0": 130, "1": 7}},
     stages={"decode": histogram(0.002, 0.002, 0.5, 100.0), "predict": histogram(0.01)},
     latency=histogram(0.02, 0.04),
-    checkpoint=CheckpointFigures(9, 1, "c-9", 1795240800.5, 4096, histogram(0.5), histogram(0.001)),
+    checkpoint=CheckpointFigures(9, 1, "c-9", 1795240800.5, 4096, 8192, histogram(0.5), histogram(0.001)),
 )
 TOPIC = 'odd "topic"\n\\udc80'  # as a label: bytes of a path that are no text are escaped
 
@@ -156,6 +156,8 @@ EXPECTED: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
         ("streamlearn_checkpoint_duration_seconds_sum", {}, 0.5),
         ("streamlearn_checkpoint_pause_seconds_sum", {}, 0.001),
         ("streamlearn_checkpoint_bytes", {}, 4096),
+        ("streamlearn_checkpoint_free_bytes", {}, 8192),
+        ("streamlearn_healthy", {}, 1),
         ("streamlearn_last_checkpoint_timestamp_seconds", {}, 1795240800.5),
     ]
 }
