@@ -6,17 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, ProcessCollector
 
-from streamlearn.exposition import WorkerCollector
-from streamlearn.observe import Vitals
-from tests.test_exposition import FULL
+from tests.promql import exported, metrics_in
 
 OPS = Path(__file__).parent.parent / "ops"
 RULES = sorted((OPS / "prometheus" / "rules").glob("*.yml"))
@@ -25,7 +21,6 @@ RUNBOOK = OPS / "RUNBOOK.md"
 PARTS = ("Meaning", "First look", "What to do", "How to know that it worked")
 NOT_OURS = {"up", "node_filesystem_avail_bytes", "node_filesystem_size_bytes"}
 """Prometheus' own, and node_exporter's where there is one."""
-FUNCTIONS = {"on", "by", "and", "or", "unless", "ignoring", "offset", "group_left", "bool", "without"}
 
 
 def loaded(path: Path) -> Any:
@@ -47,28 +42,6 @@ def promtool(*words: str | Path) -> None:
         [found, *words], capture_output=True, text=True, check=False, env={**os.environ, **memory}
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def metrics_in(expression: str) -> set[str]:
-    """Names of metrics, as far as they can be told without a parser: no label, function, string or number."""
-    bare = re.sub(r'"[^"]*"', '""', expression)
-    bare = re.sub(r"\{[^}]*\}", "", bare)
-    bare = re.sub(r"\b(by|on|ignoring|without|group_left|group_right)\s*\([^)]*\)", " ", bare)
-    bare = re.sub(r"\[[^\]]*\]|\boffset\s+\w+", " ", bare)
-    names = set(re.findall(r"(?<![\w:.])[a-zA-Z_][\w:]*(?!\s*\(|[\w:])", bare))
-    return names - FUNCTIONS
-
-
-def exported() -> set[str]:
-    """Names of samples that a worker with every figure exports."""
-    vitals = Vitals(60)
-    assert FULL.continual is not None
-    recovered = replace(FULL.continual, stability_gap_recovery_events=100)
-    vitals.observation = replace(FULL, continual=recovered)
-    registry = CollectorRegistry()
-    registry.register(WorkerCollector(vitals))
-    ProcessCollector(registry=registry)
-    return {sample.name for family in registry.collect() for sample in family.samples}
 
 
 def test_the_rules_are_valid() -> None:
