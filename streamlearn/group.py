@@ -8,12 +8,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import cast
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.commands import Command, parse_command
-from streamlearn.events import Claim, GroupSink, GroupSource, Sink, Source, StateMismatch, Unreachable
+from streamlearn.events import (
+    Claim,
+    GroupSink,
+    GroupSource,
+    Sink,
+    Source,
+    StateMismatch,
+    Traffic,
+    Unreachable,
+)
 from streamlearn.keeper import Keeper
+from streamlearn.observe import Vitals
 from streamlearn.standby import Found, StandBy
 
 log = logging.getLogger(__name__)
@@ -25,8 +35,8 @@ class Alone:
     def __bool__(self) -> bool:
         return False
 
-    def claim(self, role: Callable[[str], None], stopped: Callable[[], bool]) -> Claim | None:
-        """Stand by until it is this worker's turn, which `role` is told. Raises Stopped."""
+    def claim(self, vitals: Vitals, stopped: Callable[[], bool]) -> Claim | None:
+        """Stand by until it is this worker's turn, which `vitals` is told. Raises Stopped."""
         return None
 
     def survey(self) -> Claim | None:
@@ -51,9 +61,17 @@ class Alone:
         """What has been asked for since the last call."""
         return []
 
-    def figures(self, offsets: Mapping[int, int]) -> dict[str, Any]:
-        """Of the group's traffic, for an Observation. offsets: how far the learner is."""
-        return {}
+    def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
+        """Of the group, as of now, from any thread. offsets: how far the learner is."""
+        return None
+
+    def silence(self) -> float:
+        """Seconds for which the thread that reads has given no sign of life. From any thread."""
+        return 0.0
+
+    def ages(self) -> list[tuple[float, int]]:
+        """Of answers that became visible since the last call: seconds since their records' time, how many."""
+        return []
 
     def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
         """Of the partitions that are not read to their end, the end as it is now."""
@@ -83,14 +101,16 @@ class Group(Alone):
     def __bool__(self) -> bool:
         return True
 
-    def claim(self, role: Callable[[str], None], stopped: Callable[[], bool]) -> Claim | None:
+    def claim(self, vitals: Vitals, stopped: Callable[[], bool]) -> Claim | None:
         def stand_by() -> None:
-            role("standby")
-            self._standing_by.look(self._source.committed())
+            vitals.play("standby")
+            named = self._source.committed()
+            with vitals.inside("reading the checkpoint that the group's commit names"):
+                self._standing_by.look(named)
 
         claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
         self._standing_by.own(self._source.fingerprint({}))
-        role("learner")
+        vitals.play("learner")
         return claim
 
     def survey(self) -> Claim | None:
@@ -126,8 +146,14 @@ class Group(Alone):
     def commands(self) -> list[Command]:
         return [parse_command(record) for record in self._source.commands()]
 
-    def figures(self, offsets: Mapping[int, int]) -> dict[str, Any]:
-        return {"lag": {self._source.topic: self._source.lag(offsets)}, "queues": self._source.queues()}
+    def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
+        return self._source.traffic(offsets)
+
+    def silence(self) -> float:
+        return self._source.silence
+
+    def ages(self) -> list[tuple[float, int]]:
+        return self._source.ages()
 
     def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
         return {p: end for p, end in self._source.ends().items() if offsets.get(p, 0) < end}

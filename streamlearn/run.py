@@ -35,6 +35,7 @@ from streamlearn.settings import (
     outputs,
 )
 from streamlearn.trainer import BudgetError
+from streamlearn.watchdog import Watchdog
 from streamlearn.wiring import make_codec, make_sink, make_source, named, refuse_own_input, report_writable
 from streamlearn.worker import Worker
 
@@ -155,7 +156,8 @@ def _run(settings: Settings) -> int:
     STOP.tell(stop)
     try:
         url = exporter.start() if settings.exporter.enabled else None
-        status = worker.run(started)
+        with Watchdog(vitals):
+            status = worker.run(started)
     finally:
         STOP.tell(None)
         exporter.close()
@@ -166,7 +168,7 @@ def _run(settings: Settings) -> int:
         _doubt(settings, worker)
     if settings.report is not None:
         found = figures(vitals.observation) | knowledge(worker.learner)
-        write_report(settings, {settings.method.name: found}, worker.curve.rows)
+        write_report(settings, {settings.method.name: found}, worker.instruments.curve.rows)
     return status
 
 

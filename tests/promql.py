@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from streamlearn.exposition import WorkerCollector
 from streamlearn.observe import Vitals
-from tests.test_exposition import FULL
+from tests.exposed import FULL
 
 KEYWORDS = {"on", "by", "and", "or", "unless", "ignoring", "offset", "group_left", "bool", "without"}
 

@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from mode import Service
 
+from connectors.kafka.ages import Ages
 from connectors.kafka.assignor import Listener, digest, one_learner
 from connectors.kafka.boxes import Outbox, Place
 from connectors.kafka.committed import Committed, read_committed
@@ -58,6 +59,8 @@ class DataPlane(Service):
         self._gate = asyncio.Event()
         self.committer = Committer(options, self.outbox, self._handed, self._answered, self._assigned.wait)
         self.watch = Watch(options, self.inbox, self.outbox, self.committer, self._gate.is_set)
+        self.ages = Ages()
+        self.counts = {"rebalances": 0, "fetch_pauses": 0, "commits": 0}
         self.failure: ConnectorError | None = None
         self.commands_topic = ""
         self._commands: deque[Record] = deque()
@@ -211,6 +214,7 @@ class DataPlane(Service):
     def revoked(self) -> None:
         """A rebalance begins: nothing is read until the partitions are ours again and sought."""
         self._turn += 1
+        self.counts["rebalances"] += 1
         self.committer.doubtful = True
         self._gate.clear()
         self._assigned.clear()
@@ -316,6 +320,8 @@ class DataPlane(Service):
                 self._commands.extend(records)
             else:
                 self.watch.drained.pop(place, None)
+                if self.committer.producer is not None:
+                    self.ages.came(place, messages, self.committer.published.get(place, 0))
                 self.inbox.put(records, (message.timestamp for message in messages))
 
     def take_commands(self) -> list[Record]:
@@ -341,6 +347,7 @@ class DataPlane(Service):
                 held = {tp for tp in consumer.assignment() if tp.topic != self.commands_topic}
                 if not held <= consumer.paused():
                     consumer.pause(*held)
+                    self.counts["fetch_pauses"] += 1
                 paused = True
                 # Asking shows the client that somebody is there.
                 found = await consumer.getmany(timeout_ms=FETCH_MS)
@@ -351,7 +358,14 @@ class DataPlane(Service):
     # -- ends
 
     def _answered(self) -> None:
+        self.counts["commits"] += 1
+        self.ages.visible(self.committer.published)
         self.watch.answered()
+
+    @property
+    def held(self) -> bool:
+        """Are the partitions this member's, sought and read?"""
+        return self._gate.is_set()
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:

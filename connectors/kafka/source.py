@@ -21,6 +21,7 @@ from streamlearn.events import (
     Resume,
     StateMismatch,
     Stopped,
+    Traffic,
     Unreachable,
     UsageError,
 )
@@ -347,22 +348,35 @@ class KafkaSource:
         _, last = link.call(link.plane.bounds)
         return {partition: offset for (topic, partition), offset in last.items() if topic == self.topic}
 
-    def lag(self, offsets: Mapping[int, int]) -> dict[int, int]:
-        plane = self.link.plane
-        waiting = {}
-        for (topic, partition), end in list(plane.watch.ends.items()):
-            if topic == self.topic:
-                at = offsets.get(partition, 0)
-                # Behind the last record there may be marks of transactions, which are no records.
-                all_read = (topic, partition) in plane.watch.drained and at >= plane.next.get(
-                    (topic, partition), 0
-                )
-                waiting[partition] = 0 if all_read else max(0, end - at)
-        return waiting
+    def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
+        link = self._link
+        if link is None or not link.plane.next:
+            return None
+        plane = link.plane
+        drained, reads = plane.watch.drained, dict(plane.next)
+        ends = {p: end for (topic, p), end in plane.watch.ends.items() if topic == self.topic}
+        lag = {}
+        for partition, end in ends.items():
+            at, place = offsets.get(partition, 0), (self.topic, partition)
+            # Behind the last record there may be marks of transactions, which are no records.
+            all_read = place in drained and at >= reads.get(place, 0)
+            lag[partition] = 0 if all_read else max(0, end - at)
+        return Traffic(
+            ends,
+            lag,
+            {"records": plane.inbox.depth, "outputs": plane.outbox.depth},
+            dict(plane.counts),
+            plane.watch.answered_at,
+            plane.watch.behind(reads),
+            plane.held,
+        )
 
-    def queues(self) -> dict[str, int]:
-        plane = self.link.plane
-        return {"records": plane.inbox.depth, "outputs": plane.outbox.depth}
+    @property
+    def silence(self) -> float:
+        return self._link.silence if self._link is not None else 0.0
+
+    def ages(self) -> list[tuple[float, int]]:
+        return self.link.plane.ages.take()
 
     def close(self) -> None:
         if self._link is not None:
