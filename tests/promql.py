@@ -19,7 +19,7 @@ def metrics_in(expression: str) -> set[str]:
     bare = re.sub(r'"[^"]*"', '""', expression)
     bare = re.sub(r"\{[^}]*\}", "", bare)
     bare = re.sub(r"\b(by|on|ignoring|without|group_left|group_right)\s*\([^)]*\)", " ", bare)
-    bare = re.sub(r"\[[^\]]*\]|\boffset\s+\w+", " ", bare)
+    bare = re.sub(r"\[[^\]]*\]|\boffset\s+[\w$]+", " ", bare)
     names = set(re.findall(r"(?<![\w:.])[a-zA-Z_][\w:]*(?!\s*\(|[\w:])", bare))
     return names - KEYWORDS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ops.grafana.alerts import ALERTS
 from ops.grafana.queries import newest
 from ops.grafana.spec import (
     GREEN,
@@ -49,8 +50,9 @@ GLANCE = Row(
         ),
         Panel(
             "Worst case",
-            "WC-ACC: what the model could be relied on at any moment since. The lowest that each older set "
-            "has been, and the newest set's present accuracy. It does not rise again.",
+            "WC-ACC: what the model could be relied on at any moment since. The mean of the lowest that each "
+            "older set has been since a newer class came, and of the newest set as it is. The older sets' "
+            "part never rises again.",
             SHARE,
             (newest("worst_case_accuracy"),),
             Kind.NUMBER,
@@ -362,6 +364,6 @@ LEARNING = Dashboard(
     "Learning",
     "Does the model still know what it learned last week? Blue lines are new classes, yellow ones starts of "
     "a worker.",
-    (GLANCE, ACCURACY, FORGETTING, MEMORY),
+    (GLANCE, ALERTS, ACCURACY, FORGETTING, MEMORY),
     (NEW_CLASS, STARTED),
 )

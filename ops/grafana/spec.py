@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+WHOLE = 24
+"""Columns of a dashboard."""
 GREEN, YELLOW, RED, BLUE = "green", "yellow", "red", "blue"
 
 
@@ -59,7 +61,7 @@ class Panel:
 
     @property
     def height(self) -> int:
-        return 4 if self.kind is Kind.NUMBER else 8
+        return 4 if self.kind is Kind.NUMBER or self.width == WHOLE else 8
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,16 @@ class Dashboard:
 NEW_CLASS = Mark(
     "New class",
     'max by (job) (streamlearn_known_classes{job="$job"})'
-    ' - max by (job) (min_over_time((streamlearn_known_classes{job="$job"} > 0)[$__interval:])) > 0',
+    ' > (max by (job) (max_over_time(streamlearn_known_classes{job="$job"}[1h] offset $__interval)) > 0)',
     BLUE,
     "a class appeared",
 )
-"""Zeros are workers that stand by or have not loaded their state yet."""
+"""More classes than were seen before. Zeros are workers that stand by or have not loaded their state yet."""
 STARTED = Mark(
     "Start",
-    'changes(process_start_time_seconds{job="$job"}[$__interval]) > 0',
+    'max by (job) (process_start_time_seconds{job="$job"})'
+    ' > max by (job) (max_over_time(process_start_time_seconds{job="$job"}[1h] offset $__interval))',
     YELLOW,
-    "{{instance}} was started",
+    "a worker was started",
 )
+"""Started later than any that was seen before: a crash may leave a gap in the series, or none."""

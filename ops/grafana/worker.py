@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ops.grafana.alerts import ALERTS
 from ops.grafana.queries import RATE, gauge, process, quantiles, rate
 from ops.grafana.spec import (
     BLUE,
@@ -390,6 +391,6 @@ WORKER = Dashboard(
     "Worker",
     "Does it work, how fast, and what does it wait for? Yellow lines are starts of a worker, blue ones new "
     "classes.",
-    (GLANCE, RATES, LAGS, LATENCY, PAUSES, MACHINE),
+    (GLANCE, ALERTS, RATES, LAGS, LATENCY, PAUSES, MACHINE),
     (STARTED, NEW_CLASS),
 )
