@@ -8,6 +8,7 @@ import threading
 import traceback
 from types import TracebackType
 
+from streamlearn.logs import sweep
 from streamlearn.observe import Vitals
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Watchdog:
     def _run(self) -> None:
         sick = False
         while not self._end.wait(LOOK_SECONDS):
+            sweep()
             # What ends a worker is said by whoever ends it.
             if self._vitals.failure is not None:
                 return
