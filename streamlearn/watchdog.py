@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 THREADS = ("MainThread", "kafka", "checkpoint-writer")
 """Whose place is told: the learner's, the Kafka loop's, the one that writes checkpoints."""
-FRAMES = 3
+FRAMES = 5
 """Innermost calls of each that are told."""
 
 

@@ -154,6 +154,9 @@ def main(options: Namespace) -> None:
 
                     def make(flag: Path = faults / name, worker: Watched = worker) -> None:
                         flag.touch()
+                        if flag.name == "deliver":
+                            while not flag.with_suffix(".hangs").exists():
+                                time.sleep(LOOK_SECONDS)
                         worker.more()
 
                     rows.append(worker.watch(fault, seen, make))

@@ -1,7 +1,7 @@
 """Parts of a worker that hang on demand, for finding out what /healthz and the log say then.
 
 Named in the settings by their import strings. They hang while there is a file of the fault's name (`decode`,
-`read`, `loop`, `deliver`) in the folder that the environment variable STREAMLEARN_HANG names.
+`read`, `loop`, `deliver`) in the folder that the environment variable STREAMLEARN_TEST_HANG names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from connectors.kafka import KafkaSource
 from streamlearn.codec import Codec
 from streamlearn.events import Record, Resume
 
-VARIABLE = "STREAMLEARN_HANG"
+VARIABLE = "STREAMLEARN_TEST_HANG"
 PAUSE = threading.Event()
 
 
@@ -25,7 +25,14 @@ def wanted(fault: str) -> bool:
     return (Path(os.environ[VARIABLE]) / fault).exists()
 
 
+def begins(fault: str) -> None:
+    """Say that from here on it hangs, by a file beside: what was under way before still goes through."""
+    (Path(os.environ[VARIABLE]) / f"{fault}.hangs").touch()
+
+
 def hang(fault: str) -> None:
+    if wanted(fault):
+        begins(fault)
     while wanted(fault):
         PAUSE.wait(0.02)
 
@@ -60,6 +67,8 @@ class HangingKafka(KafkaSource):
         getmany = consumer.getmany
 
         async def held(*partitions: Any, **options: Any) -> Any:
+            if wanted("deliver"):
+                begins("deliver")
             while wanted("deliver"):
                 await asyncio.sleep(0.02)
             return await getmany(*partitions, **options)
