@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.commands import Command, parse_command
@@ -29,8 +29,18 @@ from streamlearn.standby import Found, StandBy
 log = logging.getLogger(__name__)
 
 
+def _nothing(offsets: Mapping[int, int]) -> None:
+    """What a file says of its traffic."""
+
+
 class Alone:
-    """No group: nothing to claim, to name or to wait for."""
+    """No group: nothing to claim, to name or to wait for.
+
+    source: one that may say more of itself than a `Source` must (see `GroupSource.traffic`).
+    """
+
+    def __init__(self, source: Any = None) -> None:
+        self._alone = source
 
     def __bool__(self) -> bool:
         return False
@@ -62,12 +72,13 @@ class Alone:
         return []
 
     def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
-        """Of the group, as of now, from any thread. offsets: how far the learner is."""
-        return None
+        """Of the source, as of now, from any thread. offsets: how far the learner is."""
+        ask: Callable[[Mapping[int, int]], Traffic | None] = getattr(self._alone, "traffic", _nothing)
+        return ask(offsets)
 
     def silence(self) -> float:
         """Seconds for which the thread that reads has given no sign of life. From any thread."""
-        return 0.0
+        return float(getattr(self._alone, "silence", 0.0))
 
     def ages(self) -> list[tuple[float, int]]:
         """Of answers that became visible since the last call: seconds since their records' time, how many."""
@@ -190,5 +201,5 @@ class Group(Alone):
 def group_of(source: Source, sink: Sink, store: CheckpointStore) -> Alone:
     """The group of a source and a sink that have one."""
     if not getattr(sink, "grouped", False):
-        return Alone()
+        return Alone(source)
     return Group(cast(GroupSource, source), cast(GroupSink, sink), store)

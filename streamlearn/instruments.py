@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -17,6 +18,8 @@ from streamlearn.learner import OnlineLearner
 from streamlearn.live import device_figures, memory_figures
 from streamlearn.observe import DELAYS, MOST_RECALLS, Histogram, Observation, Stopwatch, Vitals, observe
 from streamlearn.report import Curve
+
+log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 0.25
 """Between two observations."""
@@ -39,6 +42,7 @@ class Instruments:
         self._read_bytes = 0
         self._resumed: Manifest | None = None
         self._observed_at = 0.0
+        self._skipped = 0
         vitals.checkpoint_problem = keeper.sickness
         vitals.source_silence = group.silence
         vitals.held = self._held
@@ -47,6 +51,7 @@ class Instruments:
     def resume(self, manifest: Manifest) -> None:
         """It goes on from a checkpoint, which is the newest one for now."""
         self._resumed = manifest
+        self._skipped = self._learner.counts.skipped_steps
         figures = self.keeper.figures
         figures.last_id, figures.bytes = manifest.id, self.keeper.store.size(manifest)
         figures.last_timestamp = datetime.fromisoformat(manifest.body["created"]).timestamp()
@@ -74,6 +79,7 @@ class Instruments:
     def observe(self, topic: str, offsets: Mapping[int, int], epoch: int, paused: bool) -> None:
         """Let others see how it stands."""
         self._observed_at = time.monotonic()
+        self._say_skipped(topic, offsets)
         for seconds, count in self._group.ages():
             self._to_prediction.observe(seconds, count)
         newest = self.keeper.newest or self._resumed
@@ -94,6 +100,20 @@ class Instruments:
         )
         if self._with_curve:
             self.curve.add(self._vitals.observation)
+
+    def _say_skipped(self, topic: str, offsets: Mapping[int, int]) -> None:
+        """What the learner, which has no log, left out since the last time."""
+        before, self._skipped = self._skipped, self._learner.counts.skipped_steps
+        skipped = self._skipped - before
+        if not skipped:
+            return
+        places = [{"topic": topic, "partition": p, "offset": o} for p, o in sorted(offsets.items())]
+        log.warning(
+            "%d updates were left out, the loss or its gradient was not a finite number: is "
+            "learning.learning_rate too high, or x too large?",
+            skipped,
+            extra={"fields": places[0] if len(places) == 1 else {"topic": topic, "offsets": places}},
+        )
 
     def _held(self) -> bool:
         traffic = self._group.traffic({})

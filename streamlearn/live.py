@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from streamlearn.buffers import Memory
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import OTHER, DeviceFigures, MemoryFigures
 
 
 def memory_figures(learner: OnlineLearner, most: int) -> MemoryFigures | None:
     """most: classes with a share of their own. None before the shape of x is settled."""
-    if not learner.settled:
+    memory: Memory | None = getattr(learner, "memory", None)  # it may be being built at the moment
+    if memory is None:
         return None
-    memory = learner.memory
     seen, size = memory.seen, memory.size
     columns = (memory.labels, memory.key, memory.born, memory.priority)
     room = memory.x.nbytes + memory.y.nbytes + sum(column.nbytes for column in columns)
@@ -53,14 +54,17 @@ def device_figures(device: torch.device) -> DeviceFigures | None:
     """None where there is no accelerator: the process' own memory is among the metrics anyhow."""
     if device.type != "cuda":
         return None
-    free, total = torch.cuda.mem_get_info(device)
-    memory = {
-        "allocated": torch.cuda.memory_allocated(device),
-        "reserved": torch.cuda.memory_reserved(device),
-        "free": free,
-        "total": total,
-    }
-    return DeviceFigures(memory, _utilization(str(torch.cuda.get_device_properties(device).uuid)))
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+        memory = {
+            "allocated": torch.cuda.memory_allocated(device),
+            "reserved": torch.cuda.memory_reserved(device),
+            "free": free,
+            "total": total,
+        }
+        return DeviceFigures(memory, _utilization(str(torch.cuda.get_device_properties(device).uuid)))
+    except RuntimeError:  # a device that has failed: the other figures are wanted all the more
+        return None
 
 
 class _Utilization(ctypes.Structure):

@@ -8,6 +8,7 @@ import threading
 import traceback
 from types import TracebackType
 
+from streamlearn.logs import sweep
 from streamlearn.observe import Vitals
 
 log = logging.getLogger(__name__)
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 THREADS = ("MainThread", "kafka", "checkpoint-writer")
 """Whose place is told: the learner's, the Kafka loop's, the one that writes checkpoints."""
-FRAMES = 3
+FRAMES = 5
 """Innermost calls of each that are told."""
 
 
@@ -38,6 +39,7 @@ class Watchdog:
     def _run(self) -> None:
         sick = False
         while not self._end.wait(LOOK_SECONDS):
+            sweep()
             # What ends a worker is said by whoever ends it.
             if self._vitals.failure is not None:
                 return

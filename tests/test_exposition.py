@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import Metric
@@ -16,6 +17,7 @@ from streamlearn.observe import (
     Vitals,
 )
 from streamlearn.prequential import Figures
+from tests import metrics_table
 from tests.exposed import EXPECTED, FULL, TOPIC
 from tests.scrape import OPENMETRICS, Site, parsed, serving
 
@@ -238,3 +240,8 @@ def test_an_answer_is_of_one_moment(site: Site) -> None:
     finally:
         done.set()
         worker.join()
+
+
+def test_the_table_of_metrics_is_what_is_exported() -> None:
+    table = (Path(__file__).parent.parent / "ops" / "METRICS.md").read_text("utf-8")
+    assert table == metrics_table.table(), "python -m tests.metrics_table > ops/METRICS.md"

@@ -98,7 +98,7 @@ def test_the_server_itself(tmp_path: Path) -> None:
     rules.write_text(json.dumps({"groups": [{"name": "one", "rules": [twice]}]}))
     vitals = Vitals(60)
     vitals.observation = Observation(step=7)
-    with serving(vitals) as site, Prometheus(tmp_path / "prometheus", [], [rules], 0.2) as prometheus:
+    with serving(vitals) as site, Prometheus(tmp_path / "prometheus", [], [rules], 0.5) as prometheus:
         assert prometheus.query("up") == []
         prometheus.scrape(f"127.0.0.1:{site.exporter.port}")
         (step,) = prometheus.until("streamlearn_model_step")
@@ -114,7 +114,7 @@ def test_the_server_itself(tmp_path: Path) -> None:
 def test_a_worker_over_a_file(tmp_path: Path) -> None:
     """Fresh, when it has learned, and when it goes on from a checkpoint."""
     words = [*flags(tmp_path, "-", *EXPORT, *LEARNS, *RECALLS), "--sink.dead_letters", str(tmp_path / "dead")]
-    with Prometheus(tmp_path / "prometheus", [], interval=0.25) as prometheus:
+    with Prometheus(tmp_path / "prometheus", [], interval=1.0) as prometheus:
         with Process(*words, stdin=True) as worker:
             target = address(lambda: worker.errors)
             checked(target)
@@ -162,10 +162,33 @@ def test_a_worker_over_a_file(tmp_path: Path) -> None:
             assert again.ends() == 0
 
 
+def test_from_kafka_to_a_file(broker: Broker, tmp_path: Path) -> None:
+    """No group, so no commits: but a topic, brokers and a lag all the same."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:100])
+    words = flags(tmp_path, "-", *EXPORT)
+    at = words.index("--source.path")
+    words[at : at + 2] = ["--source.bootstrap_servers", broker.address, "--source.topic", place.topic]
+    words += ["--sink.connector", "connectors.file_sink:FileSink", "--sink.dead_letters", str(tmp_path / "d")]
+    words += ["--delivery.mode", "at_least_once", "--source.commands", f"{place.topic}.none"]
+    with Process(*words) as worker:
+        target = address(lambda: worker.errors)
+        wanted = 'streamlearn_events_total{outcome="predicted"} 100.0'
+
+        def page() -> str:
+            with urlopen(f"http://{target}/metrics", timeout=20) as answer:
+                return str(answer.read().decode())
+
+        wait_for(lambda: wanted in page(), "all are answered")
+        where = f'{{partition="0",topic="{place.topic}"}}'
+        wait_for(lambda: f"streamlearn_consumer_lag_events{where} 0.0" in page(), "no lag")
+        assert f"streamlearn_end_offset{where} 100.0" in page()
+
+
 def test_a_worker_on_kafka(broker: Broker, tmp_path: Path) -> None:
     place = new_place(broker, tmp_path)
     place.send(EVENTS[:600])
-    with place.run(*EXPORT, *LEARNS) as run, Prometheus(tmp_path / "p", [], interval=0.25) as prometheus:
+    with place.run(*EXPORT, *LEARNS) as run, Prometheus(tmp_path / "p", [], interval=1.0) as prometheus:
         target = address(lambda: run.said)
         prometheus.scrape(target)
         prometheus.until('streamlearn_events_total{outcome="predicted"} == 600')

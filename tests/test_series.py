@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from streamlearn import Learner
 from streamlearn.checkpoint import CheckpointStore
-from streamlearn.events import Event
+from streamlearn.events import Event, Traffic
 from streamlearn.group import Alone
 from streamlearn.instruments import Instruments
 from streamlearn.keeper import Keeper
@@ -24,10 +25,18 @@ MOST_SERIES = 600
 """Of a worker with one partition, whatever it learns: README says so."""
 
 
+class Busy(Alone):
+    """The traffic of a topic with one partition."""
+
+    def traffic(self, offsets: Mapping[int, int]) -> Traffic:
+        counts = {"rebalances": 1, "fetch_pauses": 2, "commits": 3}
+        return Traffic({0: 9}, {0: 2}, {"records": 1, "outputs": 2}, counts, 1.0, False, True)
+
+
 def watched(learner: Learner, folder: Path) -> tuple[Instruments, Vitals]:
     vitals = Vitals(60)
     keeper = Keeper(CheckpointSettings(), CheckpointStore(folder), learner)
-    return Instruments(learner, Alone(), keeper, vitals, curve=False), vitals
+    return Instruments(learner, Busy(), keeper, vitals, curve=False), vitals
 
 
 def events(labels: list[int]) -> list[Event]:

@@ -240,7 +240,11 @@ class KafkaSource:
                 if offset < first.get(place, 0):
                     if not skip:
                         refuse_outside(place, offset, first[place], last[place])
-                    log.error("%s:%d: %d records are skipped", *place, first[place] - offset)
+                    log.error(
+                        "%s:%d: %d records are skipped",
+                        *(*place, first[place] - offset),
+                        extra={"fields": {"topic": topic, "partition": partition, "offset": offset}},
+                    )
                     begin.setdefault(topic, {})[partition] = first[place]
         published = {}
         for place in plane.places:
@@ -350,9 +354,9 @@ class KafkaSource:
 
     def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
         link = self._link
-        if link is None or not link.plane.next:
+        plane = getattr(link, "plane", None)  # none yet while it connects
+        if plane is None or not plane.next:
             return None
-        plane = link.plane
         drained, reads = plane.watch.drained, dict(plane.next)
         ends = {p: end for (topic, p), end in plane.watch.ends.items() if topic == self.topic}
         lag = {}

@@ -70,9 +70,7 @@ class Watch:
         if time.monotonic() - self._looked > STALE_SECONDS:
             return False
         ends, drained = self.ends, self.drained
-        return self._inbox.depth > 0 or any(
-            place not in drained and end > reads.get(place, end) for place, end in ends.items()
-        )
+        return any(place not in drained and end > reads.get(place, end) for place, end in ends.items())
 
     async def run(self, consumer: AIOKafkaConsumer, reads: Mapping[Place, int]) -> None:
         """Look again and again at what it `reads`. Raises Unreachable, Fenced."""
