@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -55,7 +56,7 @@ class Keeper:
         """Why the last attempt failed; None once one has succeeded."""
         self.newest: Manifest | None = None
         """The newest checkpoint that this worker has written."""
-        self._writing: Future[tuple[Manifest, int]] | None = None
+        self._writing: Future[tuple[Manifest, int, int]] | None = None
         self._snapshot: Snapshot = {}
         self._begun = 0.0
         self._failing_since = 0.0
@@ -186,7 +187,7 @@ class Keeper:
         if self._writing is not None:
             self._await(self._writing)
 
-    def _await(self, writing: Future[tuple[Manifest, int]]) -> None:
+    def _await(self, writing: Future[tuple[Manifest, int, int]]) -> None:
         """Until it is done, or hangs."""
         self.waits()
         while not writing.done() and self._hanging() is None:
@@ -208,7 +209,7 @@ class Keeper:
 
     def _write(
         self,
-        writing: Future[tuple[Manifest, int]],
+        writing: Future[tuple[Manifest, int, int]],
         snapshot: Snapshot,
         about: Mapping[str, Any],
         sync: Callable[[], None],
@@ -218,18 +219,19 @@ class Keeper:
             manifest = self.store.write(snapshot, about, sync)
             if self._confirmed:
                 self._try_to_erase(manifest)
-            written = manifest, self.store.size(manifest)
+            free = shutil.disk_usage(self.store.folder).free
+            written = manifest, self.store.size(manifest), free
         except BaseException as error:
             writing.set_exception(error)
         else:
             writing.set_result(written)
 
-    def _written(self, manifest: Manifest, size: int) -> None:
+    def _written(self, manifest: Manifest, size: int, free: int) -> None:
         self.newest = manifest
         self.figures.written += 1
         self.figures.last_id = manifest.id
         self.figures.last_timestamp = time.time()
-        self.figures.bytes = size
+        self.figures.bytes, self.figures.free_bytes = size, free
         self.figures.duration.observe(time.monotonic() - self._begun)
         if self.problem is not None:
             log.info("checkpoints can be written again: %s", manifest.id)

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.durable import describe
-from streamlearn.events import Claim, GroupSink, GroupSource
+from streamlearn.events import Claim, GroupSink, GroupSource, Traffic
 from streamlearn.group import Group
 from streamlearn.learner import OnlineLearner
+from streamlearn.observe import Vitals
 from streamlearn.standby import StandBy
 from tests.streams import settings, vectors
 
@@ -42,8 +43,9 @@ class Source:
     def fingerprint(self, cursors: Mapping[int, int]) -> dict[str, Any]:
         return {}
 
-    def lag(self, offsets: Mapping[int, int]) -> dict[int, int]:
-        return {partition: end - offsets.get(partition, 0) for partition, end in self.ends.items()}
+    def traffic(self, offsets: Mapping[int, int]) -> Traffic:
+        lag = {partition: end - offsets.get(partition, 0) for partition, end in self.ends.items()}
+        return Traffic(self.ends, lag, {}, {}, 0.0, False, True)
 
 
 class Life:
@@ -96,7 +98,7 @@ def test_nothing_is_decided_by_the_clock_while_records_are_read_again(tmp_path: 
     # Of partition 1, P is behind the last record: a mark of a transaction, which is never read.
     source = Source(Claim("c", 1, {0: 0, 1: 0}, {0: 100, 1: 51}), {0: 500, 1: 50})
     group = Group(cast(GroupSource, source), cast(GroupSink, Sink()), CheckpointStore(tmp_path, 1))
-    group.claim(lambda role: None, lambda: False)
+    group.claim(Vitals(1.0), lambda: False)
     for handle in (group._standing_by._held, group._standing_by._of):
         assert handle is not None
         handle.close()  # held as long as a process, else

@@ -22,19 +22,6 @@ OURS_CONSUMER = {
 OURS_CONSUMER |= {"partition_assignment_strategy", "key_deserializer", "value_deserializer"}
 OURS_PRODUCER = {"transactional_id", "enable_idempotence", "acks", "partitioner"}
 """Parameters on which the exactness stands, or that have settings of their own."""
-CONSUMER: dict[str, Any] = {
-    "enable_auto_commit": False,
-    "auto_offset_reset": "none",
-    "isolation_level": "read_committed",
-    "session_timeout_ms": 6000,
-    "heartbeat_interval_ms": 1500,
-    "rebalance_timeout_ms": 60_000,
-    # So soon new partitions are found.
-    "metadata_max_age_ms": 30_000,
-    # A learner that takes long must not lose its partitions for it; the watch sees one that hangs.
-    "max_poll_interval_ms": 24 * 3_600_000,
-}
-"""Parameters of the consumer, which the settings may change but for those that are OURS_CONSUMER."""
 
 
 @dataclass

@@ -18,14 +18,16 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CorruptRecordException, KafkaError
 from mode import Service
 
-from connectors.kafka.assignor import Listener, digest, one_learner
+from connectors.kafka.ages import Ages
+from connectors.kafka.assignor import Listener
 from connectors.kafka.boxes import Inbox, Outbox, Place
 from connectors.kafka.committed import Asker, Committed, read_committed
 from connectors.kafka.committer import STOP_SECONDS, Committer
+from connectors.kafka.consumer import consumer_of
 from connectors.kafka.errors import explain
 from connectors.kafka.merge import MergedInbox, inbox_of
 from connectors.kafka.names import read_any, unreadable
-from connectors.kafka.options import CONSUMER, Options
+from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt, refuse_gone
 from connectors.kafka.records import records_of
 from connectors.kafka.watch import Watch
@@ -66,6 +68,8 @@ class DataPlane(Service):
         self.watch = Watch(options, self.inbox, self.outbox, self.committer, self._gate.is_set)
         self.standby = Asker(options)
         """What asks, while another one learns, for what that has committed."""
+        self.ages = Ages()
+        self.counts = {"rebalances": 0, "fetch_pauses": 0, "commits": 0}
         self.failure: ConnectorError | None = None
         self.commands_topic = ""
         self._commands = Inbox(COMMANDS_BYTES, lambda: loop.call_soon_threadsafe(self._room.set))
@@ -76,6 +80,8 @@ class DataPlane(Service):
         self._incomplete_since: float | None = None
         self._turn = 0
         self._stopping = False
+        self.held = self._gate.is_set
+        """Are the partitions this member's, sought and read?"""
 
     # -- start
 
@@ -85,22 +91,7 @@ class DataPlane(Service):
         topics: their partition counts.
         """
         options = self.options
-        grouped: dict[str, Any] = {}
-        if options.group is not None:
-            grouped = {
-                "group_id": options.group,
-                # Of a member that is known the broker believes the old topics: other ones, another member.
-                "group_instance_id": options.instance and f"{options.instance}-{digest(topics)}",
-                "partition_assignment_strategy": (
-                    one_learner(lambda: self.committer.epoch if self._owned else 0),
-                ),
-            }
-        try:
-            self.consumer = AIOKafkaConsumer(
-                **options.connection, **grouped | CONSUMER | options.more_of_consumer
-            )
-        except (TypeError, ValueError, AssertionError) as error:
-            raise options.mistaken("source.client", error) from error
+        self.consumer = consumer_of(options, topics, lambda: self.committer.epoch if self._owned else 0)
         await attempt(options, self.consumer.start)
         if options.group is not None:
             self.consumer.subscribe(list(topics), listener=Listener(self.revoked, self.given))
@@ -208,6 +199,7 @@ class DataPlane(Service):
     def revoked(self) -> None:
         """A rebalance begins: nothing is read until the partitions are ours again and sought."""
         self._turn += 1
+        self.counts["rebalances"] += 1
         self.committer.doubtful = True
         self._gate.clear()
         self._assigned.clear()
@@ -324,6 +316,8 @@ class DataPlane(Service):
                 self._commands.put(records)
             else:
                 self.watch.drained.pop(place, None)
+                if self.committer.producer is not None:
+                    self.ages.came(place, messages, self.committer.published.get(place, 0))
                 self.inbox.put(records, (message.timestamp for message in messages))
 
     def take_commands(self) -> list[Record]:
@@ -355,6 +349,8 @@ class DataPlane(Service):
                     continue
                 turn, all_of_it = self._turn, self._commands.full
                 held = {tp for tp in consumer.assignment() if all_of_it or tp.topic != self.commands_topic}
+                if not held <= consumer.paused():
+                    self.counts["fetch_pauses"] += 1
                 consumer.resume(*(consumer.paused() - held))
                 consumer.pause(*(held - consumer.paused()))
                 paused = True
@@ -366,6 +362,8 @@ class DataPlane(Service):
     # -- ends
 
     def _answered(self) -> None:
+        self.counts["commits"] += 1
+        self.ages.visible(self.committer.published)
         self.watch.answered()
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
