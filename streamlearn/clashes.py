@@ -12,6 +12,8 @@ from streamlearn.settings import (
     sink_connector,
 )
 
+DEFAULT_PORT = 9092
+
 
 def refuse_clashes(settings: Settings) -> None:
     """Raises SettingsError."""
@@ -19,20 +21,20 @@ def refuse_clashes(settings: Settings) -> None:
     from_kafka = source.topic is not None and source.connector in (None, KAFKA_SOURCE)
     to_kafka = sink_connector(settings) == KAFKA_SINK
     problems = []
-    if from_kafka and to_kafka and sink.bootstrap_servers is not None:
-        asked, read = (_servers(given) for given in (sink.bootstrap_servers, source.bootstrap_servers or ""))
-        if asked != read:
-            problems.append(
-                f"sink.bootstrap_servers is {sink.bootstrap_servers} and source.bootstrap_servers "
-                f"{source.bootstrap_servers}: a worker that reads from Kafka writes to the same cluster, "
-                "since no transaction spans two; leave sink.bootstrap_servers out"
-            )
+    read, written = _servers(source.bootstrap_servers), _servers(sink.bootstrap_servers)
+    elsewhere = bool(read and written) and read.isdisjoint(written)
+    if from_kafka and to_kafka and elsewhere:
+        problems.append(
+            f"sink.bootstrap_servers is {sink.bootstrap_servers} and source.bootstrap_servers "
+            f"{source.bootstrap_servers}: a worker that reads from Kafka writes to the same cluster, "
+            "since no transaction spans two; leave sink.bootstrap_servers out"
+        )
     topics: dict[str, str | None] = {}
     if from_kafka:
         topics |= {"source.topic": source.topic}
     if source.bootstrap_servers is not None:
         topics |= {"source.commands": commands_topic(settings), "sink.answers": names.answers}
-    if to_kafka:
+    if to_kafka and (from_kafka or not elsewhere):
         topics |= {"sink.predictions": names.predictions, "sink.dead_letters": names.dead_letters}
     first: dict[str | None, str] = {}
     for setting, topic in topics.items():
@@ -45,5 +47,7 @@ def refuse_clashes(settings: Settings) -> None:
         raise SettingsError(*problems)
 
 
-def _servers(text: str) -> set[str]:
-    return {server.strip() for server in text.split(",")} - {""}
+def _servers(text: str | None) -> set[str]:
+    """Two lists that share a server are of one cluster."""
+    words = {word.strip() for word in (text or "").split(",")} - {""}
+    return {word if ":" in word else f"{word}:{DEFAULT_PORT}" for word in words}

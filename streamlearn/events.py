@@ -293,7 +293,8 @@ class Sink(Protocol):
     """Where outputs go. `write`, `flush` and `close` are called by one thread, `sync` by another.
 
     A sink may also have `look(marks) -> list[str]`, for `streamlearn check`: before `open`, it changes
-    nothing, raises what `open` would, and returns a sentence for whatever `open` would not take as it is.
+    nothing, raises what `open` would, and returns a sentence for whatever `open` would not take as it is. And
+    `repeats(offsets) -> bool`: whether it found outputs of records from these offsets on.
     """
 
     def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:

@@ -36,11 +36,12 @@ def _nothing(offsets: Mapping[int, int]) -> None:
 class Alone:
     """No group: nothing to claim, to name or to wait for.
 
-    source: one that may say more of itself than a `Source` must (see `GroupSource.traffic`).
+    source, sink: such as may say more than they must (see `GroupSource.traffic`, `Sink`).
     """
 
-    def __init__(self, source: Any = None) -> None:
+    def __init__(self, source: Any = None, sink: Any = None) -> None:
         self._alone = source
+        self._repeats: Callable[[Mapping[int, int]], bool] = getattr(sink, "repeats", lambda offsets: False)
 
     def __bool__(self) -> bool:
         return False
@@ -90,7 +91,7 @@ class Alone:
 
     def repeats(self, offsets: Mapping[int, int]) -> bool:
         """Are records read again whose outputs the worker before has published?"""
-        return False
+        return self._repeats(offsets)
 
     def confirm(self, keeper: Keeper) -> None:
         """Tell the keeper which checkpoint a commit names by now."""
@@ -217,5 +218,5 @@ class Group(Alone):
 def group_of(source: Source, sink: Sink, store: CheckpointStore) -> Alone:
     """The group of a source and a sink that have one."""
     if not getattr(sink, "grouped", False):
-        return Alone(source)
+        return Alone(source, sink)
     return Group(cast(GroupSource, source), cast(GroupSink, sink), store)

@@ -26,6 +26,8 @@ from streamlearn.state import Snapshot
 
 log = logging.getLogger(__name__)
 
+MACHINE = Path("/etc/machine-id")
+
 Found = tuple[Manifest, Snapshot]
 
 
@@ -58,7 +60,7 @@ class StandBy:
             self._held = handle
             handle.seek(0)
             name, _, of = handle.read().strip().partition(" ")
-            file = str(os.fstat(handle.fileno()).st_ino)
+            file = f"{_machine()}{os.fstat(handle.fileno()).st_ino}"
             if of != file:
                 # New, or a copy: two of one name would throw each other out of the group.
                 name = f"streamlearn-{number}-{secrets.token_hex(4)}"
@@ -178,3 +180,11 @@ class StandBy:
             "need it on shared storage.) If it is lost, bring it back from a backup, or start with another "
             "source.group_id and checkpoint.folder"
         )
+
+
+def _machine() -> str:
+    """What this machine is called by, where it has such a name: containers often have none."""
+    try:
+        return f"{MACHINE.read_text('ascii', 'replace').strip()}/"
+    except OSError:
+        return ""

@@ -276,6 +276,8 @@ class Worker:
         """Carry out the commands that have come, keep what the source decides. False when patience with
         the disk has run out."""
         for command in self.group.commands():
+            if self._stop.is_set():
+                return True  # it is read again by whoever comes next
             log.info("command: %s %s", command.kind or "unknown", command.problem or command.id or "")
             said: dict[str, Any] = {}
             if command.problem is None and command.kind == "forget":

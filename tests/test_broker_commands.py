@@ -158,6 +158,9 @@ def test_settings_that_do_not_clash() -> None:
     refuse_clashes(settings(path="x.jsonl"))
     refuse_clashes(settings({"bootstrap_servers": "b:1"}, path="x.jsonl"))
     refuse_clashes(settings({"bootstrap_servers": "b:1, a:1"}, bootstrap_servers="a:1,b:1", topic="t"))
+    refuse_clashes(settings({"bootstrap_servers": "a:9092, b"}, bootstrap_servers="a", topic="t"))
+    far = {"bootstrap_servers": "b:1", "predictions": "s"}
+    refuse_clashes(settings(far, path="x.jsonl", bootstrap_servers="a:1", commands="s"))
     to_files = {"connector": "connectors.file_sink:FileSink", "predictions": "t", "dead_letters": "u"}
     refuse_clashes(settings(to_files, bootstrap_servers="a:1", topic="t"))
 

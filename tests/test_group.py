@@ -7,6 +7,9 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any, cast
 
+import pytest
+
+from streamlearn import standby
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.durable import describe
 from streamlearn.events import Claim, GroupSink, GroupSource, Traffic
@@ -107,7 +110,7 @@ def test_nothing_is_decided_by_the_clock_while_records_are_read_again(tmp_path: 
     assert not group.repeats({0: 400, 1: 50})
 
 
-def test_a_copied_folder_is_another_member(tmp_path: Path) -> None:
+def test_a_copied_folder_is_another_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def name(folder: Path) -> str:
         standing_by = StandBy(CheckpointStore(folder, 1))
         found = standing_by.member()
@@ -121,3 +124,6 @@ def test_a_copied_folder_is_another_member(tmp_path: Path) -> None:
     other = name(tmp_path / "copy")
     assert other != first
     assert (name(tmp_path / "copy"), name(tmp_path / "state")) == (other, first)
+    (tmp_path / "machine-id").write_text("another machine, with the same inodes")
+    monkeypatch.setattr(standby, "MACHINE", tmp_path / "machine-id")
+    assert name(tmp_path / "state") != first

@@ -10,13 +10,16 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from connectors.kafka import committed, options, plane
+from connectors.kafka import committed, committer, options, plane
+from connectors.kafka.boxes import Message, Outbox, Parcel
+from connectors.kafka.committer import Committer
 from connectors.kafka.options import Options
 from connectors.kafka.source import KafkaSource
 from ops.kafka.broker import Broker
@@ -88,7 +91,9 @@ def test_commands_that_nobody_takes_do_not_fill_the_memory(monkeypatch: pytest.M
                     assert not pump.done()
                     await asyncio.sleep(0)
             assert one._commands.depth * 1000 <= plane.COMMANDS_BYTES + block
-            taken += [record.position.offset for record in one.take_commands()]
+            while some := one.take_commands():
+                assert len(some) <= plane.COMMANDS_AT_ONCE, "there is learning between them"
+                taken += [record.position.offset for record in some]
             async with asyncio.timeout(30):
                 while client.position[commands] == len(taken):
                     await asyncio.sleep(0)
@@ -217,9 +222,53 @@ def test_such_waiting_ends() -> None:
     with pytest.raises(Fenced):
         waiting.ends()
     waiting, link = source(1 << 30)
+    # The link looks for a stop while it waits; it doesn't wait for what fails at once.
     waiting._stopped = lambda: link.asked > 2
     with pytest.raises(Stopped):
         waiting.ends()
+    assert link.asked == 3
+
+
+# ---- commits
+
+
+def test_after_a_silence_commits_are_as_frequent_as_in_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only while outputs come without a pause does the time between them say how long a record waits."""
+    pauses: list[float] = []
+    more = {3: 5, 4: 5}
+
+    class One(Committer):
+        async def _commit(self, parcel: Parcel) -> None:
+            pass
+
+        async def _pause(self, until: float) -> None:
+            pauses.append(round(until - now[0], 3))
+            now[0] += 0.1
+            if count := more.pop(len(pauses) + 1, 0):
+                self.outbox.put([Message(("p", 0), None, b"")] * count, {})
+            elif len(pauses) == 4:
+                self.ended = True
+                self._handed.set()
+
+    now = [1000.0]
+    monkeypatch.setattr(committer, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    async def run() -> None:
+        handed = asyncio.Event()
+        outbox = Outbox(1 << 20, handed.set)
+        one = One(Options({}, "nowhere"), outbox, handed, lambda: None, asyncio.Event().wait, lambda: 100)
+        task = asyncio.create_task(one.run())
+        for commits in (1, 2):
+            now[0] += 60
+            outbox.put([Message(("p", 0), None, b"")] * 5, {})
+            async with asyncio.timeout(30):
+                while len(pauses) < commits:
+                    await asyncio.sleep(0)
+        await task
+
+    asyncio.run(run())
+    # 100 records wait, and 5 are done in .1 s: two seconds, of which a quarter.
+    assert pauses == [0.1, 0.1, 0.5, 0.5]
 
 
 # ---- a full disk

@@ -125,6 +125,7 @@ class Outbox:
         """A checkpoint has become durable; `messages` leave in the commit that names it."""
         size = sum(OVERHEAD + len(m.value or b"") for m in messages)
         self._hand(Parcel(list(messages), dict(published or {}), [named], size))
+        self.hurry = self.hurry or bool(messages)  # somebody waits for an answer
 
     def _hand(self, more: Parcel) -> None:
         with self._changed:

@@ -102,6 +102,7 @@ class Committer:
         """A commit an interval, while there is something to say."""
         last = time.monotonic()
         while True:
+            busy = self._handed.is_set()
             await self._handed.wait()
             if self.ended:
                 return
@@ -118,7 +119,10 @@ class Committer:
             self._answered()
             if self.outbox.waiting:
                 self._handed.set()
-            waits = self._behind() * (begun - last) / len(parcel.messages) if parcel.messages else 0.0
+            # What came after a silence says nothing of the rate.
+            waits = (
+                self._behind() * (begun - last) / len(parcel.messages) if busy and parcel.messages else 0.0
+            )
             await self._pause(begun + interval_of(self.options.commit_interval, waits))
             last = begun
 

@@ -43,6 +43,7 @@ HOLD_SECONDS = 2.0
 ASK_SECONDS = 0.2
 COMMANDS_BYTES = 1 << 20
 """Of commands that wait; each may take a checkpoint."""
+COMMANDS_AT_ONCE = 8
 
 Records = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
@@ -321,9 +322,8 @@ class DataPlane(Service):
                 self.inbox.put(records, (message.timestamp for message in messages))
 
     def take_commands(self) -> list[Record]:
-        """Commands that have come. Belongs to the learner."""
-        waiting = self._commands.depth
-        return self._commands.take(waiting, 0.0) if waiting else []
+        """Some of the commands that have come: between them there is learning. Belongs to the learner."""
+        return self._commands.take(COMMANDS_AT_ONCE, 0.0) if self._commands.depth else []
 
     @property
     def _full(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from connectors.kafka.boxes import Named, Place
 from connectors.kafka.committed import Committed, read_committed
+from connectors.kafka.ends import ends_of
 from connectors.kafka.going_back import Offsets, flat, skipped
 from connectors.kafka.link import Link
 from connectors.kafka.merge import MergedInbox
@@ -339,24 +340,7 @@ class KafkaSource:
             self._link.plane.inbox.taken_at = time.monotonic()
 
     def ends(self) -> dict[int, int]:
-        """Waits for a partition without a leader, and a broker that is away, as long as reading does.
-
-        Raises Unreachable; Stopped, whoever asked is asked anew at the next start.
-        """
-        link, since, said = self.link, time.monotonic(), False
-        while True:
-            try:
-                _, last = link.call(link.plane.bounds, self._stopped)
-                break
-            except Unreachable as error:
-                if link.plane.failure is not None:
-                    raise link.plane.failure from error
-                if time.monotonic() - since > self._options.patience:
-                    raise
-                if not said:
-                    log.warning("waiting for the ends of %s's partitions: %s", self.topic, error)
-                said = True
-                self.waits()
+        last = ends_of(self.link, self._options, self._stopped, self.waits)
         return {partition: offset for (topic, partition), offset in last.items() if topic == self.topic}
 
     def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:

@@ -15,6 +15,7 @@ from kafka import errors
 
 from connectors.kafka.client import aiokafka_options
 from connectors.kafka.errors import explain
+from connectors.kafka.names import read_any
 from connectors.kafka.options import options_of
 from connectors.kafka.reach import reach
 from connectors.kafka.topics import describe_once
@@ -33,6 +34,7 @@ def tell(
     commands, answers = str(options["commands"]), str(options["answers"])
     reach(options, min(timeout, float(options.get("deadline") or timeout)))
     connection = aiokafka_options(options)
+    read_any()
     try:
         if len(describe_once(connection, [commands, answers], timeout)) < 2:
             raise Unreachable(
@@ -65,7 +67,7 @@ async def _ask(
     request, place = uuid.uuid4().hex, TopicPartition(answers, 0)
     # Answers of a transaction that was given up are none.
     consumer = AIOKafkaConsumer(**connection, enable_auto_commit=False, isolation_level="read_committed")
-    producer = AIOKafkaProducer(**connection)
+    producer = AIOKafkaProducer(**connection, acks="all", enable_idempotence=True)
     try:
         async with asyncio.timeout(timeout):
             await consumer.start()
