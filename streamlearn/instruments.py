@@ -22,7 +22,9 @@ from streamlearn.report import Curve
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 0.25
-"""Between two observations."""
+"""Between two observations, at least."""
+MOST_SHARE = 0.005
+"""Of the learner's time, that observing it may take: with ten thousand classes it takes milliseconds."""
 
 
 class Instruments:
@@ -41,7 +43,7 @@ class Instruments:
         self._label_delay, self._to_prediction = Histogram(DELAYS), Histogram(DELAYS)
         self._read_bytes = 0
         self._resumed: Manifest | None = None
-        self._observed_at = 0.0
+        self._due_at = 0.0
         self._skipped = 0
         vitals.checkpoint_problem = keeper.sickness
         vitals.source_silence = group.silence
@@ -74,11 +76,11 @@ class Instruments:
 
     def due(self) -> bool:
         """Is it time for an observation?"""
-        return time.monotonic() - self._observed_at >= EVERY_SECONDS
+        return time.monotonic() >= self._due_at
 
     def observe(self, topic: str, offsets: Mapping[int, int], epoch: int, paused: bool) -> None:
         """Let others see how it stands."""
-        self._observed_at = time.monotonic()
+        begun = time.monotonic()
         self._say_skipped(topic, offsets)
         for seconds, count in self._group.ages():
             self._to_prediction.observe(seconds, count)
@@ -100,6 +102,8 @@ class Instruments:
         )
         if self._with_curve:
             self.curve.add(self._vitals.observation)
+        now = time.monotonic()
+        self._due_at = now + max(EVERY_SECONDS, (now - begun) / MOST_SHARE)
 
     def _say_skipped(self, topic: str, offsets: Mapping[int, int]) -> None:
         """What the learner, which has no log, left out since the last time."""

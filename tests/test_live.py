@@ -19,7 +19,7 @@ from streamlearn.instruments import Instruments
 from streamlearn.keeper import Keeper
 from streamlearn.learner import OnlineLearner
 from streamlearn.live import device_figures, memory_figures
-from streamlearn.observe import DELAYS, OTHER, Histogram, Vitals
+from streamlearn.observe import DELAYS, OTHER, Histogram, Observation, Vitals
 from streamlearn.settings import CheckpointSettings
 from tests.scrape import serving
 from tests.streams import bits, settings, vectors
@@ -85,6 +85,30 @@ def test_being_looked_at_changes_no_bit(tmp_path: Path) -> None:
             for path in ("/metrics", "/status", "/healthz", "/readyz"):
                 assert site.ask(path).status in (200, 503)
     assert bits(quiet.snapshot(full=True)) == bits(watched.snapshot(full=True))
+
+
+def test_observing_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long one observation takes."""
+    now, takes = 100.0, 0.0
+
+    def slow(*_: object, **__: object) -> Observation:
+        nonlocal now
+        now += takes
+        return Observation()
+
+    monkeypatch.setattr("streamlearn.instruments.time.monotonic", lambda: now)
+    monkeypatch.setattr("streamlearn.instruments.observe", slow)
+    learner = OnlineLearner(settings())
+    keeper = Keeper(CheckpointSettings(), CheckpointStore(tmp_path), learner)
+    instruments = Instruments(learner, Alone(), keeper, Vitals(60), curve=False)
+    for cost, pause in ((0.0001, 0.25), (0.01, 2.0)):
+        takes = cost
+        assert instruments.due()
+        instruments.observe("t", {}, epoch=1, paused=False)
+        now += 0.99 * pause
+        assert not instruments.due()
+        now += 0.02 * pause
+    assert instruments.due()
 
 
 class Gpu:
