@@ -42,7 +42,9 @@ def size(image: str) -> float:
 
 def layers(image: str) -> list[tuple[float, str]]:
     """Megabytes and the command of every layer that holds something, the newest first."""
-    text = call("docker", "history", "--no-trunc", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", image)
+    text = call(
+        "docker", "history", "--no-trunc", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", image
+    )
     found = [line.split(" ", 1) for line in text.splitlines()]
     return [(int(many) / 1e6, command) for many, command in found if int(many) > 100_000]
 
@@ -69,7 +71,14 @@ def remove() -> None:
 def _base() -> None:
     with tempfile.TemporaryDirectory(prefix="streamlearn-base-") as folder:
         root = Path(folder) / "root"
-        words = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root), _mirror()]
+        words = [
+            "debootstrap",
+            "--variant=minbase",
+            f"--include={PACKAGES}",
+            "bookworm",
+            str(root),
+            _mirror(),
+        ]
         call(*words, seconds=PATIENCE)
         settings = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
         if CERTIFICATES.exists():

@@ -33,7 +33,15 @@ def properties(environment: Mapping[str, str]) -> dict[str, str]:
 def main() -> None:
     with open(FILE, "w", encoding="utf-8") as file:
         file.writelines(f"{name}={value}\n" for name, value in sorted(properties(os.environ).items()))
-    words = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", os.environ["CLUSTER_ID"], "-c", FILE]
+    words = [
+        "kafka.tools.StorageTool",
+        "format",
+        "--ignore-formatted",
+        "-t",
+        os.environ["CLUSTER_ID"],
+        "-c",
+        FILE,
+    ]
     done = subprocess.run([*JAVA, *words], check=False)
     if done.returncode:
         sys.exit(done.returncode)
