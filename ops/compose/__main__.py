@@ -17,6 +17,7 @@ from ops.harness.compare import Check
 from ops.kafka.jars import BrokerError
 
 KEPT, BROKEN, NO_ENGINE = 0, 1, 3
+GRAFANA = "not run here, no package registry has it; tests/test_compose.py looks at its files"
 RATE = "12"
 """Events a second of the demo's publisher: it is at work for most of the checks."""
 SERVICES = ("kafka", "topics", "worker", "publisher", "prometheus", "standby")
@@ -41,6 +42,10 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("images", help="make the stand-in images, and ours on them")
     commands.add_parser("clean", help="remove all these images")
     return top
+
+
+class Ended(BaseException):
+    """By --minutes or a signal. Not an Exception: whoever waits and tries again must not take it for one."""
 
 
 class Clock:
@@ -74,16 +79,14 @@ def check(options: argparse.Namespace, clock: Clock) -> int:
     broken = 0
     try:
         make(stack, clock)
-        clock.say(
-            "grafana: not run here, no package registry has it; its files are checked by tests/test_compose.py"
-        )
+        clock.say(f"grafana: {GRAFANA}")
         started = time.monotonic()
         stack.up()
         stack.healthy("kafka", "worker", "prometheus")
         clock.show(Check("up, from nothing to healthy", True, f"{time.monotonic() - started:.1f} s"))
         for each in Checks(stack).all():
             broken += not clock.show(each)
-    except (Failed, BrokerError, TimeoutError) as error:
+    except (Failed, BrokerError, Ended) as error:
         broken += 1
         clock.say(f"BROKEN  {error}")
     finally:
@@ -118,24 +121,25 @@ def run(options: argparse.Namespace) -> int:
     return KEPT
 
 
-def _late(number: int, frame: object) -> None:
-    raise TimeoutError("it takes too long: --minutes")
+def _end(number: int, frame: object) -> None:
+    raise Ended("it took longer than --minutes" if number == signal.SIGALRM else "told to stop")
 
 
 def main(words: Sequence[str] | None = None) -> int:
     options = parser().parse_args(words)
-    signal.signal(signal.SIGALRM, _late)
-    signal.setitimer(signal.ITIMER_REAL, getattr(options, "minutes", 60.0) * 60)
+    signal.signal(signal.SIGALRM, _end)
+    signal.signal(signal.SIGTERM, _end)
+    signal.alarm(int(60 * getattr(options, "minutes", 60.0)))
     try:
         return run(options)
     except NoEngine as error:
         print(f"not run: {error}", file=sys.stderr)
         return NO_ENGINE
-    except (Failed, BrokerError, TimeoutError) as error:
+    except (Failed, BrokerError, Ended) as error:
         print(error, file=sys.stderr)
         return BROKEN
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.alarm(0)
 
 
 if __name__ == "__main__":

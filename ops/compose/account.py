@@ -22,11 +22,21 @@ SETTLE_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Account:
-    """The topics at one moment: every event that was there then is answered."""
+    """The topics at one moment. sent: so many of the events must be ours."""
 
+    sent: int
     events: Sequence[Message]
     outputs: Sequence[Output]
     dead: Sequence[Message]
+
+    @property
+    def ours(self) -> int:
+        return sum(event.key == OURS for event in self.events)
+
+    @property
+    def complete(self) -> bool:
+        """Is everything there that will be?"""
+        return self.ours >= self.sent and self.positions <= {output.of for output in self.outputs}
 
     @property
     def positions(self) -> frozenset[Position]:
@@ -39,6 +49,7 @@ class Account:
         once = answered(mine, wanted, "", once=True)
         order = epochs(self.outputs)
         return [
+            Check(f"{when}: no event lost", self.ours == self.sent, f"{self.ours} of {self.sent} sent by us"),
             Check(f"{when}: one prediction per event", once.kept, f"{len(wanted)} events, {once.detail}"),
             Check(f"{when}: no dead letters", not self.dead, f"{len(self.dead)}"),
             Check(f"{when}: epochs never go back", order.kept, order.detail),
@@ -50,10 +61,12 @@ class Books:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._sent = 0
         self._sample: list[Message] = []
 
     def events(self) -> list[Message]:
-        return _patiently("the events can be read", lambda: read(self.address, EVENTS, 1))
+        found: list[Message] = _patiently("the events can be read", lambda: read(self.address, EVENTS, 1))
+        return found
 
     def send(self, count: int) -> None:
         """As many events again as the publisher sent first, under a key of ours. Raises Failed."""
@@ -61,26 +74,33 @@ class Books:
             self._sample = [event for event in self.events() if event.key != OURS]
         some = [self._sample[i % len(self._sample)] for i in range(count)]
         messages = [Message(0, event.value, OURS, event.headers) for event in some]
-        _patiently("events can be sent", lambda: publish(self.address, EVENTS, messages) or True)
+        try:
+            publish(self.address, EVENTS, messages)
+        except (KafkaError, TimeoutError) as error:
+            raise Failed(f"events can't be sent: {type(error).__name__}: {error}") from error
+        self._sent += count
 
     def settled(self, seconds: float = SETTLE_SECONDS) -> Account:
-        """Once every event that is there now is answered; as it is at the end, if that takes too long."""
-        events = self.events()
-        wanted = {(event.partition, event.offset) for event in events}
-        account = None
+        """Once all of ours can be read, and every event that is there then is answered.
+
+        As it is in the end, if that takes too long. Raises Failed if the topics can't be read.
+        """
+        found: list[Account] = []
 
         def look() -> bool:
-            nonlocal account
+            # More events come while we wait: those that we wait for are settled once ours are among them.
+            settled = found and found[-1].ours >= self._sent
+            events = found[-1].events if settled else read(self.address, EVENTS, 1)
             outputs = predictions(read(self.address, PREDICTIONS, 1))
-            account = Account(events, outputs, read(self.address, DEAD_LETTERS, 1))
-            return wanted <= {output.of for output in outputs}
+            found.append(Account(self._sent, events, outputs, read(self.address, DEAD_LETTERS, 1)))
+            return found[-1].complete
 
         try:
             _patiently("every event has its prediction", look, seconds)
         except Failed:
-            if account is None:
+            if not found:
                 raise
-        return account
+        return found[-1]
 
 
 def published_once(events: Sequence[Message], count: int) -> Check:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ops.compose.account import Account, Books, learned_once, published_once
-from ops.compose.shell import Failed, attempt, call, until
+from ops.compose.shell import ROOT, Failed, attempt, call, until
 from ops.compose.stack import STANDBY, Stack
 from ops.harness.compare import Check
 
@@ -71,8 +72,8 @@ class Checks:
         account = self.books.settled(10)
         return account if len(account.outputs) >= count else None
 
-    def _learning(self) -> dict[str, object] | None:
-        status: dict[str, object] = self.stack.get("METRICS_PORT", "/status")
+    def _learning(self) -> dict[str, Any] | None:
+        status: dict[str, Any] = self.stack.get("METRICS_PORT", "/status")
         return status if status["learned"] else None
 
     def confined(self) -> Iterator[Check]:
@@ -101,6 +102,7 @@ class Checks:
         lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         kept = int(lines["CapEff"], 16) == int(lines["CapBnd"], 16) == 0 and lines["NoNewPrivs"] == "1"
         command = self.stack.inside("worker", "cat", "/proc/1/cmdline").split("\0")[:3]
+        kept &= command == ["/opt/venv/bin/python", "/opt/venv/bin/streamlearn", "run"]
         yield Check("worker: process 1, nothing it may gain", kept, " ".join(command))
 
     def observed(self) -> Iterator[Check]:
@@ -109,11 +111,13 @@ class Checks:
         said = call_inside("prometheus", "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
         found = until("all targets are up", 60, lambda: self._targets(TARGETS))
         yield Check("prometheus: all targets up", found == TARGETS, ", ".join(sorted(found)))
-        files = said.count("SUCCESS") - 1
+        files = sorted(path.name for path in (ROOT / "ops" / "prometheus" / "rules").glob("*.yml"))
+        loaded = [name for name in files if f"/{name}" in said]
         groups = self.stack.get("PROMETHEUS_PORT", "/api/v1/rules")["data"]["groups"]
         rules = sum(len(group["rules"]) for group in groups)
         bad = [rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "err"]
-        yield Check("prometheus: rules", not bad, f"{rules} of {files} files, {len(bad)} with errors")
+        kept = not bad and loaded == files and bool(rules) == bool(files)
+        yield Check("prometheus: rules", kept, f"{rules} of {len(loaded)} files, {len(bad)} with errors")
         before = sum(self.stack.query("sum(streamlearn_events_total)"))
         after = until("the counters rise", 30, lambda: self._risen("sum(streamlearn_events_total)", before))
         yield Check("prometheus: counters rise", after > before, f"{before:.0f}, then {after:.0f} events")

@@ -8,14 +8,14 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ops.compose.shell import Failed, NoEngine, attempt, until
 
 PACKAGES = {"dockerd": "docker.io", "docker-compose": "docker-compose", "debootstrap": "debootstrap"}
 START_SECONDS, STOP_SECONDS = 60.0, 60.0
-NEEDED_GB = 25
+NEEDED_GB = 20
 """The image with CUDA's libraries, twice: as the stage that made it and as the result."""
 
 
@@ -65,12 +65,8 @@ def engine() -> Iterator[bool]:
                 ["dockerd"], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         try:
-            try:
-                until(
-                    "dockerd answers", START_SECONDS, lambda: answers() or (daemon.poll() is not None) or None
-                )
-            except Failed:
-                pass
+            with suppress(Failed):
+                until("dockerd answers", START_SECONDS, lambda: answers() or daemon.poll() is not None)
             if not answers():
                 last = "\n".join(log.read_text("utf-8", "replace").splitlines()[-5:])
                 raise NoEngine(f"dockerd can't be started here:\n{last}")

@@ -21,10 +21,10 @@ ALL = (OURS, PROMETHEUS, KAFKA, BASE)
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 MIRROR = "http://deb.debian.org/debian"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-PASSED_ON = ("PIP_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+PASSED_ON = ("PIP_INDEX_URL",)
 PATIENCE = 1800.0
-STAGE = "streamlearn.stage=build"
-"""The label of the stages that ops/Dockerfile makes on its way."""
+LABEL = "streamlearn.stand-in=true"
+"""Of the base, and so of all that is made on it: what no name leads to any more can be found and removed."""
 CLASSIC = {"DOCKER_BUILDKIT": "0"}
 """The builder that every engine has."""
 
@@ -65,7 +65,7 @@ def remove() -> None:
     """All of them, and what their making left."""
     for image in filter(there, ALL):
         call("docker", "image", "rm", "--force", image, seconds=300)
-    call("docker", "image", "prune", "--force", "--filter", f"label={STAGE}", seconds=300)
+    call("docker", "image", "prune", "--force", "--filter", f"label={LABEL}", seconds=300)
 
 
 def _base() -> None:
@@ -89,8 +89,9 @@ def _base() -> None:
             package.unlink()
         archive = Path(folder) / "root.tar"
         call("tar", "-C", str(root), "-cf", str(archive), ".", seconds=300)
-        changes = [word for name, value in settings.items() for word in ("--change", f"ENV {name}={value}")]
-        call("docker", "import", *changes, str(archive), BASE, seconds=300)
+        changes = [f"LABEL {LABEL}", *(f"ENV {name}={value}" for name, value in settings.items())]
+        words = [word for change in changes for word in ("--change", change)]
+        call("docker", "import", *words, str(archive), BASE, seconds=300)
 
 
 def _mirror() -> str:

@@ -53,7 +53,10 @@ def attempt(
 
 
 def until(what: str, seconds: float, look: Callable[[], T | None], pause: float = 0.3) -> T:
-    """What `look` returns once that isn't None or False. Raises Failed, with its last error, after `seconds`."""
+    """What `look` returns once that isn't None or False.
+
+    Raises Failed, with its last error, after `seconds`.
+    """
     deadline, problem = time.monotonic() + seconds, ""
     while True:
         try:

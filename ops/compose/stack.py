@@ -6,6 +6,7 @@ import json
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ops.compose.engine import compose_command
@@ -76,13 +77,11 @@ class Stack:
     def healthy(self, *services: str, seconds: float = HEALTH_SECONDS) -> None:
         """Returns once all are. Raises Failed."""
         for service in services:
-            until(f"{service} is healthy", seconds, lambda: self._health(service) == "healthy")
+            until(f"{service} is healthy", seconds, partial(self._healthy, service))
 
-    def _health(self, service: str) -> str:
+    def _healthy(self, service: str) -> bool:
         state = self.state(service)
-        if not state["Running"]:
-            return "stopped"
-        return str(state["Health"]["Status"])
+        return bool(state["Running"] and state["Health"]["Status"] == "healthy")
 
     def kill(self, service: str) -> int:
         """`docker kill -s KILL`; the exit status once it is gone (137)."""

@@ -1,4 +1,4 @@
-"""As apache/kafka starts: properties from KAFKA_ variables, the storage formatted once, then Kafka as process 1."""
+"""Starts as apache/kafka does: properties from KAFKA_ variables, storage formatted once, Kafka as process 1."""
 
 import os
 import subprocess
