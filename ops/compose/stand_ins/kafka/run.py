@@ -1,4 +1,4 @@
-"""Starts as apache/kafka does: properties from KAFKA_ variables, storage formatted once, Kafka as process 1."""
+"""Starts as apache/kafka does: properties from KAFKA_ variables, storage formatted once, then Kafka."""
 
 import os
 import subprocess
