@@ -83,8 +83,8 @@ class Checks:
             about = self.stack.inspect(service)
             host, user = about["HostConfig"], about["Config"]["User"]
             kept = user not in ("", "0", "root") and host["CapDrop"] == ["ALL"]
-            kept &= "no-new-privileges:true" in host["SecurityOpt"]
-            kept &= min(host["Memory"], host["NanoCpus"], host["PidsLimit"]) > 0
+            kept &= "no-new-privileges:true" in (host["SecurityOpt"] or ())
+            kept &= all(host[limit] for limit in ("Memory", "NanoCpus", "PidsLimit"))
             kept &= bool(host["ReadonlyRootfs"]) == (service in READ_ONLY)
             limits = f"{host['Memory'] >> 20} MiB, {host['NanoCpus'] / 1e9:g} cpus, {host['PidsLimit']} pids"
             files = "read-only" if host["ReadonlyRootfs"] else "writable"
