@@ -115,6 +115,10 @@ class FileSink:
                     dead_letters.add(encode_dead_letter(output))
                 dead_letters.passed(output.position)
 
+    def repeats(self, offsets: Mapping[int, int]) -> bool:
+        """See `Sink`: whether a file holds outputs of records that are not yet read again."""
+        return any(file.holds_after(offsets) for file in self._files.values())
+
     def flush(self) -> dict[str, int]:
         marks, stalled = {}, None
         for name, file in self._files.items():
@@ -202,6 +206,9 @@ class _Lines:
 
     def lacks(self, position: Position) -> bool:
         return not self._seen or position.offset > self._seen.get(position[:2], -1)
+
+    def holds_after(self, offsets: Mapping[int, int]) -> bool:
+        return any(last >= offsets.get(partition, 0) for (_, partition), last in self._seen.items())
 
     def passed(self, position: Position) -> None:
         """The output of this position has come: the mark may move past its line."""

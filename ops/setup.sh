@@ -73,6 +73,12 @@ need_browser() {
   has_browser || die "there is still no Chromium or Chrome: install one, or say where it is by STREAMLEARN_CHROMIUM"
 }
 
+# The tests scrape workers with a real Prometheus, and have promtool check what they export.
+need_prometheus() {
+  command -v prometheus >/dev/null 2>&1 && command -v promtool >/dev/null 2>&1 && return 0
+  install_packages_of_system "the tests need Prometheus and promtool" prometheus
+}
+
 has_java() {
   local version
   version="$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1)"

@@ -45,9 +45,9 @@ def _check(settings: Settings) -> int:
         learner = Learner(settings)
     except ValueError as error:
         raise SettingsError(str(error)) from error
+    refuse_own_input(settings)
     source = make_source(settings)
     sink = make_sink(settings, source)
-    refuse_own_input(settings)
     store = CheckpointStore(settings.checkpoint.folder, settings.checkpoint.keep)
     _refuse_locked(store.folder)
     group = group_of(source, sink, store)

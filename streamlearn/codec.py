@@ -76,9 +76,7 @@ class Codec:
             reason, detail = refusal.reason, refusal.detail
         except Exception as error:  # a fault of ours, or an object in `fields` that we never thought of
             reason, detail = "undecodable", printable(f"{type(error).__name__}: {error}")
-        if record.fields is not None and not record.value:
-            record.value = _dump(record.fields)
-        return Rejection(reason, detail, record)
+        return _rejection(reason, detail, record)
 
     def _finish(self, items: list[Item]) -> None:
         """Make x's of views of raw bytes, all of a kind at once: one by one that is a third of decoding."""
@@ -99,7 +97,7 @@ class Codec:
             (event.x,) = finish([event.x])
         except Refusal as refusal:
             assert event.record is not None
-            items[place] = Rejection(refusal.reason, refusal.detail, event.record)
+            items[place] = _rejection(refusal.reason, refusal.detail, event.record)
 
     def _tombstone(self, record: Record) -> Tombstone:
         try:
@@ -233,6 +231,12 @@ class _Path:
             else:
                 return _MISSING
         return found
+
+
+def _rejection(reason: str, detail: str, record: Record) -> Rejection:
+    if record.fields is not None and not record.value:
+        record.value = _dump(record.fields)
+    return Rejection(reason, detail, record)
 
 
 def _no_column(name: str, setting: str, values: Mapping[str, Any]) -> Refusal:

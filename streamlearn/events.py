@@ -174,7 +174,8 @@ class Source(Protocol):
 
     A source may also have `decide() -> bool`, called before `poll`: it settles what the order of coming
     records depends on beside the records. True if something has changed: `fingerprint` says it from now on,
-    and no record is polled before a checkpoint holds it.
+    and no record is polled before a checkpoint holds it. And `waits()`, called now and then by who waits for
+    a full disk before it polls again: it doesn't hang.
     """
 
     topic: str
@@ -218,6 +219,25 @@ class Claim:
     commands: int | None = None
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """What a group's source says of itself, as of this moment or the last look at the brokers.
+
+    ends: the next offset of every partition. lag: records that wait behind what was applied. queues:
+    records and outputs that wait in memory. counts: since the process started, of `rebalances`,
+    `fetch_pauses` and `commits`. answered_at: when a broker did last, in seconds since 1970. behind: there
+    are records that the learner has not got, while the brokers answer. held: the partitions are ours.
+    """
+
+    ends: Mapping[int, int]
+    lag: Mapping[int, int]
+    queues: Mapping[str, int]
+    counts: Mapping[str, int]
+    answered_at: float
+    behind: bool
+    held: bool
+
+
 class GroupSource(Source, Protocol):
     """A source whose workers form a group of which one learns."""
 
@@ -255,21 +275,26 @@ class GroupSource(Source, Protocol):
     def commands(self) -> list[Record]:
         """Commands that have come since the last call."""
 
-    def lag(self, offsets: Mapping[int, int]) -> dict[int, int]:
-        """Records of each partition that wait behind `offsets`, at the last look."""
+    def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
+        """From any thread. offsets: how far the learner is. None before reading has begun."""
 
-    def queues(self) -> dict[str, int]:
-        """Records and outputs that wait in memory, by queue."""
+    @property
+    def silence(self) -> float:
+        """Seconds for which the thread that reads has given no sign of life. From any thread."""
+
+    def ages(self) -> list[tuple[float, int]]:
+        """Of answers that became visible since the last call: seconds since their records' time, how many."""
 
     def ends(self) -> dict[int, int]:
-        """The next offset of every partition as the log is now. Raises Unreachable."""
+        """The next offset of every partition as the log is now. Raises Unreachable, Stopped."""
 
 
 class Sink(Protocol):
     """Where outputs go. `write`, `flush` and `close` are called by one thread, `sync` by another.
 
     A sink may also have `look(marks) -> list[str]`, for `streamlearn check`: before `open`, it changes
-    nothing, raises what `open` would, and returns a sentence for whatever `open` would not take as it is.
+    nothing, raises what `open` would, and returns a sentence for whatever `open` would not take as it is. And
+    `repeats(offsets) -> bool`: whether it found outputs of records from these offsets on.
     """
 
     def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:

@@ -1,7 +1,7 @@
 """The HTTP port: /metrics for Prometheus, /healthz and /readyz for supervisors, /status for people.
 
-It answers from threads of its own, so that a worker that hangs is seen. Every answer reads
-`vitals.observation` once and is made of that one moment.
+It answers from threads of its own, so that a worker that hangs is seen. Every answer takes
+`vitals.look()` once and is made of that one moment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 from streamlearn import __version__
-from streamlearn.exposition import WorkerCollector, printable, status
+from streamlearn.exposition import WorkerCollector, status
+from streamlearn.families import printable
 from streamlearn.observe import Vitals
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 PATHS = {
     "/metrics": "figures for Prometheus, in its text format or as OpenMetrics",
     "/healthz": "200 while the worker does its work, else 503 and what is wrong",
-    "/readyz": "200 while the state is loaded and the source is open, else 503",
+    "/readyz": "200 while the state is loaded and the source read (or standing by), else 503 and why not",
     "/status": "the same figures as JSON",
 }
 TEXT = "text/plain; charset=utf-8"
@@ -103,8 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._text(200 if sickness is None else 503, sickness or "ok")
 
     def _readyz(self) -> None:
-        ready = self.vitals.ready
-        self._text(200 if ready else 503, "ok" if ready else "not ready")
+        unready = self.vitals.unready()
+        self._text(200 if unready is None else 503, unready or "ok")
 
     def _status(self) -> None:
         # orjson writes null for what is not finite

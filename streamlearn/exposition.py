@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import accumulate
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from streamlearn import __version__
 from streamlearn.continual import ContinualFigures
-from streamlearn.observe import ROLES, EvaluationFigures, Histogram, Observation, Vitals
+from streamlearn.families import counter, gauge, histogram, info, printable
+from streamlearn.observe import EvaluationFigures, Histogram, MemoryFigures, Observation, Vitals
+from streamlearn.reasons import REASONS
+from streamlearn.surroundings import surroundings
 
 Figure = tuple[str, str, str]
 
@@ -46,8 +42,13 @@ GAUGES: tuple[Figure, ...] = (
     ("prequential_kappa", "Cohen's kappa of all predictions made before learning.", "kappa"),
     ("checkpoint_bytes", "Size of the last checkpoint.", "checkpoint.bytes"),
     (
+        "checkpoint_free_bytes",
+        "Free on the disk of the checkpoints when the last one had been written; absent before the first.",
+        "checkpoint.free_bytes",
+    ),
+    (
         "last_checkpoint_timestamp_seconds",
-        "When this process last wrote a checkpoint, in seconds since 1970; absent before the first.",
+        "When the newest checkpoint was written, in seconds since 1970; absent before the first.",
         "checkpoint.last_timestamp",
     ),
 )
@@ -66,6 +67,12 @@ MOST_SETS = 50
 
 HISTOGRAMS: tuple[Figure, ...] = (
     ("prediction_latency_seconds", "From reading an event to handing over its answer.", "latency"),
+    (
+        "event_to_prediction_seconds",
+        "From a record's Kafka timestamp to the commit that made its answer visible.",
+        "to_prediction",
+    ),
+    ("label_delay_seconds", "From a labeled event's own time to its arrival.", "label_delay"),
     ("checkpoint_duration_seconds", "From a checkpoint's begin to its end on disk.", "checkpoint.duration"),
     ("checkpoint_pause_seconds", "Time that learning stopped for a checkpoint.", "checkpoint.pause"),
 )
@@ -89,17 +96,17 @@ class WorkerCollector(Collector):
         self.vitals = vitals
 
     def collect(self) -> Iterator[Metric]:
-        seen, base = self.vitals.observation, self.vitals.base
+        seen, base = self.vitals.look(), self.vitals.base
         yield from _events(seen, base)
         for name, text, place in COUNTERS:
             value = attrgetter(place)
-            yield _counter(name, text, {(): value(seen) - value(base)})
+            yield counter(name, text, {(): value(seen) - value(base)})
         for name, text, place in GAUGES:
-            yield _gauge(name, text, {(): attrgetter(place)(seen)})
+            yield gauge(name, text, {(): attrgetter(place)(seen)})
         for name, text in PREQUENTIAL:
             by_kind = {(kind,): getattr(figures, name) for kind, figures in seen.prequential.items()}
-            yield _gauge(f"prequential_{name}", text, by_kind, "kind")
-        yield _gauge(
+            yield gauge(f"prequential_{name}", text, by_kind, "kind")
+        yield gauge(
             "prequential_log_loss",
             "Mean negative log-likelihood of the labels before they were learned, in nats.",
             {("cumulative",): seen.log_loss, ("fading",): seen.fading_log_loss},
@@ -107,37 +114,52 @@ class WorkerCollector(Collector):
         )
         yield from _continual(seen, base)
         recall = {(printable(label),): value for label, value in seen.class_recall.items()}
-        yield _gauge(
+        yield gauge(
             "class_recall",
             "Share of a class's labeled events predicted right before they were learned. The first "
             "classes have their own label, later ones share other.",
             recall,
             "label",
         )
+        yield from _memory(seen)
         losses = {(part,): value for part, value in seen.losses.items()}
-        yield _gauge("loss", "The last update's loss, by part.", losses, "part")
-        yield _gauge(
-            "next_offset",
-            "Offset at which reading goes on: every record below it has been applied and answered.",
-            {(printable(t), str(p)): o for t, offsets in seen.offsets.items() for p, o in offsets.items()},
-            "topic",
-            "partition",
-        )
-        yield from _traffic(seen, self.vitals.role)
-        stages = {(stage,): histogram for stage, histogram in seen.stages.items()}
-        yield _histogram("step_seconds", "Time of each stage of the worker's turn.", stages, "stage")
+        yield gauge("loss", "The last update's loss, by part.", losses, "part")
+        stages = {(stage,): found for stage, found in seen.stages.items()}
+        yield histogram("step_seconds", "Time of each stage of the worker's turn.", stages, "stage")
         for name, text, place in HISTOGRAMS:
-            yield _histogram(name, text, {(): attrgetter(place)(seen)})
+            yield histogram(name, text, {(): attrgetter(place)(seen)})
         if seen.nearest:
             text = "Distance (1 - cosine) of the nearest prototypes of two classes, at the last evaluation."
-            yield _gauge("prototype_nearest_distance", text, {(): 1 - seen.nearest[0][2]})
+            yield gauge("prototype_nearest_distance", text, {(): 1 - seen.nearest[0][2]})
             pairs = {(printable(a), printable(b)): 1 - cosine for a, b, cosine in seen.nearest}
             text = "The same of the pairs of classes that are easiest to confuse."
-            yield _gauge("prototype_distance", text, pairs, "class", "other")
+            yield gauge("prototype_distance", text, pairs, "class", "other")
         if seen.serving:
-            yield InfoMetricFamily("streamlearn_serving", "What answers.", {"predictor": seen.serving})
+            yield info("serving", "What answers.", {"predictor": seen.serving})
         versions = {"torch": str(torch.__version__), "python": platform.python_version()}
-        yield InfoMetricFamily("streamlearn_build", "What is running.", {"version": __version__, **versions})
+        yield info("build", "What is running.", {"version": __version__, **versions})
+        yield from surroundings(seen, self.vitals)
+
+
+def _memory(seen: Observation) -> Iterator[Metric]:
+    """Nothing before the shape of x is settled."""
+    memory = seen.memory
+    if memory is None:
+        return
+    yield gauge(
+        "memory_bytes",
+        "What the replay memory takes up, also while it is not full.",
+        {(): memory.bytes},
+    )
+    yield gauge(
+        "memory_classes", "Classes of which the replay memory holds an example.", {(): memory.classes}
+    )
+    shares = {(printable(label),): share for label, share in memory.shares.items()}
+    text = "Share of the replay memory's examples. The first classes have their own label, later ones other."
+    yield gauge("memory_class_share", text, shares, "label")
+    ages = {(statistic,): age for statistic, age in memory.ages.items()}
+    text = "Labeled events that came since an example of the replay memory was stored."
+    yield gauge("memory_age_events", text, ages, "statistic")
 
 
 def _continual(seen: Observation, base: Observation) -> Iterator[Metric]:
@@ -146,26 +168,26 @@ def _continual(seen: Observation, base: Observation) -> Iterator[Metric]:
     if figures is None or evaluation is None:
         return
     for name, text in CONTINUAL:
-        yield _gauge(name, text, {(): getattr(figures, name)})
+        yield gauge(name, text, {(): getattr(figures, name)})
     for name, text, by_window in (
         ("windowed_forgetting", "Mean over the sets of the largest drop within", figures.windowed_forgetting),
         ("windowed_plasticity", "Mean over the sets of the largest gain within", figures.windowed_plasticity),
     ):
         values = {(str(window),): value for window, value in by_window.items()}
-        yield _gauge(name, f"{text} so many evaluations.", values, "window")
+        yield gauge(name, f"{text} so many evaluations.", values, "window")
     last = figures.sets[-MOST_SETS:]
     accuracies = {(printable(one.name), "fixed"): one.fixed for one in last}
     accuracies |= {(printable(one.name), "rolling"): one.rolling for one in last}
     text = "Accuracy on a held-out set: on its fixed examples, and on its newest ones."
-    yield _gauge("set_accuracy", text, accuracies, "set", "kind")
+    yield gauge("set_accuracy", text, accuracies, "set", "kind")
     errors = {(printable(o.name),): e for o, e in zip(last, evaluation.errors[-MOST_SETS:], strict=True)}
-    yield _gauge("set_accuracy_standard_error", "At most, of the fixed examples'.", errors, "set")
+    yield gauge("set_accuracy_standard_error", "At most, of the fixed examples'.", errors, "set")
     for name, text, value in (
         ("evaluation_interval_steps", "Steps between the last two evaluations.", evaluation.interval_steps),
         ("held_out_examples", "Examples in the held-out sets.", evaluation.examples),
         ("held_out_bytes", "What they take up.", evaluation.bytes),
     ):
-        yield _gauge(name, text, {(): value})
+        yield gauge(name, text, {(): value})
     before = base.evaluation
     for name, text, count, earlier in (
         ("evaluations", "Evaluations of the held-out sets.", evaluation.count, before and before.count),
@@ -176,23 +198,13 @@ def _continual(seen: Observation, base: Observation) -> Iterator[Metric]:
             before and before.images,
         ),
     ):
-        yield _counter(name, text, {(): count - (earlier or 0)})
-
-
-def _traffic(seen: Observation, role: str) -> Iterator[Metric]:
-    """What a source and a sink with queues of their own say, and the worker's part in its group."""
-    lag = {(printable(t), str(p)): n for t, partitions in seen.lag.items() for p, n in partitions.items()}
-    text = "Records in the topic that were not applied yet, at the last look."
-    yield _gauge("consumer_lag_events", text, lag, "topic", "partition")
-    queues = {(queue,): depth for queue, depth in seen.queues.items()}
-    yield _gauge("queue_depth", "Records and outputs that wait in memory.", queues, "queue")
-    text = "1 for what this worker is: of a group one learns, the others stand by."
-    yield _gauge("role", text, {(name,): float(name == role) for name in ROLES}, "role")
-    yield _gauge("paused", "1 while a command has paused the worker.", {(): float(seen.paused)})
+        yield counter(name, text, {(): count - (earlier or 0)})
 
 
 def _events(seen: Observation, base: Observation) -> Iterator[Metric]:
-    dead = {reason: count - base.rejected.get(reason, 0) for reason, count in sorted(seen.rejected.items())}
+    # All reasons from the start: of a series that begins with 1 Prometheus can't see that 1.
+    counts = dict.fromkeys(REASONS, 0) | dict(seen.rejected)
+    dead = {reason: count - base.rejected.get(reason, 0) for reason, count in sorted(counts.items())}
     outcomes = {
         ("learned",): seen.learned - base.learned,
         ("predicted",): seen.predicted - base.predicted,
@@ -201,55 +213,20 @@ def _events(seen: Observation, base: Observation) -> Iterator[Metric]:
         ("dead_lettered",): sum(dead.values()),
     }
     text = "Events by what became of them: those learned, held out or forgotten were predicted, too."
-    yield _counter("events", text, outcomes, "outcome")
+    yield counter("events", text, outcomes, "outcome")
     by_reason = {(reason,): count for reason, count in dead.items()}
-    yield _counter("dead_letters", "Records refused, by reason.", by_reason, "reason")
-
-
-Labels = TypeVar("Labels", bound=tuple[str, ...])
-
-
-def _counter(name: str, text: str, values: Mapping[Labels, float], *labels: str) -> Metric:
-    counter = CounterMetricFamily(f"streamlearn_{name}", text, labels=labels)
-    for of, value in values.items():
-        # below zero: the base is set and the first observation is still to come
-        counter.add_metric(of, max(0, value))
-    return counter
-
-
-def _gauge(name: str, text: str, values: Mapping[Labels, float | None], *labels: str) -> Metric:
-    gauge = GaugeMetricFamily(f"streamlearn_{name}", text, labels=labels, unit=_unit(name))
-    for of, value in values.items():
-        if value is not None:
-            gauge.add_metric(of, value)
-    return gauge
-
-
-def _histogram(name: str, text: str, values: Mapping[Labels, Histogram], *labels: str) -> Metric:
-    family = HistogramMetricFamily(f"streamlearn_{name}", text, labels=labels, unit=_unit(name))
-    for of, histogram in values.items():
-        bounds = [*map(repr, histogram.bounds), "+Inf"]
-        family.add_metric(of, list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum)
-    return family
-
-
-def _unit(name: str) -> str:
-    unit = name.rpartition("_")[2]
-    return unit if unit in ("seconds", "bytes") else ""
-
-
-def printable(text: str) -> str:
-    """Text that UTF-8 can hold: the topic of a file source is a path, and paths may be any bytes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    yield counter("dead_letters", "Records refused, by reason.", by_reason, "reason")
+    yield counter("read_bytes", "Bytes of the records' values, as they came.", {(): seen.read_bytes})
 
 
 def status(vitals: Vitals) -> dict[str, Any]:
     """Everything there is to know, for /status. Counts are those of the state: since its first start."""
-    seen, sickness = vitals.observation, vitals.sickness()
+    seen, sickness = vitals.look(), vitals.sickness()
+    unready = vitals.unready()
     checkpoint = seen.checkpoint
     problem = vitals.output_problem
     return {
-        "ready": vitals.ready,
+        "ready": unready is None,
         "healthy": sickness is None,
         "sickness": None if sickness is None else printable(sickness),
         "output_problem": None if problem is None else printable(problem),
@@ -257,6 +234,8 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "role": vitals.role,
         "paused": seen.paused,
         "epoch": seen.epoch,
+        "resumed": seen.resumed,
+        "read_bytes": seen.read_bytes,
         "step": seen.step,
         "skipped_steps": seen.skipped_steps,
         "records": seen.records,
@@ -273,9 +252,15 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "parameters": seen.parameters,
         "images_per_event": seen.images_per_event,
         "offsets": {printable(topic): dict(offsets) for topic, offsets in seen.offsets.items()},
-        "lag": {printable(t): {str(p): n for p, n in lag.items()} for t, lag in seen.lag.items()},
-        "queues": dict(seen.queues),
-        "memory": {"examples": seen.memory_examples, "capacity": seen.memory_capacity},
+        "checkpointed_offsets": {printable(t): dict(offsets) for t, offsets in seen.checkpointed.items()},
+        **_traffic(seen),
+        "memory": {
+            "examples": seen.memory_examples,
+            "capacity": seen.memory_capacity,
+            **({} if seen.memory is None else _plain_memory(seen.memory)),
+        },
+        "device_memory": None if seen.device is None else dict(seen.device.memory),
+        "device_utilization": None if seen.device is None else seen.device.utilization,
         "last_checkpoint": {
             "id": checkpoint.last_id or None,
             "timestamp": checkpoint.last_timestamp,
@@ -299,7 +284,27 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "losses": dict(seen.losses),
         "stage_seconds": {stage: _mean(histogram) for stage, histogram in seen.stages.items()},
         "prediction_latency_seconds": _mean(seen.latency),
+        "event_to_prediction_seconds": _mean(seen.to_prediction),
+        "label_delay_seconds": _mean(seen.label_delay),
     }
+
+
+def _traffic(seen: Observation) -> dict[str, Any]:
+    """By topic and partition; empty where there is no group."""
+    traffic = seen.traffic
+    if traffic is None:
+        return {"lag": {}, "ends": {}, "queues": {}, "traffic": None}
+    topics = [printable(topic) for topic in seen.offsets]
+    return {
+        "lag": {topic: {str(p): n for p, n in traffic.lag.items()} for topic in topics},
+        "ends": {topic: {str(p): n for p, n in traffic.ends.items()} for topic in topics},
+        "queues": dict(traffic.queues),
+        "traffic": {**traffic.counts, "answered_at": traffic.answered_at, "held": traffic.held},
+    }
+
+
+def _plain_memory(figures: MemoryFigures) -> dict[str, Any]:
+    return asdict(figures) | {"shares": {printable(name): share for name, share in figures.shares.items()}}
 
 
 def continual(figures: ContinualFigures) -> dict[str, Any]:

@@ -36,7 +36,10 @@ class FeatureReader:
         self._hash = ObjectHasher(settings.hash_dim, settings.max_depth)
 
     def read(self, value: Any, table: bool) -> Array:
-        """x of the one value that holds all features. Raises Refusal. `table`: it is a cell of a table."""
+        """x of the one value that holds all features. Raises Refusal. `table`: it is a cell of a table.
+
+        Of raw bytes it is a read-only view, which `arrays.finish` checks and makes an x of.
+        """
         kind = type(value)
         if kind is list:
             return self._list(value, table)

@@ -12,21 +12,42 @@ from typing import Any, cast
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.commands import Command, parse_command
-from streamlearn.events import Claim, GroupSink, GroupSource, Sink, Source, StateMismatch, Unreachable
+from streamlearn.events import (
+    Claim,
+    GroupSink,
+    GroupSource,
+    Sink,
+    Source,
+    StateMismatch,
+    Traffic,
+    Unreachable,
+)
 from streamlearn.keeper import Keeper
+from streamlearn.observe import Vitals
 from streamlearn.standby import Found, StandBy
 
 log = logging.getLogger(__name__)
 
 
+def _nothing(offsets: Mapping[int, int]) -> None:
+    """What a file says of its traffic."""
+
+
 class Alone:
-    """No group: nothing to claim, to name or to wait for."""
+    """No group: nothing to claim, to name or to wait for.
+
+    source, sink: such as may say more than they must (see `GroupSource.traffic`, `Sink`).
+    """
+
+    def __init__(self, source: Any = None, sink: Any = None) -> None:
+        self._alone = source
+        self._repeats: Callable[[Mapping[int, int]], bool] = getattr(sink, "repeats", lambda offsets: False)
 
     def __bool__(self) -> bool:
         return False
 
-    def claim(self, role: Callable[[str], None], stopped: Callable[[], bool]) -> Claim | None:
-        """Stand by until it is this worker's turn, which `role` is told. Raises Stopped."""
+    def claim(self, vitals: Vitals, stopped: Callable[[], bool]) -> Claim | None:
+        """Stand by until it is this worker's turn, which `vitals` is told. Raises Stopped."""
         return None
 
     def survey(self) -> Claim | None:
@@ -51,13 +72,26 @@ class Alone:
         """What has been asked for since the last call."""
         return []
 
-    def figures(self, offsets: Mapping[int, int]) -> dict[str, Any]:
-        """Of the group's traffic, for an Observation. offsets: how far the learner is."""
-        return {}
+    def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
+        """Of the source, as of now, from any thread. offsets: how far the learner is."""
+        ask: Callable[[Mapping[int, int]], Traffic | None] = getattr(self._alone, "traffic", _nothing)
+        return ask(offsets)
+
+    def silence(self) -> float:
+        """Seconds for which the thread that reads has given no sign of life. From any thread."""
+        return float(getattr(self._alone, "silence", 0.0))
+
+    def ages(self) -> list[tuple[float, int]]:
+        """Of answers that became visible since the last call: seconds since their records' time, how many."""
+        return []
 
     def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
         """Of the partitions that are not read to their end, the end as it is now."""
         return {}
+
+    def repeats(self, offsets: Mapping[int, int]) -> bool:
+        """Are records read again whose outputs the worker before has published?"""
+        return self._repeats(offsets)
 
     def confirm(self, keeper: Keeper) -> None:
         """Tell the keeper which checkpoint a commit names by now."""
@@ -77,20 +111,25 @@ class Group(Alone):
         self._standing_by = StandBy(store)
         self._handed: dict[str, Manifest] = {}
         self._confirmed: str | None = None
+        self._published: dict[int, int] = {}
+        """P of the partitions that were not read that far when last asked."""
         self._claimed: set[str] = set()
         """The checkpoint that a predecessor's commit names, as long as none of ours is committed."""
 
     def __bool__(self) -> bool:
         return True
 
-    def claim(self, role: Callable[[str], None], stopped: Callable[[], bool]) -> Claim | None:
+    def claim(self, vitals: Vitals, stopped: Callable[[], bool]) -> Claim | None:
         def stand_by() -> None:
-            role("standby")
-            self._standing_by.look(self._source.committed())
+            vitals.play("standby")
+            named = self._source.committed()
+            with vitals.inside("reading the checkpoint that the group's commit names"):
+                self._standing_by.look(named)
 
         claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
         self._standing_by.own(self._source.fingerprint({}))
-        role("learner")
+        self._published = dict(claim.published)
+        vitals.play("learner")
         return claim
 
     def survey(self) -> Claim | None:
@@ -126,11 +165,26 @@ class Group(Alone):
     def commands(self) -> list[Command]:
         return [parse_command(record) for record in self._source.commands()]
 
-    def figures(self, offsets: Mapping[int, int]) -> dict[str, Any]:
-        return {"lag": {self._source.topic: self._source.lag(offsets)}, "queues": self._source.queues()}
+    def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
+        return self._source.traffic(offsets)
+
+    def silence(self) -> float:
+        return self._source.silence
+
+    def ages(self) -> list[tuple[float, int]]:
+        return self._source.ages()
 
     def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
         return {p: end for p, end in self._source.ends().items() if offsets.get(p, 0) < end}
+
+    def repeats(self, offsets: Mapping[int, int]) -> bool:
+        traffic = self._source.traffic(offsets)
+        lag: Mapping[int, int] = traffic.lag if traffic is not None else {}
+        # P may lie behind the last record, at the end of the log, and never be reached: then nothing lags.
+        self._published = {
+            p: end for p, end in self._published.items() if offsets.get(p, 0) < end and lag.get(p, 1)
+        }
+        return bool(self._published)
 
     def confirm(self, keeper: Keeper) -> None:
         named = self._sink.named
@@ -164,5 +218,5 @@ class Group(Alone):
 def group_of(source: Source, sink: Sink, store: CheckpointStore) -> Alone:
     """The group of a source and a sink that have one."""
     if not getattr(sink, "grouped", False):
-        return Alone()
+        return Alone(source, sink)
     return Group(cast(GroupSource, source), cast(GroupSink, sink), store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
 """Between two attempts while checkpoints can't be written."""
+WAITS_SECONDS = 1.0
 HANGING_SECONDS = 5.0
 """A write never counts as one that hangs before, however short checkpoint.patience is."""
 
@@ -41,15 +43,20 @@ class Keeper:
         store: CheckpointStore,
         learner: OnlineLearner,
         confirmed: bool = True,
+        waits: Callable[[], None] = lambda: None,
     ) -> None:
-        """confirmed: a checkpoint is the one to start from as soon as it is durable; else see `confirm`."""
+        """confirmed: a checkpoint is the one to start from as soon as it is durable; else see `confirm`.
+
+        waits: called now and then by a learner that waits for the disk: it doesn't hang.
+        """
         self.settings, self.store, self.learner = settings, store, learner
+        self.waits = waits
         self.figures = CheckpointFigures()
         self.problem: OSError | Damaged | None = None
         """Why the last attempt failed; None once one has succeeded."""
         self.newest: Manifest | None = None
         """The newest checkpoint that this worker has written."""
-        self._writing: Future[tuple[Manifest, int]] | None = None
+        self._writing: Future[tuple[Manifest, int, int]] | None = None
         self._snapshot: Snapshot = {}
         self._begun = 0.0
         self._failing_since = 0.0
@@ -180,10 +187,13 @@ class Keeper:
         if self._writing is not None:
             self._await(self._writing)
 
-    def _await(self, writing: Future[tuple[Manifest, int]]) -> None:
+    def _await(self, writing: Future[tuple[Manifest, int, int]]) -> None:
         """Until it is done, or hangs."""
+        self.waits()
         while not writing.done() and self._hanging() is None:
-            futures.wait([writing], max(0.0, self._begun + self._patience() - time.monotonic()))
+            left = self._begun + self._patience() - time.monotonic()
+            futures.wait([writing], max(0.0, min(left, WAITS_SECONDS)))
+            self.waits()
 
     def _patience(self) -> float:
         """Seconds that a write may take. Who wants to stop at the first failure doesn't mean a slow disk."""
@@ -199,7 +209,7 @@ class Keeper:
 
     def _write(
         self,
-        writing: Future[tuple[Manifest, int]],
+        writing: Future[tuple[Manifest, int, int]],
         snapshot: Snapshot,
         about: Mapping[str, Any],
         sync: Callable[[], None],
@@ -209,18 +219,19 @@ class Keeper:
             manifest = self.store.write(snapshot, about, sync)
             if self._confirmed:
                 self._try_to_erase(manifest)
-            written = manifest, self.store.size(manifest)
+            free = shutil.disk_usage(self.store.folder).free
+            written = manifest, self.store.size(manifest), free
         except BaseException as error:
             writing.set_exception(error)
         else:
             writing.set_result(written)
 
-    def _written(self, manifest: Manifest, size: int) -> None:
+    def _written(self, manifest: Manifest, size: int, free: int) -> None:
         self.newest = manifest
         self.figures.written += 1
         self.figures.last_id = manifest.id
         self.figures.last_timestamp = time.time()
-        self.figures.bytes = size
+        self.figures.bytes, self.figures.free_bytes = size, free
         self.figures.duration.observe(time.monotonic() - self._begun)
         if self.problem is not None:
             log.info("checkpoints can be written again: %s", manifest.id)

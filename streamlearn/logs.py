@@ -11,7 +11,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import copy
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -43,17 +44,35 @@ def setup(level: str = "info", format: str = "human", stream: TextIO | None = No
     if format not in ("human", "json"):
         raise ValueError(f"format must be human or json, not {format!r}")
     teardown()
-    handler = _Handler(stream)
+    handler = _Handler(stream, RateLimit())
     handler.setFormatter(Human() if format == "human" else Json())
-    handler.addFilter(RateLimit())
     for name in LOGGERS:
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(LEVELS[level])
     logging.captureWarnings(True)
 
 
+def about(facts: Callable[[], Mapping[str, Any]]) -> None:
+    """What every line says beside its own from now on: `facts`, asked for each. As JSON all of them, for
+    people the `step`, of warnings and errors. From any thread; replaced by the next call, and by `setup`."""
+    for handler in _handlers():
+        handler.about = facts
+
+
+def sweep(last: bool = False) -> None:
+    """Say what was held back for long enough (`last`: all of it): the last one of its kind may never come."""
+    for handler in _handlers():
+        handler.sweep(last)
+
+
+def _handlers() -> set[_Handler]:
+    found = (one for name in LOGGERS for one in logging.getLogger(name).handlers)
+    return {one for one in found if isinstance(one, _Handler)}
+
+
 def teardown() -> None:
     """Undo `setup`."""
+    sweep(last=True)
     logging.captureWarnings(False)
     for name in LOGGERS:
         logger = logging.getLogger(name)
@@ -65,9 +84,23 @@ def teardown() -> None:
 class _Handler(logging.Handler):
     """Writes to a stream, or to what sys.stderr is at that moment."""
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, stream: TextIO | None, limit: RateLimit) -> None:
         super().__init__()
-        self.stream = stream
+        self.stream, self._limit = stream, limit
+        self.addFilter(limit)
+        self.about: Callable[[], Mapping[str, Any]] = dict
+
+    def sweep(self, last: bool) -> None:
+        self.acquire()
+        try:
+            for record in self._limit.sweep(last):
+                self.emit(record)
+        finally:
+            self.release()
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        record.about = dict(self.about())  # now: a line that is held back is of this moment
+        return super().handle(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -79,7 +112,8 @@ class _Handler(logging.Handler):
 
 
 class RateLimit(logging.Filter):
-    """Lets a warning or error through once in `interval` seconds; the next one says how many were held back.
+    """Lets a warning or error through once in `interval` seconds; the next one, or `sweep`, says how many
+    were held back.
 
     Two records are the same if logger, level and message are, the message before its arguments are put in.
     Differences in the arguments are lost in between: a list of things belongs into one message.
@@ -89,7 +123,7 @@ class RateLimit(logging.Filter):
         super().__init__()
         self.interval, self.clock = interval, clock
         self._lock = threading.Lock()
-        self._seen: dict[tuple[str, int, str], tuple[float, int]] = {}
+        self._seen: dict[tuple[str, int, str], tuple[float, int, logging.LogRecord | None]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
@@ -100,17 +134,32 @@ class RateLimit(logging.Filter):
         key = (record.name, record.levelno, template)
         now = self.clock()
         with self._lock:
-            last, held = self._seen.get(key, (None, 0))
+            last, held, _ = self._seen.get(key, (None, 0, None))
             if last is not None and now - last < self.interval:
-                self._seen[key] = (last, held + 1)
+                kept = copy(record)
+                kept.exc_info = None  # the first one told it; frames hold on to what is in them
+                self._seen[key] = (last, held + 1, kept)
                 return False
             # Put behind the others, so that the first ones are always the oldest.
             self._seen.pop(key, None)
-            self._seen[key] = (now, 0)
+            self._seen[key] = (now, 0, None)
             if len(self._seen) > MOST_KEYS:
                 del self._seen[next(iter(self._seen))]
         record.suppressed = held
         return True
+
+    def sweep(self, last: bool = False) -> list[logging.LogRecord]:
+        """The newest of each kind that was held back, once it has been for `interval` (`last`: all)."""
+        found = []
+        with self._lock:
+            now = self.clock()
+            for key, (since, held, record) in list(self._seen.items()):
+                if record is not None and (last or now - since >= self.interval):
+                    record.suppressed = held - 1
+                    found.append(record)
+                    del self._seen[key]
+                    self._seen[key] = (now, 0, None)
+        return found
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -124,11 +173,14 @@ def _time(record: logging.LogRecord, timespec: str) -> str:
 
 
 class Human(logging.Formatter):
-    """`2026-11-21T06:00:00Z INFO worker: message`. Messages may quote what strangers wrote: a line that
-    they smuggle in is indented, and control characters don't reach the terminal."""
+    """`2026-11-21T06:00:00Z WARNING worker [step 7]: message`. Messages may quote what strangers
+    wrote: a line that they smuggle in is indented, and control characters don't reach the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         name = record.name.removeprefix("streamlearn.")
+        step = getattr(record, "about", {}).get("step")
+        if step is not None and record.levelno >= logging.WARNING:
+            name += f" [step {step}]"
         text = f"{_time(record, 'seconds')} {record.levelname} {name}: {_message(record)}"
         for more in (record.exc_info and self.formatException(record.exc_info), record.stack_info):
             if more:
@@ -137,7 +189,8 @@ class Human(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, what `extra={"fields": {…}}` gave, exception."""
+    """One JSON object a line: time, level, logger, message, what `about` and `extra={"fields": {…}}` gave,
+    exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -152,7 +205,8 @@ class Json(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
-        for name, value in dict(getattr(record, "fields", None) or {}).items():
+        more = getattr(record, "about", {}) | dict(getattr(record, "fields", None) or {})
+        for name, value in more.items():
             line[f"{name}_" if name in line else str(name)] = value
         try:
             return _dumps(line)

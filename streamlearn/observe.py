@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from streamlearn.continual import ContinualFigures
+from streamlearn.events import Array, Traffic
 from streamlearn.learner import OnlineLearner
 from streamlearn.method import chain
 from streamlearn.prequential import KINDS, Figures, Prequential
@@ -26,6 +30,8 @@ ROLES = ("learner", "standby")
 
 SECONDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Upper bounds of the duration histograms' buckets."""
+DELAYS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5, 1e6)
+"""The same of those of how old something was: a backlog may be of last week."""
 
 
 class Histogram:
@@ -39,6 +45,13 @@ class Histogram:
     def observe(self, value: float, times: int = 1) -> None:
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
+
+    def observe_all(self, values: Array) -> None:
+        """Of many [n] at once."""
+        places = np.searchsorted(np.array(self.bounds), values)
+        for place, times in enumerate(np.bincount(places, minlength=len(self.counts)).tolist()):
+            self.counts[place] += times
+        self.sum += float(values.sum())
 
     def copy(self) -> Histogram:
         twin = Histogram(self.bounds)
@@ -67,13 +80,17 @@ class Stopwatch:
 
 @dataclass
 class CheckpointFigures:
-    """Of the checkpoints of this run. `last_timestamp`: seconds since 1970, None before the first."""
+    """Of the checkpoints of this run. `last_timestamp`: seconds since 1970, None before the first.
+
+    free_bytes: on their disk, once the last one had been written.
+    """
 
     written: int = 0
     failures: int = 0
     last_id: str = ""
     last_timestamp: float | None = None
     bytes: int = 0
+    free_bytes: int | None = None
     duration: Histogram = field(default_factory=Histogram)
     pause: Histogram = field(default_factory=Histogram)
 
@@ -99,11 +116,35 @@ class EvaluationFigures:
 
 
 @dataclass(frozen=True)
+class MemoryFigures:
+    """Of the replay memory.
+
+    bytes: what it takes up. classes: those of which it holds an example. shares: of its examples, by label,
+    later classes together under OTHER. ages: by statistic, in labeled events since an example was stored.
+    """
+
+    bytes: int
+    classes: int
+    shares: Mapping[str, float]
+    ages: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DeviceFigures:
+    """Of the accelerator. memory: bytes by kind. utilization: share of the last moments that it was busy."""
+
+    memory: Mapping[str, int]
+    utilization: float | None
+
+
+@dataclass(frozen=True)
 class Observation:
-    """One moment of a worker."""
+    """One moment of a worker. `traffic`, `memory` and `device` are looked up by `Vitals.look`."""
 
     step: int = 0
     epoch: int = 0
+    resumed: bool = False
+    read_bytes: int = 0
     records: int = 0
     learned: int = 0
     predicted: int = 0
@@ -133,11 +174,15 @@ class Observation:
     recall_interval: float | None = None
     expected_recall: float | None = None
     offsets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    lag: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
-    queues: Mapping[str, int] = field(default_factory=dict)
+    checkpointed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    traffic: Traffic | None = None
+    memory: MemoryFigures | None = None
+    device: DeviceFigures | None = None
     paused: bool = False
     stages: Mapping[str, Histogram] = field(default_factory=dict)
     latency: Histogram = field(default_factory=Histogram)
+    label_delay: Histogram = field(default_factory=Histogram)
+    to_prediction: Histogram = field(default_factory=Histogram)
     checkpoint: CheckpointFigures = field(default_factory=CheckpointFigures)
 
 
@@ -217,8 +262,9 @@ def _recall(scores: Prequential, labels: Sequence[str]) -> dict[str, float]:
 class Vitals:
     """Is the worker alive? Written by the worker's thread, read by the HTTP server's.
 
-    Healthy means: no thread has died, checkpoints have not failed for longer than they may, and whenever
-    there was something to apply, something was applied within `stall_seconds`. Waiting for input is healthy.
+    Healthy means: no thread has died or hangs, checkpoints have not failed for longer than they may, and
+    whenever there was something to apply, something was applied within `stall_seconds`. Waiting for input,
+    also for a broker that is away, is healthy: a restart would not bring it back.
     """
 
     def __init__(self, stall_seconds: float) -> None:
@@ -233,7 +279,19 @@ class Vitals:
         self.output_problem: str | None = None
         self.checkpoint_problem: Callable[[], str | None] = lambda: None
         """Asked anew each time: the worker's thread may be waiting for the very write that hangs."""
+        self.source_silence: Callable[[], float] = lambda: 0.0
+        """Seconds for which the thread that reads has given no sign of life. Asked anew each time."""
+        self.live: Callable[[Observation], Mapping[str, Any]] = lambda seen: {}
+        """What is looked up when somebody asks, for the fields of an Observation."""
+        self.held: Callable[[], bool] = lambda: True
+        """Are the partitions this worker's?"""
         self._busy_since: float | None = None
+        self._inside: tuple[float, str] | None = None
+
+    def look(self) -> Observation:
+        """How it stands now. From any thread."""
+        seen = self.observation
+        return replace(seen, **self.live(seen))
 
     def play(self, role: str) -> None:
         """What this worker is from now on, one of ROLES. Standing by is all that a standby has to do."""
@@ -244,9 +302,23 @@ class Vitals:
         """There is something to apply (call again after every application)."""
         self._busy_since = time.monotonic()
 
+    def behind(self) -> None:
+        """There is something to apply, and it doesn't come."""
+        if self._busy_since is None:
+            self._busy_since = time.monotonic()
+
     def idle(self) -> None:
         """Everything that came has been applied."""
         self._busy_since = None
+
+    @contextmanager
+    def inside(self, what: str) -> Iterator[None]:
+        """Around a call that comes back soon, or hangs."""
+        self._inside = time.monotonic(), what
+        try:
+            yield
+        finally:
+            self._inside = None
 
     def sickness(self) -> str | None:
         """Why the worker is not healthy, or None."""
@@ -254,8 +326,20 @@ class Vitals:
             return self.failure
         if (problem := self.checkpoint_problem()) is not None:
             return problem
-        since = self._busy_since
-        waited = 0.0 if since is None else time.monotonic() - since
-        if waited > self.stall_seconds:
-            return f"nothing was applied for {waited:.0f} s though there was something to apply"
+        if (silence := self.source_silence()) > self.stall_seconds:
+            return f"the thread that talks to the brokers has hung for {silence:.0f} s"
+        since, inside, now = self._busy_since, self._inside, time.monotonic()
+        if inside is not None and now - inside[0] > self.stall_seconds:
+            return f"{inside[1]} has hung for {now - inside[0]:.0f} s"
+        if since is not None and now - since > self.stall_seconds:
+            return f"nothing was applied for {now - since:.0f} s though there was something to apply"
         return None
+
+    def unready(self) -> str | None:
+        """Why nothing may be expected of the worker at the moment, or None."""
+        if not self.ready:
+            return "not ready"
+        if self.role == "learner" and not self.held():
+            return "not ready: the partitions are not this worker's at the moment"
+        sickness = self.sickness()
+        return None if sickness is None else f"not ready: {sickness}"

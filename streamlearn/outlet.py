@@ -52,6 +52,7 @@ class Outlet:
                     log.error("outputs can't be written (%s): nothing is read until they can", error)
                     said = True
                 self.vitals.output_problem = str(error)
+                self.keeper.waits()
                 if time.monotonic() - since > patience or self._stop.wait(RETRY_SECONDS):
                     log.error("outputs could not be written (%s): giving up; nothing is lost", error)
                     return False

@@ -26,7 +26,12 @@ class Poison:
             elif output.reason != "too_many_classes":
                 self._in_row += 1
                 # The reason is part of the text that repetitions are told by: each is seen at least once.
-                log.warning(f"dead letter, {output.reason}: %s: %s", _where(output.position), output.detail)
+                log.warning(
+                    f"dead letter, {output.reason}: %s: %s",
+                    _where(output.position),
+                    output.detail,
+                    extra={"fields": {**output.position._asdict(), "reason": output.reason}},
+                )
                 if self._in_row >= self.limit:
                     self._last = output
 
@@ -44,6 +49,7 @@ class Poison:
             _where(last.position),
             last.reason,
             last.detail,
+            extra={"fields": {**last.position._asdict(), "reason": last.reason}},
         )
 
 

@@ -25,7 +25,7 @@ from streamlearn.events import (
 )
 from streamlearn.exporter import Exporter, ExporterError
 from streamlearn.flags import load_settings
-from streamlearn.logs import setup
+from streamlearn.logs import about, setup, sweep
 from streamlearn.nets import NetError
 from streamlearn.observe import Vitals
 from streamlearn.report import figures, knowledge, write_report
@@ -35,6 +35,7 @@ from streamlearn.settings import (
     outputs,
 )
 from streamlearn.trainer import BudgetError
+from streamlearn.watchdog import Watchdog
 from streamlearn.wiring import make_codec, make_sink, make_source, named, refuse_own_input, report_writable
 from streamlearn.worker import Worker
 
@@ -57,7 +58,9 @@ def run(words: Sequence[str]) -> int:
     settings = load_settings(words, os.environ)
     setup(settings.log.level, settings.log.format)
     with seldom_collected():
-        return guarded(lambda: _run(settings))
+        status = guarded(lambda: _run(settings))
+    sweep(last=True)
+    return status
 
 
 @contextmanager
@@ -149,15 +152,24 @@ def _run(settings: Settings) -> int:
 
     def started() -> None:
         gc.freeze()
-        print(banner(settings, worker, url), file=sys.stderr, flush=True)
+        about(lambda: {"step": worker.learner.counts.steps, "epoch": worker.epoch})
+        if settings.log.format == "json":
+            log.info("started", extra={"fields": begins(settings, worker, url)})
+        else:
+            print(banner(settings, worker, url), file=sys.stderr, flush=True)
 
     _lock(store, shared=bool(worker.group))
     STOP.tell(stop)
     try:
         url = exporter.start() if settings.exporter.enabled else None
-        status = worker.run(started)
+        if worker.group:
+            # It may be long until it is this worker's turn.
+            log.info("group %s, metrics %s", settings.source.group_id, f"{url}/metrics" if url else "off")
+        with Watchdog(vitals):
+            status = worker.run(started)
     finally:
         STOP.tell(None)
+        about(dict)
         exporter.close()
         # A write that hangs may yet go on: the lock goes with the process.
         if not worker.keeper.hangs:
@@ -166,7 +178,7 @@ def _run(settings: Settings) -> int:
         _doubt(settings, worker)
     if settings.report is not None:
         found = figures(vitals.observation) | knowledge(worker.learner)
-        write_report(settings, {settings.method.name: found}, worker.curve.rows)
+        write_report(settings, {settings.method.name: found}, worker.instruments.curve.rows)
     return status
 
 
@@ -215,6 +227,12 @@ def resumes_at(offsets: Mapping[int, int]) -> str:
 
 def banner(settings: Settings, worker: Worker, url: str | None) -> str:
     """What a person wants to know when it starts."""
+    rows = begins(settings, worker, url)
+    return "\n".join([f"streamlearn {__version__}", *(f"  {name:<8} {text}" for name, text in rows.items())])
+
+
+def begins(settings: Settings, worker: Worker, url: str | None) -> dict[str, str]:
+    """What is read and written, where the state is, what learns on which device, where the metrics are."""
     learner, model = worker.learner, settings.model
     answers = outputs(settings)
     place = resumes_at(worker.offsets)
@@ -225,8 +243,10 @@ def banner(settings: Settings, worker: Worker, url: str | None) -> str:
     net = model.net
     if net == "auto":
         net = ("conv" if len(shape) == 3 else "mlp") if learner.schema else "by the shape of x"
-    rows = {
-        "reads": f"{worker.source.topic} from {place}",
+    read = settings.source
+    where = f", Kafka at {read.bootstrap_servers}, group {read.group_id}" if read.bootstrap_servers else ""
+    return {
+        "reads": f"{worker.source.topic} from {place}{where}",
         "writes": f"predictions to {named(answers.predictions)}, "
         f"dead letters to {named(answers.dead_letters)}",
         "state": f"{settings.checkpoint.folder}: {came}, epoch {worker.epoch}",
@@ -235,4 +255,3 @@ def banner(settings: Settings, worker: Worker, url: str | None) -> str:
         "on": f"{learner.device}, {model.threads} thread(s), torch {torch.__version__}",
         "metrics": f"{url}/metrics" if url else "off",
     }
-    return "\n".join([f"streamlearn {__version__}", *(f"  {name:<8} {text}" for name, text in rows.items())])

@@ -155,7 +155,11 @@ class SinkSettings(Section):
         None, description="Kafka brokers of the outputs; unset: the source's"
     )
     commit_interval: float = Field(
-        0.1, gt=0, le=60, allow_inf_nan=False, description="seconds between two commits of outputs to Kafka"
+        0.1,
+        gt=0,
+        le=60,
+        allow_inf_nan=False,
+        description="seconds between two commits of outputs to Kafka; in a backlog up to half a second",
     )
     headers: list[str] = Field(
         default_factory=list,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from streamlearn.events import Claim, StateMismatch
 from streamlearn.state import Snapshot
 
 log = logging.getLogger(__name__)
+
+MACHINE = Path("/etc/machine-id")
 
 Found = tuple[Manifest, Snapshot]
 
@@ -56,10 +59,13 @@ class StandBy:
                 continue
             self._held = handle
             handle.seek(0)
-            name = handle.read().strip()
-            if not name:
+            name, _, of = handle.read().strip().partition(" ")
+            file = f"{_machine()}{os.fstat(handle.fileno()).st_ino}"
+            if of != file:
+                # New, or a copy: two of one name would throw each other out of the group.
                 name = f"streamlearn-{number}-{secrets.token_hex(4)}"
-                handle.write(f"{name}\n")
+                handle.truncate(0)
+                handle.write(f"{name} {file}\n")
                 handle.flush()
             return name
 
@@ -174,3 +180,11 @@ class StandBy:
             "need it on shared storage.) If it is lost, bring it back from a backup, or start with another "
             "source.group_id and checkpoint.folder"
         )
+
+
+def _machine() -> str:
+    """What this machine is called by, where it has such a name: containers often have none."""
+    try:
+        return f"{MACHINE.read_text('ascii', 'replace').strip()}/"
+    except OSError:
+        return ""

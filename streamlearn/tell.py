@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from streamlearn.broker_commands import UNREACHABLE, USAGE, guarded, split
+from streamlearn.clashes import refuse_clashes
 from streamlearn.cli import STOP
 from streamlearn.commands import KINDS, encode_command
 from streamlearn.flags import load_settings
@@ -41,6 +42,7 @@ def tell(words: Sequence[str]) -> int:
     setup(settings.log.level, settings.log.format)
     if settings.source.bootstrap_servers is None:
         raise SettingsError("tell needs the broker: give --source.bootstrap_servers HOST:PORT")
+    refuse_clashes(settings)
     options = settings.source.model_dump()
     options |= {"commands": commands_topic(settings), "answers": outputs(settings).answers}
     send: Tell = load_object(f"{KAFKA_SOURCE.partition(':')[0]}.tell:tell")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from streamlearn.broker_commands import UNREACHABLE, USAGE, client_options, guarded, number, split
+from streamlearn.clashes import refuse_clashes
 from streamlearn.flags import load_settings
 from streamlearn.logs import setup
 from streamlearn.settings import (
@@ -48,6 +49,7 @@ def topics(words: Sequence[str]) -> int:
 def _topics(settings: Settings, partitions: int | None, replication: int | None, check: bool) -> int:
     ensure: Callable[..., list[Line]] = load_object(ENSURE)
     lines: list[Line] = []
+    refuse_clashes(settings)
     for servers, wanted in wanted_topics(settings).items():
         of_events = next((line.partitions for line in lines if line.purpose == "events"), 0) or None
         options = client_options(settings, servers)
@@ -78,8 +80,7 @@ def wanted_topics(settings: Settings) -> Mapping[str, dict[str, str]]:
     if sink_connector(settings) == KAFKA_SINK:
         want(sink.bootstrap_servers, predictions=names.predictions, dead_letters=names.dead_letters)
     if source.topic is not None:
-        want(source.bootstrap_servers, commands=commands_topic(settings))
-        want(sink.bootstrap_servers, answers=names.answers)
+        want(source.bootstrap_servers, commands=commands_topic(settings), answers=names.answers)
     if not found:
         raise SettingsError(
             "no topic is named: give --source.bootstrap_servers HOST:PORT --source.topic NAME"

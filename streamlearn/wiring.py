@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable
 from typing import Any, cast
 
+from streamlearn.clashes import refuse_clashes
 from streamlearn.codec import Codec
 from streamlearn.events import Event, Rejection, Resume, Sink, Source, UsageError
 from streamlearn.settings import (
@@ -66,7 +67,8 @@ def read_events(settings: Settings, **source: Any) -> list[Event]:
 
 
 def refuse_own_input(settings: Settings) -> None:
-    """Outputs must not be appended to the very file that is read. Raises UsageError."""
+    """Outputs must not go to the very file, or topic, that is read. Raises UsageError, SettingsError."""
+    refuse_clashes(settings)
     read = stat_of(settings.source.path, int(settings.source.options.get("fd") or 0))
     if read is None or not stat.S_ISREG(read.st_mode) or sink_connector(settings) != FILE_SINK:
         return

@@ -29,11 +29,11 @@ from streamlearn.events import (
     Tombstone,
 )
 from streamlearn.group import group_of
+from streamlearn.instruments import Instruments
 from streamlearn.keeper import Keeper
-from streamlearn.observe import Histogram, Stopwatch, Vitals, observe
+from streamlearn.observe import Vitals, observe
 from streamlearn.outlet import RETRY_SECONDS, Outlet
 from streamlearn.poison import Poison
-from streamlearn.report import Curve
 from streamlearn.settings import Settings, commands_topic
 from streamlearn.state import Snapshot
 
@@ -65,11 +65,12 @@ class Worker:
         self.vitals = vitals or Vitals(settings.exporter.stall_seconds)
         self.learner = Learner(settings)
         self.learner.most_held_dead = settings.delivery.max_dead_letters_in_row
-        self.stopwatch = Stopwatch()
-        self.latency = Histogram()
         self.group = group_of(source, sink, store)
-        self.keeper = Keeper(settings.checkpoint, store, self.learner, confirmed=not self.group)
-        self.vitals.checkpoint_problem = self.keeper.sickness
+        waits = getattr(source, "waits", lambda: None)
+        self.keeper = Keeper(settings.checkpoint, store, self.learner, not self.group, waits)
+        self.instruments = Instruments(
+            self.learner, self.group, self.keeper, self.vitals, curve=settings.report is not None
+        )
         self.offsets: dict[int, int] = {}
         self.cursors: dict[int, int] = {}
         self.epoch = 0
@@ -83,8 +84,6 @@ class Worker:
         self.poison = Poison(settings.delivery.max_dead_letters_in_row)
         self._unanswered: list[Record] = []
         self.outlet = Outlet(settings, sink, self.vitals, self.keeper, self._stop)
-        self._observed_at = 0.0
-        self.curve = Curve()
 
     def stop(self) -> None:
         """Ask `run` to end after a checkpoint. Safe from a signal handler and from other threads."""
@@ -96,7 +95,7 @@ class Worker:
         Raises ConnectorError, Disagreement, NothingWhole, WrongFormat, OSError; Stopped if `stop` was called
         while the source was read again.
         """
-        claim = self.group.claim(self.vitals.play, self._stop.is_set)
+        claim = self.group.claim(self.vitals, self._stop.is_set)
         found = self.store.newest(log.error) if claim is None else self.group.found(claim)
         resume, marks = Resume(), None
         if found is not None:
@@ -128,7 +127,8 @@ class Worker:
         self.store.begin(self.resumed, self.epoch)
         if self.resumed is not None:
             self.keeper.confirm(self.resumed)
-        self.learner.mark = self.stopwatch.mark
+            self.instruments.resume(self.resumed)
+        self.learner.mark = self.instruments.stopwatch.mark
         if self.resumed is None:
             # The first checkpoint is there before the first record is read.
             self.outlet.flush_once()
@@ -138,7 +138,7 @@ class Worker:
             self.group.settle(self._stop.is_set)
         # Counters count from the start of the process: after a crash the learner's own go back to C.
         self.vitals.base = observe(self.learner)
-        self._observe(force=True)
+        self._observe()
         self.vitals.ready = True
 
     def _restore(self, manifest: Manifest, parts: Snapshot) -> None:
@@ -162,11 +162,11 @@ class Worker:
             self.start()
             started()
             status = self._loop()
-            self._observe(force=True)
+            self._observe()
             return status
         except Stopped as stopped:
             log.info("%s: the last checkpoint stands, a new start goes on from it", stopped)
-            self._observe(force=True)
+            self._observe()
             return DONE
         except BaseException as error:
             self.vitals.failure = f"the worker ended: {error}"
@@ -185,7 +185,6 @@ class Worker:
         most = 64
         waiting_since: float | None = None
         while not self._stop.is_set():
-            self.vitals.idle()
             if not self._obey():
                 return NOT_WRITABLE
             try:
@@ -203,14 +202,17 @@ class Worker:
                 waiting_since = None
             elif self.source.ended:
                 return self._end()
-            elif self._waited(waiting_since := waiting_since or turn):
-                if not self._learn_partial():
-                    return NOT_WRITABLE
-                waiting_since = None
+            else:
+                self._waits()
+                if self._waited(waiting_since := waiting_since or turn):
+                    if not self._learn_partial():
+                        return NOT_WRITABLE
+                    waiting_since = None
             if not self.outlet.flush():
                 return NOT_WRITABLE
             if records:
-                self.latency.observe(time.perf_counter() - turn, len(records))
+                self.vitals.idle()
+                self.instruments.answered(len(records), time.perf_counter() - turn)
             if self.poison.found:
                 return self._poisoned()
             self.keeper.settle(wait=False)
@@ -220,7 +222,8 @@ class Worker:
                 return NOT_WRITABLE
             if self.keeper.due(self.learner.counts):
                 self._checkpoint()
-            self._observe()
+            if self.instruments.due():
+                self._observe()
             # Long turns delay answers and signals, short ones cost calls. (No state depends on this.)
             took = time.perf_counter() - turn
             if took > LOOP_SECONDS:
@@ -232,14 +235,24 @@ class Worker:
 
     def _read(self, most: int) -> list[Record]:
         if not self.paused:
-            return self.source.poll(most, 0.1)
+            with self.vitals.inside("reading"):
+                return self.source.poll(most, 0.1)
         self._stop.wait(0.1)
         return self.source.poll(0, 0.0)
+
+    def _waits(self) -> None:
+        """Nothing was there to be applied: because nothing is, or because it doesn't come?"""
+        traffic = None if self.paused else self.group.traffic(self.offsets)
+        if traffic is not None and traffic.behind:
+            self.vitals.behind()
+        else:
+            self.vitals.idle()
 
     def _waited(self, since: float) -> bool:
         """Has a partial batch waited for longer than learning.max_wait?"""
         limit = self.settings.learning.max_wait
-        return 0 < limit < time.perf_counter() - since and self.learner.settled and self.learner.pending > 0
+        due = 0 < limit < time.perf_counter() - since and self.learner.settled and self.learner.pending > 0
+        return due and not self.group.repeats(self.offsets)  # what others have seen came of no such cut
 
     def _learn_partial(self) -> bool:
         """Learn the partial batch by the clock's decision, which is kept: no later record is read before
@@ -263,6 +276,8 @@ class Worker:
         """Carry out the commands that have come, keep what the source decides. False when patience with
         the disk has run out."""
         for command in self.group.commands():
+            if self._stop.is_set():
+                return True  # it is read again by whoever comes next
             log.info("command: %s %s", command.kind or "unknown", command.problem or command.id or "")
             said: dict[str, Any] = {}
             if command.problem is None and command.kind == "forget":
@@ -277,9 +292,11 @@ class Worker:
 
     def _apply(self, records: Sequence[Record]) -> None:
         """Decode, learn and answer; move C past what has been answered."""
-        self.stopwatch.start()
+        stopwatch = self.instruments.stopwatch
+        stopwatch.start()
         items = self.codec.decode(records)
-        self.stopwatch.mark("decode")
+        stopwatch.mark("decode")
+        self.instruments.read(records, items)
         settled = self.learner.settled
         outputs = self.learner.learn(items)
         if self.learner.settled and not settled:
@@ -297,7 +314,7 @@ class Worker:
         for partition, record in {record.position.partition: record for record in answered}.items():
             self.offsets[partition] = record.position.offset + 1
             self.cursors[partition] = record.cursor
-        self.stopwatch.mark("publish")
+        self.instruments.stopwatch.mark("publish")
 
     def _shape(self) -> str:
         """What was found out from the first events."""
@@ -330,10 +347,8 @@ class Worker:
         if not self.outlet.flush():
             return NOT_WRITABLE
         self._checkpoint_now()
-        if self.keeper.problem is not None:
-            log.error(
-                "the last checkpoint could not be written to %s: %s", self.store.folder, self.keeper.problem
-            )
+        if (problem := self.keeper.problem) is not None:
+            log.error("the last checkpoint could not be written to %s: %s", self.store.folder, problem)
             return NOT_WRITABLE
         self.group.settle(self._stop.is_set, LAST_SECONDS)
         self.group.confirm(self.keeper)
@@ -378,22 +393,5 @@ class Worker:
             answer |= {"checkpoint": newest.id, "step": self.learner.counts.steps, "epoch": self.epoch}
             self.group.name(newest, command, encode_answer(command, **answer))
 
-    # -- figures
-
-    def _observe(self, force: bool = False) -> None:
-        now = time.monotonic()
-        if not force and now - self._observed_at < 0.25:
-            return
-        self._observed_at = now
-        self.vitals.observation = observe(
-            self.learner,
-            epoch=self.epoch,
-            offsets={self.source.topic: {str(p): o for p, o in sorted(self.offsets.items())}},
-            stages={stage: histogram.copy() for stage, histogram in self.stopwatch.stages.items()},
-            latency=self.latency.copy(),
-            checkpoint=self.keeper.figures.copy(),
-            paused=self.paused,
-            **self.group.figures(self.offsets),
-        )
-        if self.settings.report is not None:
-            self.curve.add(self.vitals.observation)
+    def _observe(self) -> None:
+        self.instruments.observe(self.source.topic, self.offsets, self.epoch, self.paused)

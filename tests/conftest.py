@@ -1,6 +1,6 @@
 """Settings of the test run: hypothesis draws the same examples everywhere, so that a failure is a failure.
 
-And what is started once for all tests: a real Kafka.
+And what is there once for all tests: disks and servers that nothing waits for, a real Kafka.
 """
 
 from __future__ import annotations
@@ -8,15 +8,17 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import stat
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from socketserver import BaseServer
 
 import pytest
 from hypothesis import settings
 
 from ops.kafka.broker import Broker
 
-settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True, max_examples=50)
+settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True, max_examples=40)
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("STREAMLEARN_TEST_PROFILE", "ci"))
 
@@ -37,6 +39,41 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """Garbage is looked for once more; what is left after it pytest need not look at twice again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """No power is cut here: what is written to a file is there, durable or not. (Other processes do wait.)"""
+    fsync = os.fsync
+
+    def check(descriptor: int) -> None:
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            fsync(descriptor)  # it may well be refused
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", check)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers_end_at_once() -> Iterator[None]:
+    """Closing a server takes until it looks up; here it does so every few milliseconds."""
+    serve = BaseServer.serve_forever
+
+    def serve_forever(self: BaseServer, poll_interval: float = 0.5) -> None:
+        serve(self, min(poll_interval, 0.005))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseServer, "serve_forever", serve_forever)
+        yield
 
 
 @pytest.fixture(scope="session")

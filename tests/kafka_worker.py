@@ -306,7 +306,7 @@ def another_place(place: Place, folder: Path, committed: bool = True) -> Place:
     """The same events and a copy of the state, with outputs and a group of its own that has come as far."""
     stem = f"copy-{uuid.uuid4().hex[:12]}"
     _create(place.broker, [stem + purpose for purpose in PURPOSES if purpose])
-    shutil.copytree(place.folder / "state", folder / "state", ignore=shutil.ignore_patterns("workers"))
+    shutil.copytree(place.folder / "state", folder / "state")
     copy = Place(place.broker, folder, place.topic, f"group-{stem}", stem)
     for path in (folder / "state").glob("*/*.json"):
         body = json.loads(path.read_bytes())

@@ -70,6 +70,30 @@ def test_checkpoint_100k(tmp_path: Path) -> None:
     assert 0 < summary["longest_pause_seconds"] < 5
 
 
+def test_observing(tmp_path: Path) -> None:
+    flags = "--classes 10 20 --events 2000 --rounds 1 --every 0.05".split()
+    found = bench("observing", tmp_path / "observing.json", *flags)
+    assert [row["classes"] for row in found["scrapes"]] == [10, 10, 10, 20, 20, 20]
+    assert all(row["bytes"] > 1000 and row["median_ms"] > 0 for row in found["scrapes"])
+    assert [row["watched_by"] for row in found["rounds"]] == ["neither", "exporter", "evaluation", "both"]
+    assert all(row["events_per_second"] > 0 for row in found["rounds"])
+
+
+def test_faults(tmp_path: Path) -> None:
+    """The order in which things are said, at a tiny patience; a full disk only where one can be mounted."""
+    found = bench("faults", tmp_path / "faults.json", "--stall", "2", "--patience", "12")
+    rows = {row["fault"]: row for row in found["rows"]}
+    for fault in ("the learner hangs", "the Kafka loop hangs", "records don't come"):
+        row = rows[fault]
+        assert 1 < row["healthz"] < 10 and row["ended"] is None, row
+        assert row["log_says"].partition("not healthy: ")[2].startswith(row["healthz_says"][:20]), row
+    gone = rows["the broker is gone"]
+    assert "no broker has answered" in gone["log_says"] and gone["ended_says"].startswith("status 4"), gone
+    if "the disk is full" in rows:
+        full = rows["the disk is full"]
+        assert "checkpoint not written" in full["log_says"] and full["ended_says"].startswith("status 6")
+
+
 def test_electricity(tmp_path: Path) -> None:
     data("elec.csv")
     flags = ["--data-dir", str(DATA), "--seeds", "1", "--events", "2000"]

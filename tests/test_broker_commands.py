@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from streamlearn.broker_commands import Words, client_options, guarded, number, split, state_folder
+from streamlearn.clashes import refuse_clashes
 from streamlearn.events import Fenced, StateMismatch, Unreachable, UsageError
 from streamlearn.publish import find_input, lines, shown, summary
 from streamlearn.settings import Settings, SettingsError
@@ -68,7 +69,7 @@ def test_numbers() -> None:
         (("topics",), "no topic is named"),
         (("topics", "t", *TOPIC), "unexpected argument 't'"),
         (("topics", *TOPIC, "--partitions", "0"), "--partitions is '0'"),
-        (("topics", *TOPIC, "--sink.predictions", "t"), "need topics of their own"),
+        (("topics", *TOPIC, "--sink.predictions", "t"), "a topic has one purpose"),
         (("topics", *TOPIC, "--source.commands", "c/d"), "source.commands is 'c/d'"),
         (("topics", *TOPIC, "--source.security.ca_file", "/x"), "source.security.ca_file"),
     ],
@@ -109,17 +110,59 @@ def test_wanted_topics() -> None:
             "answers": "g.answers",
         }
     }
-    apart = settings({"bootstrap_servers": "b:1"}, bootstrap_servers="a:1", topic="t")
-    assert {servers: [*names] for servers, names in wanted_topics(apart).items()} == {
-        "a:1": ["events", "commands"],
-        "b:1": ["predictions", "dead letters", "answers"],
-    }
     to_kafka = settings({"bootstrap_servers": "b:1"}, path="x.jsonl")
     assert [*wanted_topics(to_kafka)["b:1"]] == ["predictions", "dead letters"]
     to_files = settings({"connector": "connectors.file_sink:FileSink"}, bootstrap_servers="a:1", topic="t")
     assert [*wanted_topics(to_files)["a:1"]] == ["events", "commands", "answers"]
     with pytest.raises(SettingsError, match="no topic is named"):
         wanted_topics(settings(path="x.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--source.commands", "t"), "source.topic and source.commands are both t: a topic has"),
+        (
+            ("--source.commands", "t.predictions"),
+            "source.commands and sink.predictions are both t.predictions",
+        ),
+        (("--source.commands", "t.dead_letters"), "source.commands and sink.dead_letters are both"),
+        (("--source.commands", "a", "--sink.answers", "a"), "source.commands and sink.answers are both a"),
+        (("--sink.answers", "t"), "source.topic and sink.answers are both t"),
+        (("--sink.answers", "p", "--sink.predictions", "p"), "sink.answers and sink.predictions are both p"),
+        (("--sink.answers", "t.dead_letters"), "sink.answers and sink.dead_letters are both"),
+        (("--sink.predictions", "t"), "source.topic and sink.predictions are both t"),
+        (("--sink.predictions", "p", "--sink.dead_letters", "p"), "sink.dead_letters are both p"),
+        (("--source.group_id", "x", "--sink.dead_letters", "x.commands"), "source.commands and sink.dead_l"),
+        (("--sink.bootstrap_servers", "b:1"), "writes to the same cluster, since no transaction spans two"),
+    ],
+)
+def test_settings_that_clash(
+    flags: tuple[str, ...], sentence: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert sentence in said(capfd, "tell", "pause", *TOPIC, *flags, status=2)
+
+
+@pytest.mark.parametrize("command", ["run", "check", "topics"])
+def test_settings_that_clash_are_refused_before_a_broker_is_asked(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = (*TOPIC, "--sink.predictions", "t", "--checkpoint.folder", str(tmp_path / "state"))
+    said_so = said(capfd, command, *words, "--sink.bootstrap_servers", "b:1", status=2)
+    assert "source.topic and sink.predictions are both t" in said_so
+    assert "no transaction spans two" in said_so
+    assert not (tmp_path / "state").exists()
+
+
+def test_settings_that_do_not_clash() -> None:
+    refuse_clashes(settings(path="x.jsonl"))
+    refuse_clashes(settings({"bootstrap_servers": "b:1"}, path="x.jsonl"))
+    refuse_clashes(settings({"bootstrap_servers": "b:1, a:1"}, bootstrap_servers="a:1,b:1", topic="t"))
+    refuse_clashes(settings({"bootstrap_servers": "a:9092, b"}, bootstrap_servers="a", topic="t"))
+    far = {"bootstrap_servers": "b:1", "predictions": "s"}
+    refuse_clashes(settings(far, path="x.jsonl", bootstrap_servers="a:1", commands="s"))
+    to_files = {"connector": "connectors.file_sink:FileSink", "predictions": "t", "dead_letters": "u"}
+    refuse_clashes(settings(to_files, bootstrap_servers="a:1", topic="t"))
 
 
 def test_client_options() -> None:

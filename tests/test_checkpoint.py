@@ -24,12 +24,8 @@ EVENTS = vectors(400)
 
 @pytest.fixture(autouse=True)
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handful of examples fills a segment: 16 segments hold the memory of these tests.
-
-    And no waiting for the disk: no power is cut here.
-    """
+    """A handful of examples fills a segment: 16 segments hold the memory of these tests."""
     monkeypatch.setattr(buffers, "SEGMENT_BYTES", 256)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def learner(policy: str = "reservoir") -> OnlineLearner:

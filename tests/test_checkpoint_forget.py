@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamlearn import buffers
 from streamlearn.checkpoint import CheckpointStore, Manifest, Withdrawn
 from streamlearn.config import EvaluationSettings, MemorySettings, MethodSettings, ModelSettings
 from streamlearn.durable import Learner, describe
@@ -24,6 +26,7 @@ from tests.forgetting import placed, someone, traces
 from tests.processes import line, newest, piped, said
 from tests.streams import bits, images, settings, vectors
 from tests.test_checkpoint import begun, files, hashes, small_segments
+from tests.test_checkpoint import newest as newest_of
 
 __all__ = ["small_segments"]  # a fixture of every test here, too
 
@@ -74,21 +77,36 @@ def loaded(folder: Path, like: OnlineLearner) -> OnlineLearner:
 # ---- what it is for
 
 
+VIEW_BATCH = MethodSettings(name="er", modifiers=["view_batch"])
+
+
+@pytest.fixture(scope="module")
+def first_epochs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By policy: what a worker has written in its first epoch; copy it, don't change it."""
+    folders = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buffers, "SEGMENT_BYTES", 256)
+        for policy in ("reservoir", "balanced"):
+            folders[policy] = tmp_path_factory.mktemp("epoch")
+            one, events = learner(policy, method=VIEW_BATCH), placed(EVENTS)
+            keeper = kept(begun(folders[policy], keep=8), one)
+            for end in (60, 120, 150):
+                one.learn(events[one.counts.records : end])
+                write(keeper)
+    return folders
+
+
 @pytest.mark.parametrize("place", ["memory", "held out", "pending"])
 @pytest.mark.parametrize("policy", ["reservoir", "balanced"])
 @pytest.mark.parametrize("confirmed", [True, False])
 def test_no_file_holds_the_example_and_what_is_left_resumes(
-    tmp_path: Path, policy: str, place: str, confirmed: bool
+    tmp_path: Path, first_epochs: dict[str, Path], policy: str, place: str, confirmed: bool
 ) -> None:
     """Over two epochs, several checkpoints, both chains; and the checkpoints that follow."""
-    modifiers = MethodSettings(name="er", modifiers=["view_batch"])
-    one, events = learner(policy, method=modifiers), placed(EVENTS)
-    keeper = kept(begun(tmp_path, keep=8), one, confirmed)
-    for end in (60, 120, 150):
-        one.learn(events[one.counts.records : end])
-        manifest = write(keeper)
-    one = loaded(tmp_path, one)
-    keeper = kept(begun(tmp_path, keep=8, after=manifest), one, confirmed)
+    shutil.copytree(first_epochs[policy], tmp_path, dirs_exist_ok=True)
+    events = placed(EVENTS)
+    one = loaded(tmp_path, learner(policy, method=VIEW_BATCH))
+    keeper = kept(begun(tmp_path, keep=8, after=newest_of(tmp_path)), one, confirmed)
     for end in (170, 195, 204):
         one.learn(events[one.counts.records : end])
         write(keeper)

@@ -281,6 +281,13 @@ def test_the_content_of_a_rejected_row() -> None:
     assert orjson.loads(result.record.value) == {"x": [[[[0, 0]]]], "y": 3, "when": "2020-01-01T00:00:00"}
 
 
+def test_the_content_of_a_row_whose_raw_bytes_are_no_numbers() -> None:
+    record = Record(b"", HERE, fields={"x": {"dtype": "float32", "shape": [1], "data": b"\xff" * 4}})
+    (rejected,) = codec().decode([record])
+    assert isinstance(rejected, Rejection) and rejected.reason == "not_finite"
+    assert orjson.loads(rejected.record.value)["x"]["dtype"] == "float32"
+
+
 def test_a_row_that_a_later_stage_refuses_has_a_content_too() -> None:
     letter = encode_dead_letter(Rejection("wrong_shape", "", Record(b"", HERE, fields={"a": "1"})))
     assert base64.b64decode(orjson.loads(letter)["value"]) == b'{"a":"1"}'

@@ -196,7 +196,7 @@ def assert_equal(ours: Continual, whole: WholeMatrix) -> None:
     assert ours.shifts == [whole.shift_figures(i) for i in range(len(whole.shifts))]
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(histories(), st.sets(st.integers(2, 12), min_size=1, max_size=3))
 def test_every_figure_is_that_of_the_whole_matrix(history: list[Happening], windows: set[int]) -> None:
     ours, whole = Continual(sorted(windows)), WholeMatrix(sorted(windows))
@@ -255,7 +255,7 @@ def assert_resumes(history: Sequence[Happening], at: int, windows: Sequence[int]
     assert plain(part) == then, "the part is a copy: it is still that of the moment at which it was taken"
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(histories(), st.data())
 def test_a_state_has_equal_bytes_and_an_equal_future(history: list[Happening], data: st.DataObject) -> None:
     assert_resumes(history, data.draw(st.integers(0, len(history))), (3, 7))

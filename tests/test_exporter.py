@@ -58,6 +58,7 @@ def test_healthy_and_ready(site: Site) -> None:
     site.vitals.ready = False
     answer = site.ask("/readyz")
     assert (answer.status, answer.text) == (503, "not ready\n")
+    assert json.loads(site.ask("/status").body)["ready"] is False
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
     assert site.ask("/healthz").status == 200
 
@@ -71,8 +72,52 @@ def test_a_stalled_worker_is_seen(site: Site, monkeypatch: pytest.MonkeyPatch) -
     assert answer.status == 503
     assert "nothing was applied for 61 s" in answer.text
     assert json.loads(site.ask("/status").body)["healthy"] is False
+    assert "\nstreamlearn_healthy 0.0\n" in site.ask("/metrics").text
     site.vitals.idle()
     assert site.ask("/healthz").status == 200
+
+
+REAL = time.monotonic
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    now = REAL() + seconds
+    monkeypatch.setattr("streamlearn.observe.time.monotonic", lambda: now)
+
+
+def test_records_that_do_not_come_are_something_to_apply(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From when they should have come: looking again and again doesn't start the time anew."""
+    site.vitals.behind()
+    later(monkeypatch, 40)
+    site.vitals.behind()
+    assert site.ask("/healthz").status == 200
+    later(monkeypatch, 61)
+    assert "nothing was applied for 61 s" in site.ask("/healthz").text
+    assert site.ask("/readyz").text.startswith("not ready: nothing was applied for 61 s")
+    site.vitals.idle()
+    assert site.ask("/readyz").status == 200
+
+
+def test_a_call_that_does_not_return_is_seen(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.vitals.inside("reading"):
+        later(monkeypatch, 61)
+        assert site.ask("/healthz")[::2] == (503, b"reading has hung for 61 s\n")
+    assert site.ask("/healthz").status == 200
+
+
+def test_a_thread_that_gives_no_sign_of_life_is_seen(site: Site) -> None:
+    site.vitals.source_silence = lambda: 59.0
+    assert site.ask("/healthz").status == 200
+    site.vitals.source_silence = lambda: 61.0
+    assert "the thread that talks to the brokers has hung for 61 s" in site.ask("/healthz").text
+
+
+def test_partitions_that_are_not_held(site: Site) -> None:
+    site.vitals.held = lambda: False
+    assert site.ask("/readyz").status == 503
+    assert site.ask("/healthz").status == 200
+    site.vitals.play("standby")
+    assert site.ask("/readyz").status == 200
 
 
 def test_a_port_can_be_tried() -> None:

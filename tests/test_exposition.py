@@ -7,158 +7,19 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import Metric
 
-from streamlearn.continual import ContinualFigures, SetAccuracy
 from streamlearn.observe import (
-    CheckpointFigures,
-    EvaluationFigures,
-    Histogram,
     Observation,
     Vitals,
 )
 from streamlearn.prequential import Figures
+from tests import metrics_table
+from tests.exposed import EXPECTED, FULL, TOPIC
 from tests.scrape import OPENMETRICS, Site, parsed, serving
-
-
-def histogram(*seconds: float) -> Histogram:
-    filled = Histogram()
-    for value in seconds:
-        filled.observe(value)
-    return filled
-
-
-FULL = Observation(
-    step=12,
-    epoch=3,
-    records=130,
-    learned=120,
-    predicted=125,
-    skipped_steps=2,
-    rejected={"undecodable": 4, "too_large": 1},
-    pending=5,
-    held=0,
-    known_classes=7,
-    classes=["a", 'odd "\udc80"'],
-    class_recall={"a": 0.5, 'odd "\udc80"': 0.0, "other": 0.75},
-    parameters=1234,
-    memory_examples=100,
-    memory_capacity=500,
-    images_per_event=2.5,
-    losses={"stream": 0.5, "memory": float("nan")},
-    prequential={
-        "cumulative": Figures(0.8, 0.5, 0.6),
-        "window": Figures(0.9, 0.5, 1.0),
-        "fading": Figures(0.7, 0.5, 0.6),
-    },
-    held_out=11,
-    forgotten=6,
-    blocked=2,
-    continual=ContinualFigures(
-        evaluations=7,
-        step=12,
-        events=120,
-        average_accuracy=0.5,
-        forgetting=0.25,
-        min_accuracy=0.125,
-        worst_case_accuracy=0.375,
-        windowed_forgetting={10: 0.5},
-        windowed_plasticity={10: 0.75},
-        stability_gap=0.0625,
-        stability_gap_recovery_events=None,
-        sets=(SetAccuracy("a", 0.5, 0.25), SetAccuracy('odd "\udc80"', 1.0, None)),
-    ),
-    evaluation=EvaluationFigures(20, 4000, 7, 140, 5, [0.125, None]),
-    serving="average",
-    nearest=[("a", 'odd "\udc80"', 0.75)],
-    recall_interval=12.5,
-    expected_recall=11.5,
-    kappa=0.75,
-    log_loss=0.25,
-    fading_log_loss=0.125,
-    lag={'odd "topic"\n\udc80': {0: 3, 1: 0}},
-    queues={"records": 4, "outputs": 5},
-    offsets={'odd "topic"\n\udc80': {"0": 130, "1": 7}},
-    stages={"decode": histogram(0.002, 0.002, 0.5, 100.0), "predict": histogram(0.01)},
-    latency=histogram(0.02, 0.04),
-    checkpoint=CheckpointFigures(9, 1, "c-9", 1795240800.5, 4096, histogram(0.5), histogram(0.001)),
-)
-TOPIC = 'odd "topic"\n\\udc80'  # as a label: bytes of a path that are no text are escaped
-
-EXPECTED: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
-    (name, frozenset(labels.items())): value
-    for name, labels, value in [
-        ("streamlearn_events_total", {"outcome": "learned"}, 120),
-        ("streamlearn_events_total", {"outcome": "predicted"}, 125),
-        ("streamlearn_events_total", {"outcome": "held_out"}, 11),
-        ("streamlearn_events_total", {"outcome": "forgotten"}, 6),
-        ("streamlearn_events_total", {"outcome": "dead_lettered"}, 5),
-        ("streamlearn_average_accuracy", {}, 0.5),
-        ("streamlearn_forgetting", {}, 0.25),
-        ("streamlearn_min_accuracy", {}, 0.125),
-        ("streamlearn_worst_case_accuracy", {}, 0.375),
-        ("streamlearn_windowed_forgetting", {"window": "10"}, 0.5),
-        ("streamlearn_windowed_plasticity", {"window": "10"}, 0.75),
-        ("streamlearn_stability_gap", {}, 0.0625),
-        ("streamlearn_set_accuracy", {"set": "a", "kind": "fixed"}, 0.5),
-        ("streamlearn_set_accuracy", {"set": "a", "kind": "rolling"}, 0.25),
-        ("streamlearn_set_accuracy", {"set": 'odd "\\udc80"', "kind": "fixed"}, 1.0),
-        ("streamlearn_set_accuracy_standard_error", {"set": "a"}, 0.125),
-        ("streamlearn_evaluation_interval_steps", {}, 5),
-        ("streamlearn_evaluations_total", {}, 7),
-        ("streamlearn_evaluated_images_total", {}, 140),
-        ("streamlearn_held_out_examples", {}, 20),
-        ("streamlearn_held_out_bytes", {}, 4000),
-        ("streamlearn_recall_interval_steps", {}, 12.5),
-        ("streamlearn_expected_recall_interval_steps", {}, 11.5),
-        ("streamlearn_prototype_nearest_distance", {}, 0.25),
-        ("streamlearn_prototype_distance", {"class": "a", "other": 'odd "\\udc80"'}, 0.25),
-        ("streamlearn_serving_info", {"predictor": "average"}, 1),
-        ("streamlearn_dead_letters_total", {"reason": "undecodable"}, 4),
-        ("streamlearn_dead_letters_total", {"reason": "too_large"}, 1),
-        ("streamlearn_prequential_accuracy", {"kind": "cumulative"}, 0.8),
-        ("streamlearn_prequential_accuracy", {"kind": "window"}, 0.9),
-        ("streamlearn_prequential_accuracy", {"kind": "fading"}, 0.7),
-        ("streamlearn_prequential_kappa_majority", {"kind": "cumulative"}, 0.6),
-        ("streamlearn_prequential_kappa_no_change", {"kind": "cumulative"}, 0.5),
-        ("streamlearn_prequential_kappa_no_change", {"kind": "window"}, 0.0),
-        ("streamlearn_prequential_kappa", {}, 0.75),
-        ("streamlearn_prequential_log_loss", {"kind": "cumulative"}, 0.25),
-        ("streamlearn_prequential_log_loss", {"kind": "fading"}, 0.125),
-        ("streamlearn_loss", {"part": "stream"}, 0.5),
-        ("streamlearn_class_recall", {"label": "a"}, 0.5),
-        ("streamlearn_class_recall", {"label": 'odd "\\udc80"'}, 0.0),
-        ("streamlearn_class_recall", {"label": "other"}, 0.75),
-        ("streamlearn_known_classes", {}, 7),
-        ("streamlearn_parameters", {}, 1234),
-        ("streamlearn_model_step", {}, 12),
-        ("streamlearn_epoch", {}, 3),
-        ("streamlearn_memory_examples", {}, 100),
-        ("streamlearn_memory_capacity_examples", {}, 500),
-        ("streamlearn_images_per_event", {}, 2.5),
-        ("streamlearn_pending_events", {}, 5),
-        ("streamlearn_skipped_steps_total", {}, 2),
-        ("streamlearn_step_seconds_count", {"stage": "decode"}, 4),
-        ("streamlearn_step_seconds_sum", {"stage": "decode"}, 100.504),
-        ("streamlearn_step_seconds_bucket", {"stage": "decode", "le": "0.001"}, 0),
-        ("streamlearn_step_seconds_bucket", {"stage": "decode", "le": "0.003"}, 2),
-        ("streamlearn_step_seconds_bucket", {"stage": "decode", "le": "10.0"}, 3),
-        ("streamlearn_step_seconds_bucket", {"stage": "decode", "le": "+Inf"}, 4),
-        ("streamlearn_step_seconds_count", {"stage": "predict"}, 1),
-        ("streamlearn_prediction_latency_seconds_count", {}, 2),
-        ("streamlearn_prediction_latency_seconds_sum", {}, 0.06),
-        ("streamlearn_next_offset", {"topic": TOPIC, "partition": "0"}, 130),
-        ("streamlearn_next_offset", {"topic": TOPIC, "partition": "1"}, 7),
-        ("streamlearn_checkpoints_total", {}, 9),
-        ("streamlearn_checkpoint_failures_total", {}, 1),
-        ("streamlearn_checkpoint_duration_seconds_sum", {}, 0.5),
-        ("streamlearn_checkpoint_pause_seconds_sum", {}, 0.001),
-        ("streamlearn_checkpoint_bytes", {}, 4096),
-        ("streamlearn_last_checkpoint_timestamp_seconds", {}, 1795240800.5),
-    ]
-}
 
 
 @pytest.fixture
@@ -252,6 +113,8 @@ def test_status_says_it_all(site: Site) -> None:
         "role": "learner",
         "paused": False,
         "epoch": 3,
+        "resumed": True,
+        "read_bytes": 6000,
         "step": 12,
         "skipped_steps": 2,
         "records": 130,
@@ -268,9 +131,27 @@ def test_status_says_it_all(site: Site) -> None:
         "parameters": 1234,
         "images_per_event": 2.5,
         "offsets": {TOPIC: {"0": 130, "1": 7}},
+        "checkpointed_offsets": {TOPIC: {"0": 120, "1": 7}},
         "lag": {TOPIC: {"0": 3, "1": 0}},
+        "ends": {TOPIC: {"0": 133, "1": 7}},
         "queues": {"records": 4, "outputs": 5},
-        "memory": {"examples": 100, "capacity": 500},
+        "traffic": {
+            "rebalances": 2,
+            "fetch_pauses": 1,
+            "commits": 30,
+            "answered_at": 1795240801.5,
+            "held": True,
+        },
+        "memory": {
+            "examples": 100,
+            "capacity": 500,
+            "bytes": 64000,
+            "classes": 7,
+            "shares": {"a": 0.5, 'odd "\\udc80"': 0.125, "other": 0.375},
+            "ages": {"mean": 40.5, "oldest": 120.0},
+        },
+        "device_memory": {"allocated": 1000, "total": 9000},
+        "device_utilization": 0.75,
         "last_checkpoint": {
             "id": "c-9",
             "timestamp": 1795240800.5,
@@ -324,6 +205,8 @@ def test_status_says_it_all(site: Site) -> None:
         "losses": {"stream": 0.5, "memory": None},
         "stage_seconds": {"decode": pytest.approx(100.504 / 4), "predict": 0.01},
         "prediction_latency_seconds": pytest.approx(0.03),
+        "event_to_prediction_seconds": 0.5,
+        "label_delay_seconds": pytest.approx(1000.25),
     }
 
 
@@ -357,3 +240,8 @@ def test_an_answer_is_of_one_moment(site: Site) -> None:
     finally:
         done.set()
         worker.join()
+
+
+def test_the_table_of_metrics_is_what_is_exported() -> None:
+    table = (Path(__file__).parent.parent / "ops" / "METRICS.md").read_text("utf-8")
+    assert table == metrics_table.table(), "python -m tests.metrics_table > ops/METRICS.md"

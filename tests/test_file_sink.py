@@ -192,6 +192,20 @@ def test_one_file_under_two_names_is_refused(tmp_path: Path) -> None:
         sink_in(tmp_path).open(None, 0)
 
 
+def test_it_says_what_is_still_to_come_again(tmp_path: Path) -> None:
+    marks = write(sink_in(tmp_path), OUTPUTS[:8])
+    write(sink_in(tmp_path), OUTPUTS[8:14], marks)
+    sink = sink_in(tmp_path)
+    sink.open(marks, 4)
+    assert [offset for offset in range(8, 20) if sink.repeats({0: offset})] == [8, 9, 10, 11, 12, 13]
+    assert sink.repeats({})
+    sink.close()
+    sink = sink_in(tmp_path)
+    sink.open(None, 4)
+    assert not sink.repeats({0: 0}), "lines of another life are nobody's"
+    sink.close()
+
+
 def test_a_missing_folder_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="no folder"):
         sink_in(tmp_path / "missing").open(None, 0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -131,11 +131,19 @@ TURNS = st.lists(
 )
 
 
+@cache
+def stream() -> tuple[list[Event], dict[int, str | None]]:
+    """What is played, and the label of each hashed id."""
+    events = placed(vectors(400))
+    return events, {identity(event.id)[0]: event.y for event in events}
+
+
 class Watch:
     """Plays turns, notes which examples are drawn, and checks what is kept after every turn."""
 
-    def __init__(self, of: OnlineLearner, events: Sequence[Event]) -> None:
-        self.of, self.events = of, events
+    def __init__(self, of: OnlineLearner) -> None:
+        self.of = of
+        self.events, self.labels = stream()
         self.at = 0
         self.alive: set[str] = set()
         self.drawn: set[int] = set()
@@ -190,16 +198,15 @@ class Watch:
         assert len(found["memory"]) == memory.size <= memory.capacity
         assert not memory.x[memory.size :].any() and not memory.key[memory.size :].any()
         assert (memory.y.numpy() == memory.labels).all()
-        labels = {identity(e.id)[0]: e.y for e in self.events}
         assert [one.classes.labels[y] for y in memory.labels[: memory.size]] == [
-            labels[key] for key in memory.key[: memory.size].tolist()
+            self.labels[key] for key in memory.key[: memory.size].tolist()
         ]
         assert counts.labeled == counts.learned + one.pending
         came = sum(event.y is not None for event in self.events[: counts.records])
         assert came == counts.labeled + counts.held_out + counts.forgotten
 
 
-@hypothesis_settings(max_examples=30)
+@hypothesis_settings(max_examples=20)
 @given(
     name=st.sampled_from(["er", "onpro", "prototype_replay"]),
     modifiers=st.sampled_from([[], ["view_batch"]]),
@@ -215,8 +222,7 @@ def test_any_ids_at_any_time(
     if name == "prototype_replay":
         method = MethodSettings(name=name, modifiers=modifiers, prototype_replay={"feedback": 0.5})
     memory = MemorySettings(capacity=capacity, policy=policy, horizon=60)
-    events = placed(vectors(400))
-    never, stopped = (Watch(learner(method=method, memory=memory), events) for _ in range(2))
+    never, stopped = (Watch(learner(method=method, memory=memory)) for _ in range(2))
     for number, turn in enumerate(turns):
         never.play(turn)
         stopped.play(turn)

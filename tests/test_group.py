@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import copytree
 from typing import Any, cast
 
+import pytest
+
+from streamlearn import standby
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.durable import describe
-from streamlearn.events import Claim, GroupSink, GroupSource
+from streamlearn.events import Claim, GroupSink, GroupSource, Traffic
 from streamlearn.group import Group
 from streamlearn.learner import OnlineLearner
+from streamlearn.observe import Vitals
+from streamlearn.standby import StandBy
 from tests.streams import settings, vectors
 
 
@@ -29,8 +35,20 @@ class Sink:
 
 
 class Source:
+    topic = "t"
+
+    def __init__(self, claim: Claim | None = None, ends: Mapping[int, int] | None = None) -> None:
+        self.given, self.ends = claim, ends or {}
+
+    def claim(self, *_: object) -> Claim | None:
+        return self.given
+
     def fingerprint(self, cursors: Mapping[int, int]) -> dict[str, Any]:
         return {}
+
+    def traffic(self, offsets: Mapping[int, int]) -> Traffic:
+        lag = {partition: end - offsets.get(partition, 0) for partition, end in self.ends.items()}
+        return Traffic(self.ends, lag, {}, {}, 0.0, False, True)
 
 
 class Life:
@@ -77,3 +95,35 @@ def test_while_nothing_can_be_committed_all_that_may_be_named_stays(tmp_path: Pa
     life.sink.commit()
     newest = life.checkpoint().id
     assert life.store.names() == [newest, written[-1]]
+
+
+def test_nothing_is_decided_by_the_clock_while_records_are_read_again(tmp_path: Path) -> None:
+    # Of partition 1, P is behind the last record: a mark of a transaction, which is never read.
+    source = Source(Claim("c", 1, {0: 0, 1: 0}, {0: 100, 1: 51}), {0: 500, 1: 50})
+    group = Group(cast(GroupSource, source), cast(GroupSink, Sink()), CheckpointStore(tmp_path, 1))
+    group.claim(Vitals(1.0), lambda: False)
+    for handle in (group._standing_by._held, group._standing_by._of):
+        assert handle is not None
+        handle.close()  # held as long as a process, else
+    assert group.repeats({0: 99, 1: 50})
+    assert not group.repeats({0: 100, 1: 50})
+    assert not group.repeats({0: 400, 1: 50})
+
+
+def test_a_copied_folder_is_another_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(folder: Path) -> str:
+        standing_by = StandBy(CheckpointStore(folder, 1))
+        found = standing_by.member()
+        assert standing_by._held is not None
+        standing_by._held.close()  # the end of its process
+        return found
+
+    first = name(tmp_path / "state")
+    assert name(tmp_path / "state") == first
+    copytree(tmp_path / "state", tmp_path / "copy")
+    other = name(tmp_path / "copy")
+    assert other != first
+    assert (name(tmp_path / "copy"), name(tmp_path / "state")) == (other, first)
+    (tmp_path / "machine-id").write_text("another machine, with the same inodes")
+    monkeypatch.setattr(standby, "MACHINE", tmp_path / "machine-id")
+    assert name(tmp_path / "state") != first

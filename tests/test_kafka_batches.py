@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kafka.record import MemoryRecords
 
 from connectors.kafka.boxes import Message, Place
+from connectors.kafka.committer import interval_of
 from connectors.kafka.records import BATCH_BYTES, HEADER, batches, bytes_of
 
 messages = st.lists(
@@ -54,3 +55,10 @@ def test_what_others_read_is_what_was_given(sent: list[Message], limit: int) -> 
         most = max(bytes_of(m) for m in sent if m.place == place)
         assert all(size + most + HEADER > limit for size in sizes[place][:-1])
     assert found.keys() == {message.place for message in sent}
+
+
+def test_commits_are_rare_only_where_records_wait_for_long() -> None:
+    assert interval_of(0.1, 0.0) == interval_of(0.1, 0.4) == 0.1
+    assert interval_of(0.1, 1.2) == 0.3
+    assert interval_of(0.1, 60.0) == 0.5
+    assert interval_of(2.0, 60.0) == 2.0, "never more often than asked for"

@@ -161,6 +161,18 @@ def test_whoever_swaps_is_woken_whenever_there_is_something(calls: list[str]) ->
             assert told == before + 1
 
 
+def test_an_answer_is_waited_for() -> None:
+    outbox = Outbox(1000, lambda: None)
+    outbox.name(Named("c", {}))
+    hurries = [outbox.hurry]
+    outbox.name(Named("d", {}), [message(1)])
+    hurries.append(outbox.hurry)
+    swapped = outbox.swap()
+    assert swapped is not None
+    outbox.sent(swapped[1])
+    assert [*hurries, outbox.hurry] == [False, True, False]
+
+
 @given(st.lists(st.tuples(st.binary(max_size=9), st.none() | st.binary(max_size=9)), max_size=9))
 def test_sizes_are_those_of_each(drawn: list[tuple[bytes, bytes | None]]) -> None:
     records = [Record(value, Position("t", 0, n), n + 1, key) for n, (value, key) in enumerate(drawn)]

@@ -47,7 +47,17 @@ def test_partitions_that_disagree_are_refused(other: str, said: str) -> None:
         interpret("g", "t", {("t", 0): (7, meta("c1", 4)), ("t", 1): (9, other)})
 
 
-@pytest.mark.parametrize("metadata", ["", "hello", "[]", '{"epoch": 1}', '{"checkpoint": "c", "epoch": "x"}'])
+ODD = ["Infinity", "-Infinity", "NaN", "1e400", "1e3", "2.5", "-1", "true", "null", '"x"', '"1"', "9" * 4000]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        *("", "hello", "[]", "[" * 4000, '{"epoch": 1}', '{"checkpoint": "", "epoch": 1}'),
+        '{"checkpoint": 7, "epoch": 1}',
+        *(f'{{"checkpoint": "c", "epoch": {odd}}}' for odd in ODD),
+    ],
+)
 def test_commits_of_somebody_else_are_refused(metadata: str) -> None:
     with pytest.raises(StateMismatch, match="name no checkpoint"):
         interpret("g", "t", {("t", 0): (7, metadata)})

@@ -24,14 +24,17 @@ STUCK = "STREAMLEARN_TEST_STUCK"
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
 def test_compressed_topics(broker: Broker, tmp_path: Path, codec: str) -> None:
-    place = new_place(broker, tmp_path, without=("",))
+    """Events, commands and answers, by the broker: the worker and `tell` read them all."""
+    place = new_place(broker, tmp_path, without=("", ".commands", ".answers"))
     configs = {"compression.type": codec}
     with administrator(broker) as admin:
         topic = {"num_partitions": 1, "replication_factor": 1, "configs": configs}
-        admin.create_topics({place.topic: topic}, wait_for_metadata=True)
+        made = {place.name(of): topic for of in ("", ".commands", ".answers")}
+        admin.create_topics(made, wait_for_metadata=True)
     place.send(EVENTS[:50])
     with place.run() as run:
         place.until_answered(run, 50)
+        assert tell(place, "checkpoint")["done"]
         assert run.stops() == 0
 
 

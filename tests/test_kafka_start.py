@@ -226,7 +226,7 @@ def test_newer_ones_that_no_commit_names_are_not_loaded(
 
 def test_a_folder_of_another_topic_is_refused(used: Place, broker: Broker, tmp_path: Path) -> None:
     other = new_place(broker, tmp_path)
-    shutil.copytree(used.folder / "state", tmp_path / "state", ignore=shutil.ignore_patterns("workers"))
+    shutil.copytree(used.folder / "state", tmp_path / "state")
     assert refused(other).startswith("the group has committed nothing, but ")
     with other.run(state="own") as run:
         run.says("a first start")
@@ -267,7 +267,7 @@ def test_a_topic_made_anew_is_another_topic(broker: Broker, tmp_path: Path) -> N
 def test_going_back_while_a_worker_runs_is_refused(used: Place, tmp_path: Path) -> None:
     place = another_place(used, tmp_path)
     oldest = place.checkpoints()[1]
-    shutil.copytree(tmp_path / "state", tmp_path / "other", ignore=shutil.ignore_patterns("workers"))
+    shutil.copytree(tmp_path / "state", tmp_path / "other")
     with place.run(*MANY) as run:
         run.says("goes on from")
         assert "already works in" in use(place, oldest, status=3)

@@ -212,3 +212,46 @@ def test_standard_error_is_the_one_of_the_moment(capsys: pytest.CaptureFixture[s
 def test_a_wrong_setting_is_named(level: str, form: str) -> None:
     with pytest.raises(ValueError, match=r"not '(loud|xml)'"):
         setup(level, form)
+
+
+@pytest.mark.parametrize("form", ["human", "json"])
+def test_what_was_held_back_is_said_though_no_other_comes(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(logs, "RateLimit", lambda: RateLimit(10.0, clock))
+    stream = io.StringIO()
+    setup("info", form, stream)
+    for i in range(500):
+        logging.getLogger("streamlearn.worker").warning("bad record %d", i)
+    logs.sweep()
+    assert stream.getvalue().count("\n") == 1, "not yet"
+    clock.now = 10.0
+    logs.sweep()
+    logs.sweep()
+    found = stream.getvalue().splitlines()
+    assert len(found) == 2
+    assert "bad record 499 (… 498 more like this in between)" in found[1]
+    logging.getLogger("streamlearn.worker").warning("bad record %d", 500)
+    teardown()
+    assert "bad record 500" in stream.getvalue().splitlines()[2], "all of it, at the end"
+
+
+@pytest.mark.parametrize("form", ["human", "json"])
+def test_lines_say_the_step(form: str) -> None:
+    stream = io.StringIO()
+    setup("info", form, stream)
+    log = logging.getLogger("streamlearn.worker")
+    log.warning("before")
+    step = 6
+    logs.about(lambda: {"step": step, "epoch": 2})
+    log.info("fine")
+    step = 7
+    log.warning("odd", extra={"fields": {"topic": "t", "partition": 0, "offset": 12, "step": "its own"}})
+    if form == "json":
+        first, second, third = objects(stream)
+        assert "step" not in first
+        assert (second["step"], second["epoch"]) == (6, 2)
+        assert (third["topic"], third["partition"], third["offset"]) == ("t", 0, 12)
+        assert third["step"] == "its own"
+    else:
+        said = [line.split(" ", 1)[1] for line in stream.getvalue().splitlines()]
+        assert said == ["WARNING worker: before", "INFO worker: fine", "WARNING worker [step 7]: odd"]

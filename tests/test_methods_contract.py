@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -65,31 +66,39 @@ def test_says_what_it_is(method: MethodSettings) -> None:
         assert cls.summary and cls.paper
 
 
+@cache
+def ran(method: str, kind: str, how: str, seed: int = 0) -> tuple[list[object], dict[str, object]]:
+    """The answers to 80 events that came `how`, and the state after them. Each is of a learner of its own.
+
+    method: MethodSettings as JSON, which can be looked up.
+    """
+    settings = MethodSettings.model_validate_json(method)
+    # A net of the usual width, too: how a sum is rounded may depend on the rows that are computed together.
+    learner = make(settings, model=ModelSettings() if settings.name == "er" else NET, seed=seed)
+    odd = np.sort(np.random.default_rng(0).integers(0, 80, 20)).tolist()
+    cuts: dict[str, Sequence[int]] = {"at once": (), "one by one": range(80), "in pieces": odd}
+    said = answers(feed(learner, KINDS[kind](80), cuts[how]))
+    return said, bits(learner.snapshot(full=True))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", EVERY)
 def test_same_seed_same_model_and_another_seed_another(method: MethodSettings, kind: str) -> None:
-    events = KINDS[kind](60)
-    runs = []
-    for seed in (3, 3, 4):
-        learner = make(method, seed=seed)
-        feed(learner, events)
-        runs.append(bits(learner.snapshot(full=True)))
-    assert runs[0] == runs[1]
-    assert runs[0]["model"] != runs[2]["model"]
+    name = method.model_dump_json()
+    one, twin, other = ran(name, kind, "at once"), ran(name, kind, "in pieces"), ran(name, kind, "at once", 4)
+    assert one == twin
+    assert one[1]["model"] != other[1]["model"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", EVERY)
 def test_how_events_arrive_changes_nothing(method: MethodSettings, kind: str) -> None:
-    # A net of the usual width, too: how a sum is rounded may depend on the rows that are computed together.
-    events, model = KINDS[kind](80), ModelSettings() if method.name == "er" else NET
-    one_by_one, at_once, odd = (make(method, model=model) for _ in range(3))
-    cuts = np.sort(np.random.default_rng(0).integers(0, len(events), 20)).tolist()
-    expected = answers(feed(one_by_one, events, range(len(events))))
-    assert answers(feed(at_once, events)) == expected
-    assert answers(feed(odd, events, cuts)) == expected
-    assert bits(one_by_one.snapshot(full=True)) == bits(at_once.snapshot(full=True))
-    assert bits(odd.snapshot(full=True)) == bits(at_once.snapshot(full=True))
+    name = method.model_dump_json()
+    expected, state = ran(name, kind, "one by one")
+    for how in ("at once", "in pieces"):
+        said, after = ran(name, kind, how)
+        assert said == expected
+        assert after == state
 
 
 @pytest.mark.parametrize(

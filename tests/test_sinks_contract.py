@@ -95,7 +95,7 @@ def run(sink: Sink, outputs: Sequence[Output], marks: dict[str, int] | None, siz
 
 
 @pytest.mark.parametrize("kind", SINKS)
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     checkpoint=st.integers(0, len(OUTPUTS)),
     reached=st.integers(0, len(OUTPUTS)),
@@ -133,7 +133,7 @@ def test_outputs_above_the_marks_are_not_written_again(tmp_path: Path, kind: str
 
 
 @pytest.mark.parametrize("kind", SINKS)
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     crashes=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=6),
     size=st.integers(1, 20),

@@ -290,10 +290,10 @@ def test_a_half_written_line_is_read_when_it_is_whole(
 ) -> None:
     lines = [json.dumps({"id": i, "x": [i]}).encode() for i in range(20)]
     content = b"\n".join(lines) + b"\n"
-    path = tmp_path / "f.jsonl"
     ends = [0, *(i + 1 for i, byte in enumerate(content) if byte == 10)]
     for cut in range(len(content)):
         caplog.clear()
+        path = tmp_path / f"{cut}.jsonl"  # over an older file ext4 would write at once, and slowly
         path.write_bytes(content[:cut])
         source = FileSource({"path": str(path)})
         source.open(Resume())
@@ -309,7 +309,8 @@ def test_a_half_written_line_is_read_when_it_is_whole(
             [] if whole else [True]
         )
         assert read(path, resume) == []  # it is not delivered twice
-        path.write_bytes(content)
+        with open(path, "ab") as file:
+            file.write(content[cut:])
         second = read(path, resume)
         assert [record.value for record in first + second] == lines
         assert [record.position.offset for record in first + second] == list(range(20))

@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
+from connectors import inputs
 from connectors.files import FileSource
 from streamlearn.events import Resume, Stopped
 from tests.processes import (
@@ -75,7 +76,10 @@ def arrays() -> bytes:
     [("jsonl", b"1\n" * 100), ("jsonl", gzip.compress(b"1\n" * 100)), ("npz", arrays())],
     ids=["plain", "gzip", "npz"],
 )
-def test_an_input_that_keeps_still(pipe: tuple[int, IO[bytes]], format: str, content: bytes) -> None:
+def test_an_input_that_keeps_still(
+    pipe: tuple[int, IO[bytes]], format: str, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "GLANCE", 0.02)
     fd, writer = pipe
     writer.write(content[: len(content) // 2])
     source = FileSource({"path": "-", "fd": fd, "format": format})

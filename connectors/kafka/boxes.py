@@ -109,7 +109,7 @@ class Outbox:
         self._handed = self._sent = 0
         self._failure: ConnectorError | None = None
         self.waited_at = time.monotonic()
-        """When the learner last came to wait for room: it doesn't hang then."""
+        """When the learner last came to wait for room, or a commit: it doesn't hang then."""
         self.hurry = False
         """The learner waits for the next commit."""
 
@@ -125,6 +125,7 @@ class Outbox:
         """A checkpoint has become durable; `messages` leave in the commit that names it."""
         size = sum(OVERHEAD + len(m.value or b"") for m in messages)
         self._hand(Parcel(list(messages), dict(published or {}), [named], size))
+        self.hurry = self.hurry or bool(messages)  # somebody waits for an answer
 
     def _hand(self, more: Parcel) -> None:
         with self._changed:
@@ -153,7 +154,7 @@ class Outbox:
     def wait_sent(self, timeout: float) -> bool:
         """Until all that was handed over is committed; False after `timeout` seconds."""
         with self._changed:
-            handed = self._handed
+            handed, self.waited_at = self._handed, time.monotonic()
             self.hurry = self._sent < handed
             done = self._changed.wait_for(lambda: self._failure is not None or self._sent >= handed, timeout)
             self._raise()

@@ -19,6 +19,8 @@ from streamlearn.events import StateMismatch, Unreachable
 
 RETRY_SECONDS = 0.5
 TRY_MS = 10_000
+MOST_EPOCHS = 1 << 31
+"""With one every second, those of 68 years."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +32,61 @@ class Committed:
     epoch: int = 0
 
 
-async def read_committed(options: Options, topic: str, strict: bool = True) -> Committed:
-    """Ask the broker. topic: of the events, whose commits name the checkpoint.
+class Asker:
+    """Asks what the group has committed, over one connection for all the times. Belongs to the loop."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._admin: AIOKafkaAdminClient | None = None
+
+    async def ask(self) -> Mapping[Any, Any]:
+        """Offset and metadata by partition. Raises what the client does."""
+        kept = self._admin is not None
+        try:
+            return await self._ask()
+        except Exception:
+            if not kept:
+                raise
+            # The broker may have been away since the last time, and be back.
+            return await self._ask()
+
+    async def _ask(self) -> Mapping[Any, Any]:
+        try:
+            if self._admin is None:
+                self._admin = AIOKafkaAdminClient(**self._options.connection)
+                await self._admin.start()
+            found: Mapping[Any, Any] = await self._admin.list_consumer_group_offsets(str(self._options.group))
+            return found
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """The next question takes a new connection."""
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            await admin.close()
+
+
+async def read_committed(
+    options: Options, topic: str, strict: bool = True, asker: Asker | None = None
+) -> Committed:
+    """Ask the broker. topic: of the events, whose commits name the checkpoint. asker: who goes on to ask.
 
     Raises Unreachable; if `strict` StateMismatch where the commits disagree or aren't ours, else the
     checkpoint is the newest that any of them names.
     """
-    admin = AIOKafkaAdminClient(**options.connection)
+    asking = asker or Asker(options)
     try:
-        await admin.start()
-        answer = await admin.list_consumer_group_offsets(str(options.group))
+        answer = await asking.ask()
     except Exception as error:
         # A new broker's coordinator comes with the first question for it, a moment later.
         if not getattr(error, "retriable", False):
             raise explain(error, options.where) from error
         answer = {}
     finally:
-        await admin.close()
+        if asker is None:
+            await asking.close()
     found = {(tp.topic, tp.partition): (at.offset, at.metadata) for tp, at in answer.items()}
     if not found:
         found = await _surely(options)
@@ -114,9 +154,11 @@ def interpret(group: str, topic: str, found: Mapping[Place, tuple[int, str]]) ->
 
 
 def _parse(metadata: str) -> tuple[str | None, int]:
+    """The checkpoint that it names, and its epoch; None and 0 where it isn't of ours."""
     try:
         body = json.loads(metadata)
-        name = body["checkpoint"]
-        return (name if isinstance(name, str) and name else None), int(body["epoch"])
-    except (ValueError, KeyError, TypeError):
+        name, epoch = body["checkpoint"], body["epoch"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None, 0
+    good = isinstance(name, str) and name and type(epoch) is int and 0 <= epoch < MOST_EPOCHS
+    return (name, epoch) if good else (None, 0)

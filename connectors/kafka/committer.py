@@ -24,15 +24,28 @@ from streamlearn.events import Fenced
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = HURRY_SECONDS = 0.1
+RARELY_SECONDS = 0.5
+BEHIND = 0.25
+"""Of the time for which records wait for the learner anyway: so long their outputs may wait for a commit."""
 REQUEST_MS = 30_000
 STOP_SECONDS, GIVEN_UP_SECONDS = 5.0, 1.0
 """For a client to say goodbye; and for one that has failed."""
 
 
+def interval_of(given: float, waits: float) -> float:
+    """Seconds from one commit to the next; `waits`: what a record spends in our queue, at the present rate.
+
+    A commit costs five requests and, on a machine that the broker shares, a tenth of the learner's time.
+    Where whoever wants an answer waits for seconds, since many others come first, that buys nothing.
+    """
+    return min(max(given, BEHIND * waits), max(given, RARELY_SECONDS))
+
+
 class Committer:
     """Owns the producer, and commits what comes into the outbox. All methods belong to the loop.
 
-    answered: called after every commit. owning: returns once the partitions are this member's.
+    answered: called after every commit. owning: returns once the partitions are this member's. behind: how
+    many records wait for the learner.
     """
 
     def __init__(
@@ -42,9 +55,10 @@ class Committer:
         handed: asyncio.Event,
         answered: Callable[[], None],
         owning: Callable[[], Awaitable[object]],
+        behind: Callable[[], int],
     ) -> None:
         self.options, self.outbox = options, outbox
-        self._handed, self._answered, self._owning = handed, answered, owning
+        self._handed, self._answered, self._owning, self._behind = handed, answered, owning, behind
         self.producer: AIOKafkaProducer | None = None
         self.consumer: AIOKafkaConsumer | None = None
         """Whose commits go beside the outputs where they can't go with them."""
@@ -86,7 +100,9 @@ class Committer:
 
     async def run(self) -> None:
         """A commit an interval, while there is something to say."""
+        last = time.monotonic()
         while True:
+            busy = self._handed.is_set()
             await self._handed.wait()
             if self.ended:
                 return
@@ -103,7 +119,12 @@ class Committer:
             self._answered()
             if self.outbox.waiting:
                 self._handed.set()
-            await self._pause(begun + self.options.commit_interval)
+            # What came after a silence says nothing of the rate.
+            waits = (
+                self._behind() * (begun - last) / len(parcel.messages) if busy and parcel.messages else 0.0
+            )
+            await self._pause(begun + interval_of(self.options.commit_interval, waits))
+            last = begun
 
     async def _pause(self, until: float) -> None:
         """Until the next commit is due, or somebody waits for it."""

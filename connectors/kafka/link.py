@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 LIBRARIES = ("aiokafka", "kafka", "faust", "mode", "asyncio")
 STOP_SECONDS = 30.0
+BEAT_SECONDS = 0.5
 
 for _name in LIBRARIES:
     # What they report while a broker is away is said by us, once; a program may set them up as it likes.
@@ -60,6 +62,7 @@ class Link:
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="kafka", daemon=True)
+        self._beat = 0.0
 
     def start(self) -> None:
         self._thread.start()
@@ -93,6 +96,17 @@ class Link:
                     future.cancel()
                     raise Unreachable(f"{self.options.where}: no answer within {timeout:g} s") from None
 
+    @property
+    def silence(self) -> float:
+        """Seconds for which the loop has not come round, more than a few of them: something in it hangs."""
+        running = self._loop is not None and self._thread.is_alive() and self._beat
+        return max(0.0, time.monotonic() - self._beat - BEAT_SECONDS) if running else 0.0
+
+    async def _beats(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            await asyncio.sleep(BEAT_SECONDS)
+
     def stop(self) -> None:
         """End everything. May be called again."""
         if self._thread.is_alive() and self._loop is not None:
@@ -112,6 +126,7 @@ class Link:
 
     async def _main(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        beats = asyncio.create_task(self._beats())
         app = _App(f"streamlearn.{self.options.group}", broker="kafka://", autodiscover=False)
         self.plane = DataPlane(self.options)
         app.add_dependency(self.plane)
@@ -121,3 +136,4 @@ class Link:
             await self._end.wait()
         finally:
             await app.stop()
+            beats.cancel()

@@ -10,21 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CorruptRecordException, KafkaError
 from mode import Service
 
-from connectors.kafka.assignor import Listener, digest, one_learner
-from connectors.kafka.boxes import Outbox, Place
-from connectors.kafka.committed import Committed, read_committed
+from connectors.kafka.ages import Ages
+from connectors.kafka.assignor import Listener
+from connectors.kafka.boxes import Inbox, Outbox, Place
+from connectors.kafka.committed import Asker, Committed, read_committed
 from connectors.kafka.committer import STOP_SECONDS, Committer
+from connectors.kafka.consumer import consumer_of
 from connectors.kafka.errors import explain
 from connectors.kafka.merge import MergedInbox, inbox_of
+from connectors.kafka.names import read_any, unreadable
 from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt, refuse_gone
 from connectors.kafka.records import records_of
@@ -39,6 +41,11 @@ FETCH_MS = 200
 HOLD_SECONDS = 2.0
 """A learner that is behind for longer gets its partitions paused; before, nothing is fetched."""
 ASK_SECONDS = 0.2
+COMMANDS_BYTES = 1 << 20
+"""Of commands that wait; each may take a checkpoint."""
+COMMANDS_AT_ONCE = 8
+
+Records = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
 class DataPlane(Service):
@@ -56,11 +63,17 @@ class DataPlane(Service):
         self.consumer: AIOKafkaConsumer | None = None
         self._assigned = asyncio.Event()
         self._gate = asyncio.Event()
-        self.committer = Committer(options, self.outbox, self._handed, self._answered, self._assigned.wait)
+        self.committer = Committer(
+            options, self.outbox, self._handed, self._answered, self._assigned.wait, lambda: self.inbox.depth
+        )
         self.watch = Watch(options, self.inbox, self.outbox, self.committer, self._gate.is_set)
+        self.standby = Asker(options)
+        """What asks, while another one learns, for what that has committed."""
+        self.ages = Ages()
+        self.counts = {"rebalances": 0, "fetch_pauses": 0, "commits": 0}
         self.failure: ConnectorError | None = None
         self.commands_topic = ""
-        self._commands: deque[Record] = deque()
+        self._commands = Inbox(COMMANDS_BYTES, lambda: loop.call_soon_threadsafe(self._room.set))
         self.next: dict[Place, int] = {}
         """The record after the last one that went into the inbox."""
         self._owned: frozenset[TopicPartition] = frozenset()
@@ -68,6 +81,8 @@ class DataPlane(Service):
         self._incomplete_since: float | None = None
         self._turn = 0
         self._stopping = False
+        self.held = self._gate.is_set
+        """Are the partitions this member's, sought and read?"""
 
     # -- start
 
@@ -77,34 +92,7 @@ class DataPlane(Service):
         topics: their partition counts.
         """
         options = self.options
-        grouped: dict[str, Any] = {}
-        if options.group is not None:
-            grouped = {
-                "group_id": options.group,
-                # Of a member that is known the broker believes the old topics: other ones, another member.
-                "group_instance_id": options.instance and f"{options.instance}-{digest(topics)}",
-                "partition_assignment_strategy": (
-                    one_learner(lambda: self.committer.epoch if self._owned else 0),
-                ),
-            }
-        settings: dict[str, Any] = {
-            "enable_auto_commit": False,
-            "auto_offset_reset": "none",
-            "isolation_level": "read_committed",
-            "session_timeout_ms": 6000,
-            "heartbeat_interval_ms": 1500,
-            "rebalance_timeout_ms": 60_000,
-            # So soon new partitions are found.
-            "metadata_max_age_ms": 30_000,
-            # A learner that takes long must not lose its partitions for it; the watch sees one that hangs.
-            "max_poll_interval_ms": 24 * 3_600_000,
-        }
-        try:
-            self.consumer = AIOKafkaConsumer(
-                **options.connection, **grouped | settings | options.more_of_consumer
-            )
-        except (TypeError, ValueError, AssertionError) as error:
-            raise options.mistaken("source.client", error) from error
+        self.consumer = consumer_of(options, topics, lambda: self.committer.epoch if self._owned else 0)
         await attempt(options, self.consumer.start)
         if options.group is not None:
             self.consumer.subscribe(list(topics), listener=Listener(self.revoked, self.given))
@@ -161,6 +149,7 @@ class DataPlane(Service):
         if self.options.exactly_once:
             await self.committer.start(transactional=True)
         committed = await self._asked(read_committed(self.options, topic, strict))
+        await self.standby.close()
         still = self._assigned.is_set() and self._turn == turn
         if not still:
             await self.committer.stop()
@@ -211,6 +200,7 @@ class DataPlane(Service):
     def revoked(self) -> None:
         """A rebalance begins: nothing is read until the partitions are ours again and sought."""
         self._turn += 1
+        self.counts["rebalances"] += 1
         self.committer.doubtful = True
         self._gate.clear()
         self._assigned.clear()
@@ -266,16 +256,13 @@ class DataPlane(Service):
     # -- in
 
     async def _pump(self) -> None:
-        consumer = self.consumer
-        assert consumer is not None
         while not self._stopping:
             if not await self._open():
                 continue
-            if self.inbox.full:
+            if self._full:
                 await self._hold()
             turn = self._turn
-            found = await consumer.getmany(*self._wanted(), timeout_ms=FETCH_MS, max_records=AT_ONCE)
-            self._deliver(found, turn)
+            self._deliver(await self._fetched(*self._wanted(), timeout_ms=FETCH_MS), turn)
 
     async def _open(self) -> bool:
         """Are the partitions ours and sought? Waits for a while. Raises what keeps the member away."""
@@ -287,9 +274,23 @@ class DataPlane(Service):
             # Only who asks is told that there will be no end to this rebalance.
             with suppress(TimeoutError):
                 async with asyncio.timeout(ASK_SECONDS):
-                    if await self.consumer.getmany():
+                    if await self._fetched():
                         self._seek()
         return self._gate.is_set()
+
+    async def _fetched(self, *wanted: TopicPartition, timeout_ms: int = 0) -> Records:
+        """What has come of these partitions; of none: of all."""
+        assert self.consumer is not None
+        try:
+            found: Records = await self.consumer.getmany(*wanted, timeout_ms=timeout_ms, max_records=AT_ONCE)
+            return found
+        except (UnicodeDecodeError, CorruptRecordException) as error:
+            if not unreadable(error):
+                raise
+            log.warning("%s: a record has a header whose name is not UTF-8: it is read", self.options.where)
+            read_any()
+            self._seek()
+            return {}
 
     def _wanted(self) -> list[TopicPartition]:
         """Partitions to take records of; none: all."""
@@ -298,7 +299,7 @@ class DataPlane(Service):
         wanted = {(self.commands_topic, 0), *self.inbox.wanted}
         return [tp for tp in self._assignment if (tp.topic, tp.partition) in wanted]
 
-    def _deliver(self, found: Mapping[TopicPartition, Sequence[ConsumerRecord]], turn: int) -> None:
+    def _deliver(self, found: Records, turn: int) -> None:
         """Hand over what was asked for at `turn`."""
         if turn != self._turn:
             # It may be of before the rebalance, or of after it and behind our seek: the client has moved on
@@ -313,23 +314,32 @@ class DataPlane(Service):
             self.next[place] = messages[-1].offset + 1
             records = records_of(tp, messages)
             if tp.topic == self.commands_topic:
-                self._commands.extend(records)
+                self._commands.put(records)
             else:
                 self.watch.drained.pop(place, None)
+                if self.committer.producer is not None:
+                    self.ages.came(place, messages, self.committer.published.get(place, 0))
                 self.inbox.put(records, (message.timestamp for message in messages))
 
     def take_commands(self) -> list[Record]:
-        """Commands that have come. Belongs to the learner."""
-        return [self._commands.popleft() for _ in range(len(self._commands))]
+        """Some of the commands that have come: between them there is learning. Belongs to the learner."""
+        return self._commands.take(COMMANDS_AT_ONCE, 0.0) if self._commands.depth else []
+
+    @property
+    def _full(self) -> bool:
+        return self.inbox.full or self._commands.full
 
     async def _hold(self) -> None:
-        """Until the learner has caught up: for short by not fetching, then by pausing all but commands."""
+        """Until the learner has caught up: for short by not fetching, then by pausing the partitions.
+
+        Commands are read on, unless they are too many.
+        """
         consumer = self.consumer
         assert consumer is not None
         paused = False
         while not self._stopping:
             self._room.clear()
-            if not self.inbox.full:
+            if not self._full:
                 break
             try:
                 async with asyncio.timeout(HOLD_SECONDS):
@@ -337,20 +347,23 @@ class DataPlane(Service):
             except TimeoutError:
                 if not await self._open():
                     continue
-                turn = self._turn
-                held = {tp for tp in consumer.assignment() if tp.topic != self.commands_topic}
+                turn, all_of_it = self._turn, self._commands.full
+                held = {tp for tp in consumer.assignment() if all_of_it or tp.topic != self.commands_topic}
                 if not held <= consumer.paused():
-                    consumer.pause(*held)
+                    self.counts["fetch_pauses"] += 1
+                consumer.resume(*(consumer.paused() - held))
+                consumer.pause(*(held - consumer.paused()))
                 paused = True
                 # Asking shows the client that somebody is there.
-                found = await consumer.getmany(timeout_ms=FETCH_MS)
-                self._deliver(found, turn)
+                self._deliver(await self._fetched(timeout_ms=FETCH_MS), turn)
         if paused:
             consumer.resume(*consumer.paused())
 
     # -- ends
 
     def _answered(self) -> None:
+        self.counts["commits"] += 1
+        self.ages.visible(self.committer.published)
         self.watch.answered()
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -377,7 +390,7 @@ class DataPlane(Service):
         self._stopping = True
         self._gate.set()
         self._room.set()
-        await asyncio.gather(self.committer.stop(), self._stop_consumer())
+        await asyncio.gather(self.committer.stop(), self._stop_consumer(), self.standby.close())
 
     async def _stop_consumer(self) -> None:
         if self.consumer is not None:

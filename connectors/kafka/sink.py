@@ -234,6 +234,10 @@ class KafkaSink:
         """In place of an output that is too large for its topic: which it would be, and no bytes of it."""
         topic = message.place[0]
         size, limit = bytes_of(message), self._topics[topic].largest
-        log.warning("%s: an output of %d bytes is too large for %s", output.position, size, topic)
+        log.warning(
+            "%s:%d:%d: an output of %d bytes is too large for %s",
+            *(*output.position, size, topic),
+            extra={"fields": output.position._asdict()},
+        )
         headers = [h for h in message.headers if h[0].startswith("__connect.errors.") and len(h[1]) < LONGEST]
         return Message(message.place, None, encode_too_large(output, size, limit), headers)

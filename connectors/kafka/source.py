@@ -10,6 +10,8 @@ from typing import Any
 
 from connectors.kafka.boxes import Named, Place
 from connectors.kafka.committed import Committed, read_committed
+from connectors.kafka.ends import ends_of
+from connectors.kafka.going_back import Offsets, flat, skipped
 from connectors.kafka.link import Link
 from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
@@ -21,14 +23,12 @@ from streamlearn.events import (
     Resume,
     StateMismatch,
     Stopped,
+    Traffic,
     Unreachable,
     UsageError,
 )
 
 log = logging.getLogger(__name__)
-
-Offsets = Mapping[str, Mapping[int, int]]
-"""By topic and partition."""
 
 STANDBY_SECONDS = 1.0
 ANSWER_SECONDS = 10.0
@@ -232,22 +232,12 @@ class KafkaSource:
                 "one, or an older one"
             )
         first, last = link.call(plane.bounds)
-        begin: dict[str, dict[int, int]] = {}
-        for topic, by_partition in dict(reached).get(checkpoint, {}).items():
-            for partition, offset in by_partition.items():
-                place = topic, partition
-                if offset < first.get(place, 0):
-                    if not skip:
-                        refuse_outside(place, offset, first[place], last[place])
-                    log.error("%s:%d: %d records are skipped", *place, first[place] - offset)
-                    begin.setdefault(topic, {})[partition] = first[place]
-        published = {}
-        for place in plane.places:
-            furthest = [offsets.get(place[0], {}).get(place[1], 0) for _, offsets in reached[oldest:]]
-            known = max(
-                [committed.published.get(place, 0), begin.get(place[0], {}).get(place[1], 0), *furthest]
-            )
-            published[place] = min(last[place], known)
+        begin = skipped(dict(reached).get(checkpoint, {}), first, last, skip)
+        known = [
+            committed.published,
+            *(flat(offsets) for offsets in (begin, *dict(reached[oldest:]).values())),
+        ]
+        published = {p: min(last[p], max(offsets.get(p, 0) for offsets in known)) for p in plane.places}
         at = self._commands_place
         if at in published and at not in committed.published and not published[at]:
             published[at] = last[at]
@@ -268,10 +258,12 @@ class KafkaSource:
 
     def committed(self) -> str | None:
         """For one that stands by, who waits for a broker that is away as long as a learner would: None."""
-        options = self._options
+        options, plane = self._options, self.link.plane
         try:
             timeout = min(ANSWER_SECONDS, options.patience)
-            found = self.link.call(lambda: read_committed(options, self.topic), self._stopped, timeout)
+            found = self.link.call(
+                lambda: read_committed(options, self.topic, asker=plane.standby), self._stopped, timeout
+            )
         except Unreachable as error:
             away = time.monotonic() - self._heard
             if away > options.patience:
@@ -342,27 +334,44 @@ class KafkaSource:
     def commands(self) -> list[Record]:
         return self.link.plane.take_commands()
 
+    def waits(self) -> None:
+        """See `Source`: the watch over the learner is told."""
+        if self._link is not None:
+            self._link.plane.inbox.taken_at = time.monotonic()
+
     def ends(self) -> dict[int, int]:
-        link = self.link
-        _, last = link.call(link.plane.bounds)
+        last = ends_of(self.link, self._options, self._stopped, self.waits)
         return {partition: offset for (topic, partition), offset in last.items() if topic == self.topic}
 
-    def lag(self, offsets: Mapping[int, int]) -> dict[int, int]:
-        plane = self.link.plane
-        waiting = {}
-        for (topic, partition), end in list(plane.watch.ends.items()):
-            if topic == self.topic:
-                at = offsets.get(partition, 0)
-                # Behind the last record there may be marks of transactions, which are no records.
-                all_read = (topic, partition) in plane.watch.drained and at >= plane.next.get(
-                    (topic, partition), 0
-                )
-                waiting[partition] = 0 if all_read else max(0, end - at)
-        return waiting
+    def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
+        link = self._link
+        plane = getattr(link, "plane", None)  # none yet while it connects
+        if plane is None or not plane.next:
+            return None
+        drained, reads = plane.watch.drained, dict(plane.next)
+        ends = {p: end for (topic, p), end in plane.watch.ends.items() if topic == self.topic}
+        lag = {}
+        for partition, end in ends.items():
+            at, place = offsets.get(partition, 0), (self.topic, partition)
+            # Behind the last record there may be marks of transactions, which are no records.
+            all_read = place in drained and at >= reads.get(place, 0)
+            lag[partition] = 0 if all_read else max(0, end - at)
+        return Traffic(
+            ends,
+            lag,
+            {"records": plane.inbox.depth, "outputs": plane.outbox.depth},
+            dict(plane.counts),
+            plane.watch.answered_at,
+            plane.watch.behind(reads),
+            plane.held(),
+        )
 
-    def queues(self) -> dict[str, int]:
-        plane = self.link.plane
-        return {"records": plane.inbox.depth, "outputs": plane.outbox.depth}
+    @property
+    def silence(self) -> float:
+        return self._link.silence if self._link is not None else 0.0
+
+    def ages(self) -> list[tuple[float, int]]:
+        return self.link.plane.ages.take()
 
     def close(self) -> None:
         if self._link is not None:

@@ -1,18 +1,24 @@
-"""A command to a running worker, and its answer. With kafka-python: nothing here is on the data plane."""
+"""A command to a running worker, and its answer."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from kafka import errors
 
-from connectors.kafka.client import kafka_python_options
+from connectors.kafka.client import aiokafka_options
+from connectors.kafka.errors import explain
+from connectors.kafka.names import read_any
 from connectors.kafka.options import options_of
 from connectors.kafka.reach import reach
+from connectors.kafka.topics import describe_once
 from streamlearn.events import Unreachable
 
 
@@ -27,21 +33,29 @@ def tell(
     where = options_of(options).where
     commands, answers = str(options["commands"]), str(options["answers"])
     reach(options, min(timeout, float(options.get("deadline") or timeout)))
+    connection = aiokafka_options(options)
+    read_any()
     try:
-        return _ask(kafka_python_options(options), commands, answers, command, timeout, stopped)
-    except errors.UnknownTopicOrPartitionError:
-        raise Unreachable(
-            f"{where}: there is no topic {commands}, or no topic {answers}: `streamlearn topics` with these "
-            "settings makes what is missing (a running worker sees them at its next start)"
-        ) from None
+        if len(describe_once(connection, [commands, answers], timeout)) < 2:
+            raise Unreachable(
+                f"{where}: there is no topic {commands}, or no topic {answers}: `streamlearn topics` with "
+                "these settings makes what is missing (a running worker sees them at its next start)"
+            )
+        return asyncio.run(_ask(connection, commands, answers, command, timeout, stopped))
     except errors.KafkaError as error:
         raise Unreachable(
             f"{where}: no broker answers ({type(error).__name__}): is it running, and is "
             "source.bootstrap_servers right?"
         ) from error
+    except TimeoutError as error:
+        raise Unreachable(
+            f"{where}: the broker has not taken the command within {timeout:g} s (it may yet have): try again"
+        ) from error
+    except KafkaError as error:
+        raise explain(error, where) from error
 
 
-def _ask(
+async def _ask(
     connection: dict[str, Any],
     commands: str,
     answers: str,
@@ -49,34 +63,28 @@ def _ask(
     timeout: float,
     stopped: Callable[[], bool],
 ) -> dict[str, Any] | None:
-    request = uuid.uuid4().hex
+    """With aiokafka: it reads what brokers may compress answers with, which kafka-python alone doesn't."""
+    request, place = uuid.uuid4().hex, TopicPartition(answers, 0)
     # Answers of a transaction that was given up are none.
-    consumer = KafkaConsumer(
-        **connection, group_id=None, enable_auto_commit=False, isolation_level="read_committed"
-    )
+    consumer = AIOKafkaConsumer(**connection, enable_auto_commit=False, isolation_level="read_committed")
+    producer = AIOKafkaProducer(**connection, acks="all", enable_idempotence=True)
     try:
-        for topic in (commands, answers):
-            if not consumer.partitions_for_topic(topic):
-                raise errors.UnknownTopicOrPartitionError(topic)
-        place = TopicPartition(answers, 0)
-        consumer.assign([place])
-        consumer.seek_to_end(place)
-        consumer.position(place)
-        producer = KafkaProducer(**connection)
-        try:
-            producer.send(commands, command(request), partition=0).get(timeout=timeout)
-        finally:
-            producer.close()
+        async with asyncio.timeout(timeout):
+            await consumer.start()
+            consumer.assign([place])
+            consumer.seek(place, (await consumer.end_offsets([place]))[place])
+            await producer.start()
+            await producer.send_and_wait(commands, command(request), partition=0)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and not stopped():
-            for messages in consumer.poll(timeout_ms=200).values():
+            for messages in (await consumer.getmany(timeout_ms=200)).values():
                 for message in messages:
                     answer = _object(message.value)
                     if answer.get("request") == request:
                         return answer
         return None
     finally:
-        consumer.close()
+        await asyncio.gather(producer.stop(), consumer.stop())
 
 
 def _object(value: bytes | None) -> dict[str, Any]:

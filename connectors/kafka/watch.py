@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
+STALE_SECONDS = 15.0
+"""What was seen longer ago is not known any more."""
 SAID_SECONDS = 5.0
 """A broker that is away for longer is worth a line."""
 COMMIT_SECONDS = 5.0
@@ -44,7 +46,7 @@ class Watch:
         self.drained: dict[Place, float] = {}
         """Partitions that were read to their end at the last look, and since when (monotonic seconds). What
         something is handed over of is to be taken out."""
-        self._contact = time.monotonic()
+        self._contact = self._looked = time.monotonic()
         self._away = False
 
     def answered(self) -> None:
@@ -53,6 +55,22 @@ class Watch:
         if self._away:
             self._away = False
             log.info("%s: a broker answers again", self._options.where)
+
+    @property
+    def answered_at(self) -> float:
+        """When a broker did last, in seconds since 1970."""
+        return time.time() - (time.monotonic() - self._contact)
+
+    def behind(self, reads: Mapping[Place, int]) -> bool:
+        """Are there records that the learner has not got, while the brokers answer? From any thread.
+
+        reads: the next offset of everything that is read. By the consumer's positions: behind the last
+        record there may be marks of transactions, which are no records.
+        """
+        if time.monotonic() - self._looked > STALE_SECONDS:
+            return False
+        ends, drained = self.ends, self.drained
+        return any(place not in drained and end > reads.get(place, end) for place, end in ends.items())
 
     async def run(self, consumer: AIOKafkaConsumer, reads: Mapping[Place, int]) -> None:
         """Look again and again at what it `reads`. Raises Unreachable, Fenced."""
@@ -67,6 +85,7 @@ class Watch:
                 await self._missed(error)
             else:
                 self.ends = {(tp.topic, tp.partition): offset for tp, offset in found.items()}
+                self._looked = time.monotonic()
                 self.answered()
                 with suppress(KafkaError, TimeoutError):  # a rebalance came between
                     await asyncio.wait_for(self._look(consumer), WATCH_SECONDS)

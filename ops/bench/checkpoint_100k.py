@@ -220,7 +220,8 @@ def measure(folder: Path, options: Namespace, flags: list[str]) -> dict[str, Any
     watch = StepWatch(phases)
     watch.keeper = keeper
     worker.keeper.close()
-    worker.keeper, worker.stopwatch = keeper, watch
+    worker.keeper = worker.instruments.keeper = keeper
+    worker.instruments.stopwatch = watch
     store.lock()
     try:
         status = worker.run()

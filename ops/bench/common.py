@@ -100,10 +100,17 @@ def environment() -> dict[str, str]:
     return os.environ | threads | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
-def streamlearn(folder: Path, flags: Sequence[str], sample: bool = False) -> Run:
+def streamlearn(
+    folder: Path,
+    flags: Sequence[str],
+    sample: bool = False,
+    page: str = "/status",
+    every: float = SAMPLE_SECONDS,
+) -> Run:
     """`streamlearn run` in a process of its own, with state, report and predictions under `folder`.
 
-    sample: ask its /status and the kernel, twice a second. Raises SystemExit if it ends with an error.
+    sample: ask its `page` and the kernel every so many seconds; another page than /status is fetched and not
+    looked at. Raises SystemExit if it ends with an error.
     """
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "streamlearn", "run", "--checkpoint.folder", str(folder / "state")]
@@ -126,7 +133,8 @@ def streamlearn(folder: Path, flags: Sequence[str], sample: bool = False) -> Run
                 started, run.cpu_seconds = time.perf_counter(), -cpu_seconds(process.pid)
                 url = line.split()[1].removesuffix("/metrics")
                 if sample:
-                    sampler = threading.Thread(target=_sample, args=(process.pid, url, run, started, done))
+                    asked = (process.pid, url, page, every, run, started, done)
+                    sampler = threading.Thread(target=_sample, args=asked)
                     sampler.start()
             elif "the source has ended" in line:
                 ended = time.perf_counter()
@@ -147,11 +155,14 @@ def streamlearn(folder: Path, flags: Sequence[str], sample: bool = False) -> Run
     return run
 
 
-def _sample(pid: int, url: str, run: Run, started: float, done: threading.Event) -> None:
+def _sample(
+    pid: int, url: str, page: str, every: float, run: Run, started: float, done: threading.Event
+) -> None:
     """Fill run.samples until `done`."""
-    while not done.wait(SAMPLE_SECONDS):
+    while not done.wait(every):
         try:
-            status = json.loads(urlopen(f"{url}/status", timeout=5).read()) if url.startswith("http") else {}
+            found = urlopen(f"{url}{page}", timeout=5).read() if url.startswith("http") else b"{}"
+            status = json.loads(found) if page == "/status" else {}
             resident = resident_bytes(pid)
         except (OSError, ValueError):  # it is about to end
             continue

@@ -1,8 +1,9 @@
 """From Kafka to predictions on Kafka: throughput beside the same learner fed from memory, and latency.
 
 Rounds in turn, each loop in a process of its own: the learner on events in memory, `streamlearn run` from a
-topic of msgpack with raw bytes, and from one of JSON (exactly_once: transactions on). Then events at half of
-the worker's rate, and the time from producing each to seeing its prediction as a read_committed reader.
+topic of msgpack with raw bytes, and from one of JSON (exactly_once: transactions on). All of it with the
+default learner and with the lightest one that replays. Then, with the default, events at half of the worker's
+rate, and the time from producing each to seeing its prediction as a read_committed reader.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import IO, Any
 from urllib.request import urlopen
@@ -126,8 +128,11 @@ class Worker:
             raise SystemExit(rest)
 
 
-def throughput(broker: Broker, topic: str, count: int, folder: Path, flags: list[str]) -> dict[str, float]:
-    """Of the worker between its first events and its last: how many a second, and what they cost whom.
+def throughput(
+    broker: Broker, topic: str, count: int, folder: Path, flags: list[str]
+) -> tuple[float, float, float]:
+    """Of the worker between its first events and its last: events a second, its microseconds of processor
+    time for each, and the broker's.
 
     The last look before all are learned ends it: what comes then, an idle worker that is seen late, is none
     of the throughput. Looks are rare, since each is work for the worker.
@@ -150,11 +155,8 @@ def throughput(broker: Broker, topic: str, count: int, folder: Path, flags: list
         raise SystemExit(f"{count} events are too few to measure: they were learned before they were seen")
     (first, begun, cpu, others), (last, ended, cpu_then, others_then) = samples[0], samples[-1]
     learned = last - first
-    return {
-        "events_per_second": learned / (ended - begun),
-        "cpu_us_per_event": (cpu_then - cpu) / learned * 1e6,
-        "broker_cpu_us_per_event": (others_then - others) / learned * 1e6,
-    }
+    spent, by_others = (cpu_then - cpu) / learned * 1e6, (others_then - others) / learned * 1e6
+    return learned / (ended - begun), spent, by_others
 
 
 async def latency(broker: Broker, topic: str, values: list[bytes], rate: float) -> list[float]:
@@ -206,11 +208,46 @@ async def latency(broker: Broker, topic: str, values: list[bytes], rate: float) 
     return took
 
 
+LEARNERS: dict[str, Sequence[str]] = {"default": (), "lightest": MATCHED}
+"""Settings of the learners: what a worker has unless told otherwise, and `er` without held-out sets."""
+
+
+class Rounds:
+    """What the loops of one learner did, round by round."""
+
+    def __init__(self) -> None:
+        self.rates: dict[str, list[float]] = {"memory": [], "kafka, msgpack": [], "kafka, json": []}
+        self.cpu: dict[str, list[float]] = {name: [] for name in self.rates}
+        self.brokers: dict[str, list[float]] = {name: [] for name in self.rates}
+
+    def add(self, name: str, rate: float, cpu: float, broker: float = 0.0) -> None:
+        self.rates[name].append(rate)
+        self.cpu[name].append(cpu)
+        self.brokers[name].append(broker)
+
+    def rows(self, learner: str) -> list[dict[str, Any]]:
+        """A table: medians over the rounds; ratios are of loops of the same round."""
+        rates, cpu = self.rates, self.cpu
+        return [
+            {
+                "learner": learner,
+                "loop": name,
+                "events_per_second": statistics.median(of),
+                "to_memory": statistics.median(a / b for a, b in zip(of, rates["memory"], strict=True)),
+                "cpu_us_per_event": statistics.median(cpu[name]),
+                "cpu_to_memory": statistics.median(
+                    b / a for a, b in zip(cpu[name], cpu["memory"], strict=True)
+                ),
+                "broker_cpu_us_per_event": statistics.median(self.brokers[name]),
+            }
+            for name, of in rates.items()
+        ]
+
+
 def main(options: Namespace) -> None:
-    about, flags = made_with(), [*MATCHED, "--seed", str(options.seed)]
-    rates: dict[str, list[float]] = {"memory": [], "kafka, msgpack": [], "kafka, json": []}
-    cpu: dict[str, list[float]] = {name: [] for name in rates}
-    brokers: dict[str, list[float]] = {name: [] for name in rates}
+    about = made_with()
+    flags = {name: [*settings, "--seed", str(options.seed)] for name, settings in LEARNERS.items()}
+    rounds = {name: Rounds() for name in LEARNERS}
     with work_dir(options.work_dir) as folder:
         values = {
             format: list(records(format, options.events, DIM, CLASSES, options.seed))
@@ -219,46 +256,36 @@ def main(options: Namespace) -> None:
         broker = Broker(folder / "broker")
         broker.start()
         try:
-            for number in range(options.rounds):
-                warm = ["--warm", str(int(options.events * WARM_SHARE))]
-                done = loop("learner_loop", "--events", str(options.events), "--dim", str(DIM), *warm, *flags)
-                rates["memory"].append(done["events"] / done["seconds"])
-                cpu["memory"].append(done["cpu_seconds"] / done["events"] * 1e6)
-                say(f"round {number + 1}: memory: {rates['memory'][-1]:,.0f} events/s")
+            for number, learner in product(range(options.rounds), LEARNERS):
+                one = rounds[learner]
+                warm = ["--warm", str(int(options.events * WARM_SHARE)), *flags[learner]]
+                done = loop("learner_loop", "--events", str(options.events), "--dim", str(DIM), *warm)
+                one.add(
+                    "memory", done["events"] / done["seconds"], done["cpu_seconds"] / done["events"] * 1e6
+                )
+                said = f"round {number + 1}: {learner}"
+                say(f"{said}: memory: {one.rates['memory'][-1]:,.0f} events/s")
                 for name, format in (("kafka, msgpack", "msgpack"), ("kafka, json", "jsonl")):
-                    topic = f"{format}{number}"
+                    topic = f"{learner}.{format}{number}"
                     topics(broker, topic)
                     asyncio.run(fill(broker, topic, values[format]))
-                    found = throughput(broker, topic, options.events, folder, flags)
-                    rates[name].append(found["events_per_second"])
-                    cpu[name].append(found["cpu_us_per_event"])
-                    brokers[name].append(found["broker_cpu_us_per_event"])
-                    say(f"round {number + 1}: {name}: {rates[name][-1]:,.0f} events/s")
-            rate = statistics.median(rates["kafka, msgpack"]) / 2
+                    found = throughput(broker, topic, options.events, folder, flags[learner])
+                    one.add(name, *found)
+                    say(f"{said}: {name}: {found[0]:,.0f} events/s")
+            rate = statistics.median(rounds["default"].rates["kafka, msgpack"]) / 2
             topics(broker, "half")
-            with Worker(broker, "half", folder, flags) as worker:
+            with Worker(broker, "half", folder, flags["default"]) as worker:
                 some = values["msgpack"][: int(rate * options.seconds)]
                 took = asyncio.run(latency(broker, "half", some, rate))[len(some) // 5 :]
                 worker.stop()
         finally:
             broker.wipe()
-    rows = [
-        {
-            "loop": name,
-            "events_per_second": statistics.median(of),
-            "to_memory": statistics.median(a / b for a, b in zip(of, rates["memory"], strict=True)),
-            "cpu_us_per_event": statistics.median(cpu[name]),
-            "cpu_to_memory": statistics.median(b / a for a, b in zip(cpu[name], cpu["memory"], strict=True)),
-            "broker_cpu_us_per_event": statistics.median(brokers[name]) if brokers[name] else 0.0,
-        }
-        for name, of in rates.items()
-    ]
+    rows = [row for learner, one in rounds.items() for row in one.rows(learner)]
     p50, p99 = (float(np.quantile(took, q)) for q in (0.5, 0.99))
     table(rows)
     delay = {"events_per_second": rate, "p50_seconds": p50, "p99_seconds": p99, "events": len(took)}
     table([delay])
-    figures = {"rows": rows, "latency": delay}
-    write(options.out, about, options, figures)
+    write(options.out, about, options, {"rows": rows, "latency": delay})
 
 
 if __name__ == "__main__":

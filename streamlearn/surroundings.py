@@ -1,0 +1,66 @@
+"""The figures of what is around the learner: health, source and brokers, offsets, the accelerator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import Metric
+
+from streamlearn.events import Traffic
+from streamlearn.families import counter, gauge, printable
+from streamlearn.observe import ROLES, Observation, Vitals
+
+COUNTS = (
+    ("rebalances", "Times that the group's partitions were handed out anew."),
+    ("fetch_pauses", "Times that reading was paused because the learner was behind."),
+    ("commits", "Commits of outputs and offsets that the brokers took."),
+)
+"""Names in Traffic.counts, and help."""
+
+
+def surroundings(seen: Observation, vitals: Vitals) -> Iterator[Metric]:
+    """Everything of an observation that is not about learning."""
+    yield gauge("healthy", "1 while /healthz says so.", {(): float(vitals.sickness() is None)})
+    yield gauge("ready", "1 while /readyz says so.", {(): float(vitals.unready() is None)})
+    text = "1 while outputs can't be handed over: a full disk, a reader or broker that takes nothing."
+    yield gauge("outputs_stalled", text, {(): float(vitals.output_problem is not None)})
+    text = "1 for what this worker is: of a group one learns, the others stand by."
+    yield gauge("role", text, {(name,): float(name == vitals.role) for name in ROLES}, "role")
+    yield gauge("paused", "1 while a command has paused the worker.", {(): float(seen.paused)})
+    text = "1 if the process went on from a checkpoint, 0 if it began anew."
+    yield gauge("resumed", text, {(): float(seen.resumed)})
+    for name, text, offsets in (
+        ("next_offset", "Offset at which reading goes on: every record below it was applied.", seen.offsets),
+        ("checkpointed_offset", "Every record below it is in the newest checkpoint.", seen.checkpointed),
+    ):
+        by_place = {
+            (printable(t), p): o for t, by_partition in offsets.items() for p, o in by_partition.items()
+        }
+        yield gauge(name, text, by_place, "topic", "partition")
+    traffic = seen.traffic
+    if traffic is not None:
+        yield from _traffic(traffic, [printable(topic) for topic in seen.offsets])
+    device = seen.device
+    if device is not None:
+        text = (
+            "Memory of the accelerator: of this process (allocated, reserved), of the device (free, total)."
+        )
+        yield gauge("device_memory_bytes", text, {(k,): n for k, n in device.memory.items()}, "kind")
+        text = "Share of the last moments in which the accelerator was busy, with whatever process."
+        yield gauge("device_utilization_ratio", text, {(): device.utilization})
+
+
+def _traffic(traffic: Traffic, topics: list[str]) -> Iterator[Metric]:
+    for name, text, by_partition in (
+        ("end_offset", "Offset behind the topic's last record, at the last look.", traffic.ends),
+        ("consumer_lag_events", "Records in the topic that were not applied yet.", traffic.lag),
+    ):
+        values = {(topic, str(p)): n for topic in topics for p, n in by_partition.items()}
+        yield gauge(name, text, values, "topic", "partition")
+    queues = {(queue,): depth for queue, depth in traffic.queues.items()}
+    yield gauge("queue_depth", "Records and outputs that wait in memory.", queues, "queue")
+    for name, text in COUNTS:
+        yield counter(name, text, {(): traffic.counts[name]})
+    text = "When a broker last answered, in seconds since 1970."
+    yield gauge("last_broker_answer_timestamp_seconds", text, {(): traffic.answered_at})
+    yield gauge("partitions_held", "1 while the partitions are this worker's.", {(): float(traffic.held)})

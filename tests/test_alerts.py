@@ -1,0 +1,101 @@
+"""Alert and recording rules: valid, tested for firing and for silence, explained, fed by the worker."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.promql import exported, metrics_in
+
+OPS = Path(__file__).parent.parent / "ops"
+RULES = sorted((OPS / "prometheus" / "rules").glob("*.yml"))
+TESTS = sorted((OPS / "prometheus" / "tests").glob("*.yml"))
+RUNBOOK = OPS / "RUNBOOK.md"
+PARTS = ("Meaning", "First look", "What to do", "How to know that it worked")
+NOT_OURS = {"up", "node_filesystem_avail_bytes", "node_filesystem_size_bytes"}
+"""Prometheus' own, and node_exporter's where there is one."""
+
+
+def loaded(path: Path) -> Any:
+    return yaml.safe_load(path.read_text("utf-8"))
+
+
+EVERY = [rule for path in RULES for group in loaded(path)["groups"] for rule in group["rules"]]
+ALERTS = {rule["alert"]: rule for rule in EVERY if "alert" in rule}
+RECORDED = {rule["record"] for rule in EVERY if "record" in rule}
+
+
+def promtool(*words: str | Path) -> None:
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("promtool (Debian package prometheus) is not installed")
+    # It writes its little database file by file, with fsync: minutes on a busy disk.
+    memory = {"TMPDIR": "/dev/shm"} if os.access("/dev/shm", os.W_OK) else {}
+    done = subprocess.run(
+        [found, *words], capture_output=True, text=True, check=False, env={**os.environ, **memory}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_rules_are_valid() -> None:
+    promtool("check", "rules", *RULES)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_they_fire_and_stay_silent_as_they_should(path: Path) -> None:
+    promtool("test", "rules", path)
+
+
+def test_each_alert_is_tested_for_firing_and_for_staying_silent() -> None:
+    fires: set[str] = set()
+    silent: set[str] = set()
+    for path in TESTS:
+        for test in loaded(path)["tests"]:
+            series = {each["series"].partition("{")[0] for each in test["input_series"]}
+            for case in test.get("alert_rule_test", []):
+                (fires if case.get("exp_alerts") else silent).add(case["alertname"])
+            for case in test.get("promql_expr_test", []):
+                if case["expr"].startswith("ALERTS") and not case["exp_samples"]:
+                    # Nothing at all fires: counts for those that look at something which is there.
+                    silent |= {name for name, rule in ALERTS.items() if sources(rule["expr"]) & series}
+    assert fires == set(ALERTS)
+    assert silent == set(ALERTS)
+
+
+def sources(expression: str) -> set[str]:
+    """The metrics that an expression looks at, also through recording rules."""
+    found = metrics_in(expression)
+    by_name = {rule["record"]: rule["expr"] for rule in EVERY if "record" in rule}
+    while recorded := found & set(by_name):
+        found = (found - recorded).union(*(metrics_in(by_name[name]) for name in recorded))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(ALERTS))
+def test_each_alert_says_whom_it_wakes_and_where_to_read_on(name: str) -> None:
+    rule = ALERTS[name]
+    assert rule["labels"]["severity"] in ("page", "ticket", "info")
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert rule["annotations"]["runbook_url"] == f"ops/RUNBOOK.md#{name.lower()}"
+    sections = re.split(r"^## ", RUNBOOK.read_text("utf-8"), flags=re.MULTILINE)
+    (section,) = [text for text in sections if text.startswith(f"{name}\n")]
+    assert re.findall(r"^\*\*(.+?)\.\*\*", section, flags=re.MULTILINE) == list(PARTS)
+    assert f"severity {rule['labels']['severity']}" in section.splitlines()[2]
+
+
+def test_the_runbook_has_no_section_of_an_alert_that_is_gone() -> None:
+    titles = re.findall(r"^## (Streamlearn\w+)$", RUNBOOK.read_text("utf-8"), flags=re.MULTILINE)
+    assert sorted(titles) == sorted(ALERTS)
+
+
+def test_every_metric_of_the_rules_is_exported() -> None:
+    used = set().union(*(metrics_in(rule["expr"]) for rule in EVERY))
+    assert used - RECORDED - NOT_OURS - exported() == set()
+    assert "streamlearn_set_accuracy" in used  # the names are really found

@@ -1,0 +1,142 @@
+"""Every panel and every rule asked of a real Prometheus that scraped a real worker on a real Kafka.
+
+The worker sees new classes, is killed with -9 while events go on coming, starts again and catches up.
+`pytest -s` shows the table of panels, expressions and values.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import torch
+
+from ops.grafana.__main__ import FILES
+from ops.grafana.learning import WEEK
+from ops.grafana.spec import Panel
+from ops.grafana.worker import NO_GPU
+from ops.kafka.broker import Broker
+from ops.kafka.ports import free_ports
+from tests.kafka_worker import Place, Run, new_place
+from tests.processes import line, wait_for
+from tests.prometheus import Prometheus, Series
+from tests.streams import vectors
+from tests.test_alerts import EVERY, RULES
+
+pytestmark = pytest.mark.slow
+
+EVENTS = vectors(8000, classes=5)
+"""Classes appear at 0, 800, 1,600, 2,400 and 3,200."""
+THREE_CLASSES, ALL_CLASSES = 2300, 3900
+SETTINGS = (
+    *("--evaluation.held_out", "0.1", "--memory.capacity", "300"),
+    *("--method.modifiers", "view_batch", "--exporter.enabled", "true"),
+)
+CHOSEN = {"$job": "streamlearn", "$__rate_interval": "2m", "$__range": "5m", "$__interval": "2s"}
+"""What Grafana puts in the place of its variables."""
+EMPTY = {
+    WEEK: "needs two hours of history; promtool tests it, ops/prometheus/tests/memory.yml",
+    NO_GPU: "this machine has no GPU",
+}
+"""Why a panel may show nothing, by what it says itself then."""
+
+
+def chosen(expression: str) -> str:
+    for variable, value in CHOSEN.items():
+        expression = expression.replace(variable, value)
+    assert "$" not in expression
+    return expression
+
+
+def sent(place: Place, start: int, stop: int) -> None:
+    """Events that say when they happened, just now, and one that says nothing at all."""
+    timed = [json.loads(line(event)) | {"ts": time.time() - 1} for event in EVENTS[start:stop]]
+    place.send([*(json.dumps(each).encode() for each in timed), b"garbage"])
+
+
+@pytest.fixture
+def lived(broker: Broker, tmp_path: Path) -> Iterator[Prometheus]:
+    """A Prometheus that has seen it all, while the second worker still runs."""
+    place = new_place(broker, tmp_path)
+    (port,) = free_ports(1)
+    flags = (*SETTINGS, "--exporter.port", str(port))
+    target = f"127.0.0.1:{port}"
+    with Prometheus(tmp_path / "prometheus", [target], RULES) as prometheus:
+        with place.run(*flags, log="first.log") as first:
+            sent(place, 0, THREE_CLASSES)
+            seen(prometheus, first, "streamlearn_known_classes == 3")
+            sent(place, THREE_CLASSES, ALL_CLASSES)
+            seen(prometheus, first, "streamlearn_known_classes == 5")
+            seen(prometheus, first, f"streamlearn_checkpointed_offset == {ALL_CLASSES + 2}")
+            first.kill()
+        prometheus.until('ALERTS{alertname="StreamlearnWorkerAbsent",alertstate="pending"}')
+        sent(place, ALL_CLASSES, len(EVENTS))
+        with place.run(*flags, log="second.log") as second:
+            seen(prometheus, second, "max_over_time(sum(streamlearn_consumer_lag_events)[2m:]) > 100")
+            seen(prometheus, second, f"streamlearn_checkpointed_offset == {len(EVENTS) + 3}")
+            seen(prometheus, second, "job:streamlearn_lag:seconds == 0")
+            yield prometheus
+
+
+def seen(prometheus: Prometheus, run: Run, expression: str) -> None:
+    run.until(lambda: prometheus.query(expression), expression)
+
+
+def finite(series: list[Series]) -> list[Series]:
+    return [each for each in series if math.isfinite(each.value)]
+
+
+def test_every_panel_shows_something_and_every_rule_is_well(lived: Prometheus) -> None:
+    table, without = [], {}
+    for spec in FILES.values():
+        for panel in spec.panels:
+            for query in panel.queries:
+                found = finite(lived.query(chosen(query.expr)))
+                values = " ".join(f"{each.value:.4g}" for each in found[:4])
+                more = f" … {len(found)}" if len(found) > 4 else ""
+                table.append((f"{spec.title}: {panel.title}", query.expr, f"{values}{more}"))
+                if not found:
+                    without[panel.title] = panel.silent
+    print("\n".join("\t".join(row) for row in table))
+    may = {panel.title for panel in all_panels() if panel.silent in EMPTY}
+    must = {p.title for p in all_panels() if p.silent == NO_GPU and not torch.cuda.is_available()}
+    assert set(without) <= may, "show nothing"
+    assert must <= set(without), "show something without a GPU?"
+    if torch.cuda.is_available():
+        assert NO_GPU not in without.values()
+
+    for spec in FILES.values():
+        for mark in spec.marks:
+            assert lived.query(f"max_over_time(({chosen(mark.expr)})[5m:500ms])"), mark.name
+
+    # It was killed and came back, and that is told by the panel that is there for it.
+    (starts,) = [panel for panel in all_panels() if panel.title == "Starts in the last hour"]
+    assert [each.value for each in lived.query(chosen(starts.queries[0].expr))] == [1]
+    rules_are_well(lived)
+
+
+def all_panels() -> list[Panel]:
+    return [panel for spec in FILES.values() for panel in spec.panels]
+
+
+def rules_are_well(prometheus: Prometheus) -> None:
+    """Each is valid here, those that were evaluated worked, and a short crash has alarmed nobody."""
+    for rule in EVERY:
+        prometheus.query(rule["expr"])
+
+    def groups() -> list[dict[str, object]]:
+        with urlopen(f"{prometheus.url}/api/v1/rules", timeout=20) as answer:
+            return [rule for group in json.load(answer)["data"]["groups"] for rule in group["rules"]]
+
+    wait_for(
+        lambda: sum(rule["health"] == "ok" for rule in groups()) >= len(EVERY) / 2, "rules are evaluated"
+    )
+    found = groups()
+    assert len(found) == len(EVERY)
+    assert [rule["lastError"] for rule in found if rule.get("lastError")] == []
+    assert prometheus.query('ALERTS{alertstate="firing"}') == []
