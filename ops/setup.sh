@@ -101,6 +101,18 @@ need_kafka() {
     die "Kafka could not be made ready: see the message above"
 }
 
+# The compose file is brought up where there is a Docker engine (tests/test_compose.py). CI's machines get one for
+# that; on others what is there is taken, and without it that test is skipped.
+want_docker() {
+  local missing=() pair
+  for pair in dockerd:docker.io docker-compose:docker-compose debootstrap:debootstrap; do
+    command -v "${pair%:*}" >/dev/null 2>&1 || missing+=("${pair#*:}")
+  done
+  if [ "${#missing[@]}" = 0 ] || [ "${CI:-}" != true ] || [ "$(id -u)" != 0 ]; then return 0; fi
+  (install_packages_of_system "CI brings the compose file up" "${missing[@]}" iptables) ||
+    say "no Docker engine can be had here: the compose file will not be brought up"
+}
+
 # Free KiB where $1 is or will be.
 free_kib() {
   local folder="$1"

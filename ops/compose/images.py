@@ -1,0 +1,118 @@
+"""The stand-in images. (Ours is built on one of them by the compose file.)"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ops.compose.engine import room
+from ops.compose.shell import ROOT, attempt, call
+from ops.kafka.jars import BROKER, fetch
+
+HERE = Path(__file__).parent
+BASE = "streamlearn-stand-in/python:3.11"
+KAFKA = "streamlearn-stand-in/kafka:4.3.1"
+PROMETHEUS = "streamlearn-stand-in/prometheus:2.42"
+OURS = "streamlearn:0.1.0"
+ALL = (OURS, PROMETHEUS, KAFKA, BASE)
+PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
+MIRROR = "http://deb.debian.org/debian"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+PASSED_ON = ("PIP_INDEX_URL",)
+PATIENCE = 1800.0
+LABEL = "streamlearn.stand-in=true"
+"""Of the base, and so of all that is made on it: what no name leads to any more can be found and removed."""
+CLASSIC = {"DOCKER_BUILDKIT": "0"}
+"""The builder that every engine has."""
+
+Say = Callable[[str], None]
+
+
+def there(image: str) -> bool:
+    return attempt("docker", "image", "inspect", image).returncode == 0
+
+
+def size(image: str) -> float:
+    """Bytes, of all its layers."""
+    return float(call("docker", "image", "inspect", "--format", "{{.Size}}", image))
+
+
+def layers(image: str) -> list[tuple[float, str]]:
+    """Megabytes and the command of every layer that holds something, the newest first."""
+    text = call(
+        "docker", "history", "--no-trunc", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", image
+    )
+    found = [line.split(" ", 1) for line in text.splitlines()]
+    return [(int(many) / 1e6, command) for many, command in found if int(many) > 100_000]
+
+
+def make(say: Say) -> None:
+    """The stand-ins; what is there and unchanged is quick. Raises Failed, NoEngine, BrokerError."""
+    room(all(map(there, ALL)))
+    if not there(BASE):
+        say(f"{BASE}: Debian's Python, by debootstrap")
+        _base()
+    say(f"{KAFKA}: Kafka's jars")
+    _kafka()
+    say(f"{PROMETHEUS}: Debian's Prometheus")
+    _build(PROMETHEUS, HERE / "stand_ins" / "prometheus")
+
+
+def remove() -> None:
+    """All of them, and what their making left."""
+    for image in filter(there, ALL):
+        call("docker", "image", "rm", "--force", image, seconds=300)
+    call("docker", "image", "prune", "--force", "--filter", f"label={LABEL}", seconds=300)
+
+
+def _base() -> None:
+    with tempfile.TemporaryDirectory(prefix="streamlearn-base-") as folder:
+        root = Path(folder) / "root"
+        words = [
+            "debootstrap",
+            "--variant=minbase",
+            f"--include={PACKAGES}",
+            "bookworm",
+            str(root),
+            _mirror(),
+        ]
+        call(*words, seconds=PATIENCE)
+        settings = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+        if CERTIFICATES.exists():
+            # A registry that this machine reaches through a proxy of its own has that one's certificate.
+            shutil.copy(CERTIFICATES, root / CERTIFICATES.relative_to("/"))
+            settings["PIP_CERT"] = str(CERTIFICATES)
+        for package in (root / "var/cache/apt/archives").glob("*.deb"):
+            package.unlink()
+        archive = Path(folder) / "root.tar"
+        call("tar", "-C", str(root), "-cf", str(archive), ".", seconds=300)
+        changes = [f"LABEL {LABEL}", *(f"ENV {name}={value}" for name, value in settings.items())]
+        words = [word for change in changes for word in ("--change", change)]
+        call("docker", "import", *words, str(archive), BASE, seconds=300)
+
+
+def _mirror() -> str:
+    """The Debian mirror that apt is set up with."""
+    done = attempt("apt-get", "indextargets", "--format", "$(CODENAME) $(LABEL) $(REPO_URI)")
+    for line in done.stdout.splitlines():
+        codename, label, uri = [*line.split(" ", 2), "", ""][:3]
+        if codename == "bookworm" and label == "Debian":
+            return uri.rstrip("/")
+    return MIRROR
+
+
+def _kafka() -> None:
+    with tempfile.TemporaryDirectory(prefix="streamlearn-kafka-") as folder:
+        context = Path(folder)
+        shutil.copytree(HERE / "stand_ins" / "kafka", context, dirs_exist_ok=True)
+        shutil.copytree(fetch(BROKER), context / "libs")
+        shutil.copy(ROOT / "ops" / "kafka" / "log4j2.properties", context)
+        _build(KAFKA, context)
+
+
+def _build(image: str, context: Path) -> None:
+    words = ["docker", "build", "--tag", image, "--build-arg", f"BASE={BASE}", str(context)]
+    call(*words, seconds=PATIENCE, env=CLASSIC)
