@@ -21,8 +21,8 @@ from streamlearn.report import Curve
 
 log = logging.getLogger(__name__)
 
-EVERY_SECONDS = 0.25
-"""Between two observations, at least."""
+EVERY_SECONDS, RARELY_SECONDS = 0.25, 1.0
+"""Between two observations, at least and at most: one may be the last before the learner hangs."""
 MOST_SHARE = 0.005
 """Of the learner's time, that observing it may take: with ten thousand classes it takes milliseconds."""
 
@@ -80,7 +80,7 @@ class Instruments:
 
     def observe(self, topic: str, offsets: Mapping[int, int], epoch: int, paused: bool) -> None:
         """Let others see how it stands."""
-        begun = time.monotonic()
+        begun = time.thread_time()
         self._say_skipped(topic, offsets)
         for seconds, count in self._group.ages():
             self._to_prediction.observe(seconds, count)
@@ -102,8 +102,8 @@ class Instruments:
         )
         if self._with_curve:
             self.curve.add(self._vitals.observation)
-        now = time.monotonic()
-        self._due_at = now + max(EVERY_SECONDS, (now - begun) / MOST_SHARE)
+        wanted = (time.thread_time() - begun) / MOST_SHARE
+        self._due_at = time.monotonic() + min(max(EVERY_SECONDS, wanted), RARELY_SECONDS)
 
     def _say_skipped(self, topic: str, offsets: Mapping[int, int]) -> None:
         """What the learner, which has no log, left out since the last time."""

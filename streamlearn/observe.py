@@ -273,6 +273,8 @@ class Vitals:
         self.base = Observation()
         """What the loaded state had counted already: Prometheus counters count from there."""
         self.ready = False
+        self.cast: Callable[[str], object] = lambda role: None
+        """Called with the role whenever that becomes another one."""
         self.role = "learner"
         """One of ROLES: of a group one learns, the others stand by."""
         self.failure: str | None = None
@@ -295,6 +297,8 @@ class Vitals:
 
     def play(self, role: str) -> None:
         """What this worker is from now on, one of ROLES. Standing by is all that a standby has to do."""
+        if role != self.role:
+            self.cast(role)
         self.role = role
         self.ready = role == "standby"
 

@@ -162,9 +162,10 @@ def _run(settings: Settings) -> int:
     STOP.tell(stop)
     try:
         url = exporter.start() if settings.exporter.enabled else None
-        if worker.group:
-            # It may be long until it is this worker's turn.
-            log.info("group %s, metrics %s", settings.source.group_id, f"{url}/metrics" if url else "off")
+        metrics = f"{url}/metrics" if url else "off"
+        vitals.cast = lambda role: log.info(
+            "group %s: %s, metrics %s", settings.source.group_id, role, metrics
+        )
         with Watchdog(vitals):
             status = worker.run(started)
     finally:

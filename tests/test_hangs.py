@@ -172,6 +172,8 @@ def test_the_learner_hangs_while_the_lag_grows(place: Place, faults: Path) -> No
     with place.run(*WATCHED, *codec, env=env(faults)) as run:
         site = Site(lambda: run.said)
         place.until_answered(run, 100)
+        applied = f'streamlearn_next_offset{{partition="0",topic="{place.topic}"}} 100.0'
+        wait_for(lambda: applied in site.ask("/metrics")[1], "it is seen how far the learner is")
         (faults / "decode").touch()
         place.send(EVENTS[100:150])
         site.sick("nothing was applied for ", "MainThread")
