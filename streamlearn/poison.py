@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from streamlearn.events import Output, Position, Rejection
+from streamlearn.logs import sweep
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Poison:
     def say(self) -> None:
         last = self._last
         assert last is not None
+        sweep(last=True)
         log.error(
             "%d or more dead letters in a row, the last at %s (%s: %s): stopping, something is wrong with "
             "what produces them. They are in the dead letters; a new start goes on behind them.",

@@ -57,10 +57,15 @@ def run(words: Sequence[str]) -> int:
     """The worker. Returns the exit status."""
     settings = load_settings(words, os.environ)
     setup(settings.log.level, settings.log.format)
+
+    def work() -> int:
+        try:
+            return _run(settings)
+        finally:
+            sweep(last=True)  # before the last word
+
     with seldom_collected():
-        status = guarded(lambda: _run(settings))
-    sweep(last=True)
-    return status
+        return guarded(work)
 
 
 @contextmanager

@@ -44,10 +44,12 @@ def promtool(*words: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_rules_are_valid() -> None:
     promtool("check", "rules", *RULES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
 def test_they_fire_and_stay_silent_as_they_should(path: Path) -> None:
     promtool("test", "rules", path)

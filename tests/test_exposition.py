@@ -87,6 +87,7 @@ def test_every_metric_has_help_and_its_unit(site: Site) -> None:
         assert family.unit == (last if last in ("seconds", "bytes") else ""), family.name
 
 
+@pytest.mark.slow
 def test_promtool_finds_nothing_to_say(site: Site) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

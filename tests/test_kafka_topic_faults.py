@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ NARROW = ("--source.client.max_partition_fetch_bytes", "1000", "--source.client.
 
 def last_line(said: str) -> str:
     assert "Traceback" not in said
-    return said.splitlines()[-1].partition(" ERROR ")[2]
+    return re.sub(r" \[step \d+\]", "", said.splitlines()[-1]).partition(" ERROR ")[2]
 
 
 def limit(place: Place, of: str, size: int) -> None:

@@ -27,6 +27,8 @@ from streamlearn.learner import OnlineLearner
 from streamlearn.method import available
 from tests.streams import answers, bits, hashed, images, settings, vectors
 
+pytestmark = pytest.mark.slow  # every method learns, many times over
+
 METHODS = [pytest.param(MethodSettings(name=name), id=name) for name in available(methods)]
 MODIFIED = [
     pytest.param(MethodSettings(name="er", modifiers=[name]), id=f"er+{name}")

@@ -72,6 +72,7 @@ def scraped(learner: Learner, folder: Path, site_accept: str) -> Counter[str]:
         return Counter(name for name, _ in site.samples(site_accept))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accept", ["", OPENMETRICS], ids=["text", "openmetrics"])
 def test_series_are_bounded(many: Learner, tmp_path: Path, accept: str) -> None:
     found = scraped(many, tmp_path, accept)
