@@ -69,7 +69,8 @@ def lived(broker: Broker, tmp_path: Path) -> Iterator[Prometheus]:
     with Prometheus(tmp_path / "prometheus", [target], RULES) as prometheus:
         with place.run(*flags, log="first.log") as first:
             sent(place, 0, THREE_CLASSES)
-            seen(prometheus, first, "streamlearn_known_classes == 3")
+            # For longer than the interval of the mark "New class", which compares with its beginning.
+            seen(prometheus, first, "streamlearn_known_classes offset 3s == 3")
             sent(place, THREE_CLASSES, ALL_CLASSES)
             seen(prometheus, first, "streamlearn_known_classes == 5")
             seen(prometheus, first, f"streamlearn_checkpointed_offset == {ALL_CLASSES + 2}")

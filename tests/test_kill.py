@@ -24,7 +24,7 @@ from streamlearn.method import available
 def proven(plan: Plan, folder: Path) -> None:
     outcome = attempt(plan, folder, say=False)
     assert outcome.passed, table(outcome)
-    assert len(outcome.kills) == plan.kills
+    assert len(outcome.kills) >= plan.kills
     if plan.kills >= FEWEST_TO_COVER:
         assert any(life.in_write for life in outcome.kills), table(outcome)
         assert any(not life.during for life in outcome.kills), table(outcome)

@@ -100,13 +100,14 @@ def _fire(campaign: Campaign, outcome: Outcome, say: bool) -> None:
     acts_left, tries = plan.kills + len(others), 0
     spaces = plan.kills / (len(others) + 1)
     whens = [spaces * (i + 1) for i in range(len(others))]
-    while len(outcome.kills) < plan.kills or others:
+    while outcome.lacks or others:
         campaign.share = max(LEAST_CHUNK, (plan.events - campaign.fed) // (acts_left + 2))
         killed = len(outcome.kills)
         if others and killed >= whens[-len(others)]:
             done = act(campaign, *others.pop(0))
         else:
-            aim = FIRST[killed] if killed < len(FIRST) else dice.choices([*AIMS], [*AIMS.values()])[0]
+            drawn = dice.choices([*AIMS], [*AIMS.values()])[0] if killed < plan.kills else outcome.lacks
+            aim = FIRST[killed] if killed < len(FIRST) else drawn
             if aim == "transaction" and not plan.exactly_once:
                 aim = "progress"
             done = act(campaign, "kill", aim)
@@ -117,8 +118,10 @@ def _fire(campaign: Campaign, outcome: Outcome, say: bool) -> None:
         _progress(say, outcome, campaign)
         if tries > MOST_TRIES * plan.kills:
             raise HarnessError(f"{tries} kills hit no work")
-        if campaign.fed == plan.events and acts_left:
-            raise HarnessError(f"all events were done {acts_left} acts before the end: give more --events")
+        if campaign.fed == plan.events:
+            if acts_left:
+                raise HarnessError(f"all events were done {acts_left} acts before the end: give more --events")
+            break
     campaign.feed(plan.events)
     campaign.until(
         lambda: (campaign.members or [campaign.start()]) and campaign.done(),

@@ -31,6 +31,8 @@ MOST_ENLARGED = 4
 
 FEWEST_TO_COVER = 10
 """Kills from which on both kinds of moments must have been hit; a few may all fall into one."""
+MOST_AGAIN = 3
+"""Times as many kills as were asked for, at most, until they have."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,22 @@ class Outcome:
     @property
     def kills(self) -> list[Life]:
         return [life for life in self.lives if life.counted]
+
+    @property
+    def lacks(self) -> str:
+        """What the next life is for; "" when there were kills enough, of both kinds of moments.
+
+        A write is over in milliseconds, so that whether a kill comes in time is chance; few kills go on
+        until one has, for as many again and again as were asked for. After that the check fails.
+        """
+        kills = self.kills
+        if len(kills) < self.plan.kills:
+            return "progress"
+        if not FEWEST_TO_COVER <= len(kills) < MOST_AGAIN * self.plan.kills:
+            return ""
+        if not any(life.in_write for life in kills):
+            return "write"
+        return "" if any(not life.during for life in kills) else "progress"
 
     def figures(self) -> dict[str, Any]:
         kills, stopped = self.kills, [life for life in self.lives if life.stopped]
@@ -149,9 +167,9 @@ def _tried(outcome: Outcome, work: Path, say: bool) -> bool:
     outcome.reference_seconds = whole.seconds
     outcome.events_per_second = outcome.events / max(working, 0.001)
     total, delay = reference.size(), working / (1.1 * plan.kills + 2)
-    while len(outcome.kills) < plan.kills:
+    while outcome.lacks:
         done = len(outcome.kills)
-        drawn = dice.choices([*AIMS], [*AIMS.values()])[0]
+        drawn = dice.choices([*AIMS], [*AIMS.values()])[0] if done < plan.kills else outcome.lacks
         aim = FIRST[len(outcome.lives)] if len(outcome.lives) < len(FIRST) else drawn
         reach = round(total * (done + dice.random()) / (1.1 * plan.kills + 2))
         life = live(killed, aim, reach, delay, dice)
