@@ -120,7 +120,7 @@ def _fire(campaign: Campaign, outcome: Outcome, say: bool) -> None:
             raise HarnessError(f"{tries} kills hit no work")
         if campaign.fed == plan.events:
             if acts_left:
-                raise HarnessError(f"all events were done {acts_left} acts before the end: give more --events")
+                raise HarnessError(f"all events were done {acts_left} acts too early: give more --events")
             break
     campaign.feed(plan.events)
     campaign.until(
