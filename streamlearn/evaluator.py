@@ -152,6 +152,19 @@ class Evaluator:
         self.serving.choose({name: hits[newest] for name, hits in right.items()}, self.held.y[newest])
         self.nearest = self.serving.nearest(NEAREST)
 
+    def asked_again(self, step: int, events: int) -> Continual:
+        """A copy of the continual evaluation that has been asked once more, now, whatever the budget says.
+
+        The state keeps no trace of it.
+        """
+        found = Continual(self.continual.windows)
+        found.load(self.continual.part())
+        if self.held.size and self.announced:
+            right = self.candidates(self.held.x)[self.serving.name] == self.held.y
+            fixed, rolling = self.held.accuracies(right)
+            found.record(step, events, fixed[: self.announced], rolling[: self.announced])
+        return found
+
     @property
     def figures(self) -> ContinualFigures:
         """As of the latest evaluation or new set."""

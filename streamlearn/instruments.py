@@ -39,6 +39,7 @@ class Instruments:
         self.stopwatch = Stopwatch()
         self.curve = Curve()
         self._with_curve = curve
+        self._drawn = 0
         self._latency = Histogram()
         self._label_delay, self._to_prediction = Histogram(DELAYS), Histogram(DELAYS)
         self._read_bytes = 0
@@ -75,8 +76,17 @@ class Instruments:
         self._latency.observe(seconds, records)
 
     def due(self) -> bool:
-        """Is it time for an observation?"""
+        """Is it time for an observation? A report shows every evaluation, and a short stream's whole way."""
+        if self._with_curve and (
+            self._evaluations != self._drawn or self.curve.wants(self._learner.counts.learned)
+        ):
+            return True
         return time.monotonic() >= self._due_at
+
+    @property
+    def _evaluations(self) -> int:
+        learner = self._learner
+        return learner.trainer.evaluator.continual.evaluations if learner.settled else 0
 
     def observe(self, topic: str, offsets: Mapping[int, int], epoch: int, paused: bool) -> None:
         """Let others see how it stands."""
@@ -102,6 +112,7 @@ class Instruments:
         )
         if self._with_curve:
             self.curve.add(self._vitals.observation)
+            self._drawn = self._evaluations
         wanted = (time.thread_time() - begun) / MOST_SHARE
         self._due_at = time.monotonic() + min(max(EVERY_SECONDS, wanted), RARELY_SECONDS)
 

@@ -31,6 +31,8 @@ NEAREST = 10
 
 MOST_POINTS = 2000
 """Of a curve; when there are more, every second one goes."""
+FEW_EVENTS = 100
+"""Between two points of a curve of a quick learner."""
 
 
 class Curve:
@@ -40,18 +42,31 @@ class Curve:
         self.rows: list[dict[str, Any]] = []
         self._stride = 1
 
+    def wants(self, learned: int) -> bool:
+        """Whether so many events are worth a point, however quickly they were learned."""
+        return learned >= (self.rows[-1]["events"] if self.rows else 0) + max(FEW_EVENTS, self._stride)
+
     def add(self, seen: Observation) -> None:
         """Add a point, if enough was learned since the last one."""
         if self.rows and seen.learned - self.rows[-1]["events"] < self._stride:
             return
-        kinds = {f"prequential_{kind}": f.accuracy for kind, f in seen.prequential.items()}
-        row: dict[str, Any] = {"events": seen.learned, "classes": seen.known_classes, **kinds}
-        if seen.continual is not None and seen.continual.evaluations:
-            row |= curve_figures(seen.continual) | {"sets": set_figures(seen.continual)}
-        self.rows.append(row)
+        self.rows.append(_row(seen, seen.continual))
         if len(self.rows) > MOST_POINTS:
             self.rows = self.rows[::2]
             self._stride *= 2
+
+    def ended(self, seen: Observation, asked: Continual) -> list[dict[str, Any]]:
+        """The rows, up to the end as `seen`, where continual evaluation found what `asked` says."""
+        before = [row for row in self.rows if row["events"] < seen.learned]
+        return [*before, _row(seen, asked.figures())]
+
+
+def _row(seen: Observation, known: ContinualFigures | None) -> dict[str, Any]:
+    kinds = {f"prequential_{kind}": f.accuracy for kind, f in seen.prequential.items()}
+    row: dict[str, Any] = {"events": seen.learned, "classes": seen.known_classes, **kinds}
+    if known is not None and known.evaluations:
+        row |= curve_figures(known) | {"sets": set_figures(known)}
+    return row
 
 
 def versions() -> dict[str, str]:
@@ -86,21 +101,31 @@ def figures(observation: Observation) -> dict[str, Any]:
     }
 
 
-def knowledge(learner: OnlineLearner, continual: Continual | None = None) -> dict[str, Any]:
-    """What a learner still knows of everything: continual evaluation, prototypes, what answers.
+def last_word(learner: OnlineLearner) -> Continual | None:
+    """What continual evaluation finds at the end, on the learner's held-out examples; None before the first.
 
-    `continual`: made with examples of one's own; the learner's own otherwise, with the standard error, at
-    most, of its average accuracy.
+    The last evaluation within the budget may lie far back, of a short stream right behind the newest class,
+    where everything looks forgotten.
     """
+    if not learner.settled:
+        return None
+    return learner.trainer.evaluator.asked_again(learner.counts.steps, learner.counts.learned)
+
+
+def own_error(learner: OnlineLearner) -> dict[str, Any]:
+    """The standard error, at most, of the average accuracy on the learner's held-out examples."""
+    if not learner.settled:
+        return {}
+    errors = [error for error in learner.trainer.evaluator.errors if error is not None]
+    return {"standard_error": math.hypot(*errors) / len(errors) if errors else None}
+
+
+def knowledge(learner: OnlineLearner, continual: Continual | None) -> dict[str, Any]:
+    """What a learner still knows of everything: continual evaluation, prototypes, what answers."""
     if not learner.settled:
         return {}
     found: dict[str, Any] = {"serving": learner.serving.name}
-    if continual is None:
-        evaluator = learner.trainer.evaluator
-        continual = evaluator.continual
-        errors = [error for error in evaluator.errors if error is not None]
-        found["standard_error"] = math.hypot(*errors) / len(errors) if errors else None
-    if continual.evaluations:
+    if continual is not None and continual.evaluations:
         found["continual"] = continual_figures(continual)
     with torch.inference_mode():
         prototypes = learner.serving.prototypes()[:MOST_PROTOTYPES]

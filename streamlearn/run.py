@@ -28,7 +28,7 @@ from streamlearn.flags import load_settings
 from streamlearn.logs import about, setup, sweep
 from streamlearn.nets import NetError
 from streamlearn.observe import Vitals
-from streamlearn.report import figures, knowledge, write_report
+from streamlearn.report import figures, knowledge, last_word, own_error, write_report
 from streamlearn.settings import (
     Settings,
     SettingsError,
@@ -183,8 +183,12 @@ def _run(settings: Settings) -> int:
     if status == 0 and STOP.asked is None:
         _doubt(settings, worker)
     if settings.report is not None:
-        found = figures(vitals.observation) | knowledge(worker.learner)
-        write_report(settings, {settings.method.name: found}, worker.instruments.curve.rows)
+        learner, seen, asked = worker.learner, vitals.observation, last_word(worker.learner)
+        found = figures(seen) | own_error(learner) | knowledge(learner, asked)
+        curve = worker.instruments.curve
+        write_report(
+            settings, {settings.method.name: found}, curve.rows if asked is None else curve.ended(seen, asked)
+        )
     return status
 
 

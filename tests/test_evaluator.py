@@ -74,6 +74,22 @@ def test_every_new_class_is_a_shift_with_an_evaluation_before_and_after() -> Non
     assert 0 < figures.evaluations <= 2 * len(shifts)
 
 
+def test_asked_again_it_says_how_it_is_now_and_keeps_no_trace() -> None:
+    poor, rich = learner(images_per_image_learned=1e-6), learner(interval=1, images_per_image_learned=1000)
+    for one in (poor, rich):
+        one.learn(labeled(300))
+    before = bits(poor.snapshot(full=True))
+    evaluator = poor.trainer.evaluator
+    asked = evaluator.asked_again(poor.counts.steps, poor.counts.learned)
+    right = evaluator.candidates(evaluator.held.x)[poor.serving.name] == evaluator.held.y
+    known = evaluator.held.accuracies(right)[0].tolist()
+    assert [one.fixed for one in asked.figures().sets] == known
+    assert asked.evaluations == evaluator.continual.evaluations + 1
+    assert bits(poor.snapshot(full=True)) == before
+    again = rich.trainer.evaluator.asked_again(rich.counts.steps, rich.counts.learned).figures()
+    assert again.sets == rich.trainer.evaluator.figures.sets, "it was asked just before"
+
+
 def test_the_figures_are_those_of_the_predictor_that_serves() -> None:
     settings = learner(interval=1, images_per_image_learned=1000).settings
     one = OnlineLearner(settings.model_copy(update={"serving": ServingSettings(predictor=MEANS)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gc
 import gzip
 import json
@@ -284,6 +285,23 @@ def test_the_report(tmp_path: Path) -> None:
     assert count_lines(tmp_path / "report/curves.csv") > 1
     text = (tmp_path / "report/report.html").read_text("utf-8")
     assert "each before it was learned." in text and "Nothing was held out" in text
+
+
+def test_the_report_is_of_the_end(tmp_path: Path) -> None:
+    """The budget pays for no evaluation but those of new classes, when everything looks forgotten."""
+    events = vectors(900, unlabeled=0.0)
+    write_events(tmp_path / "events.jsonl", events)
+    poor = ["--evaluation.held_out", "0.2", "--evaluation.images_per_image_learned", "1e-6"]
+    assert again(tmp_path, *poor, "--report", str(tmp_path / "report")) == 0
+    (learner,) = json.loads((tmp_path / "report/summary.json").read_bytes())["learners"].values()
+    known = learner["continual"]["average_accuracy"]
+    assert known > learner["prequential"]["window"]["accuracy"] - 0.15
+    assert len(learner["continual"]["shifts"]) > 1
+    with open(tmp_path / "report/curves.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert int(rows[-1]["events"]) == learner["events_learned"] > int(rows[-2]["events"])
+    assert float(rows[-1]["average_accuracy"]) == known
+    assert all(rows[-1][f"accuracy_{label}"] for label in {event.y for event in events})
 
 
 def test_the_report_of_what_was_held_out(tmp_path: Path) -> None:
