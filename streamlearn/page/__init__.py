@@ -23,6 +23,11 @@ from streamlearn.page.sections import (
     settings_section,
 )
 
+STAYS = (
+    " Asked on events held out of the stream, as often as the budget allows: in between, a line stays "
+    "where it was."
+)
+
 
 def page(summary: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str:
     """The page as HTML.
@@ -35,7 +40,8 @@ def page(summary: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str
     parts = [
         curve_section(
             facts, book, "seen", "Accuracy over everything seen so far",
-            "Test examples of all classes seen up to that moment. A thin line: new classes arrive.",
+            "Test examples of all classes seen up to that moment. A dotted line: new classes arrive."
+            + (STAYS if held_out(facts) else ""),
             ("accuracy_seen_classes", "average_accuracy"),
         ),
         curve_section(
@@ -62,6 +68,11 @@ def page(summary: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str
         *parts,
     )
     return document(title, main, book)
+
+
+def held_out(facts: Facts) -> bool:
+    """Whether the figures are of events that the learners themselves held out, and not of a test set."""
+    return any(each.continual and not each.figures.get("test_examples") for each in facts.learners)
 
 
 def lead(facts: Facts) -> str:

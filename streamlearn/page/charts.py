@@ -67,7 +67,7 @@ def legend(names: Iterable[tuple[str, int, str]]) -> Html:
 
 
 def line_chart(book: Book, key: str, label: str, lines: Sequence[Line], end: float, marks: Arrivals) -> Html:
-    """Accuracies (0..1) over events (0..end), with a thin line where new classes came."""
+    """Accuracies (0..1) over events (0..end), with a dotted line where new classes came."""
     end = end or 1.0
     drawn = [
         tag("path", d=path(line.values, end), class_=f"line c{line.colour}", fill="none") for line in lines

@@ -257,7 +257,7 @@ def prototypes_section(facts: Facts, book: Book) -> Html | None:
         "Which classes look alike",
         "Cosine similarity of the classes' prototypes, with which the learner tells them apart. The stronger "
         "the colour, the easier the two are to confuse.",
-        colour_scale("0: unlike", f"{top:.1f}: alike", "cosines"),
+        colour_scale("≤ 0: unlike", f"{top:.1f}: most alike", "cosines"),
         tag("div", *shown, class_="side-by-side"),
     )
 
@@ -341,7 +341,7 @@ def final_figures(learners: Sequence[LearnerFacts]) -> list[tuple[str, str, list
         ("accuracy", "over all classes", [percent(learner.accuracy) for learner in learners]),
         ("worst case", "mean of every set's lowest accuracy since a newer one came (WC-ACC)",
          [percent(learner.worst_case) for learner in learners]),
-        ("forgetting", "mean fall from each set's highest accuracy, points",
+        ("forgetting", "mean fall from each set's highest accuracy before, points; below 0 it rose",
          [points(learner.forgetting) for learner in learners]),
         ("lowest of the past", "mean of past sets' lowest accuracies (min-ACC)",
          [percent(v) for v in each("continual", "min_accuracy")]),
@@ -350,7 +350,7 @@ def final_figures(learners: Sequence[LearnerFacts]) -> list[tuple[str, str, list
            [points(v) for v in each("continual", "windowed_forgetting", w)]) for w in windows),
         *((f"windowed plasticity {w}", f"largest rise within {w} evaluations, points",
            [points(v) for v in each("continual", "windowed_plasticity", w)]) for w in windows),
-        ("online accuracy", "each event predicted before it was learned",
+        ("online accuracy", "each event predicted before it was learned, all of the stream",
          [percent(prequential(learner)) for learner in learners]),
         ("events learned", "", [count(v) for v in each("figures", "events_learned")]),
         ("classes", "", [count(v) for v in each("figures", "known_classes")]),
