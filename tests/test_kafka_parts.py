@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from connectors.kafka.marker import Marker, Marking
 from connectors.kafka.messages import Message
 from connectors.kafka.pace import Pace, Times
 from connectors.kafka.publish import publish
+from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import METADATA, Progress, packed, unpacked
 from streamlearn.events import Unreachable, UsageError
 
@@ -187,3 +190,35 @@ def test_what_does_not_fit_is_said() -> None:
     assert "one partition" in said("commands", topic(2), events).problems[0]
     assert "min.insync.replicas is 2" in said("events", topic(1, 1, min_insync_replicas=2)).problems[0]
     assert not said("answers", topic(1), events).problems
+
+
+# ---- the source's figures
+
+
+@pytest.mark.parametrize(
+    ("looked_up", "read", "applied", "drained", "end", "lag"),
+    [
+        (242, 249, 249, True, 249, 0),  # looked up before the newest came
+        (242, 249, 245, True, 249, 4),  # read, and not applied yet
+        (260, 249, 245, False, 260, 15),
+        (250, 249, 249, True, 250, 0),  # the mark of a transaction is no record
+    ],
+)
+def test_the_end_is_never_below_what_was_read(
+    looked_up: int, read: int, applied: int, drained: bool, end: int, lag: int
+) -> None:
+    place = ("t", 0)
+    watch = SimpleNamespace(
+        ends={place: looked_up, ("commands", 0): 9},
+        drained={place: NOW} if drained else {},
+        answered_at=NOW,
+        behind=lambda reads: False,
+    )
+    box = SimpleNamespace(depth=0)
+    plane = SimpleNamespace(
+        watch=watch, next={place: read}, inbox=box, outbox=box, counts={}, held=lambda: True
+    )
+    source: Any = SimpleNamespace(topic="t", _link=SimpleNamespace(plane=plane))
+    traffic = KafkaSource.traffic(source, {0: applied})
+    assert traffic is not None
+    assert (traffic.ends, traffic.lag) == ({0: end}, {0: lag})

@@ -349,7 +349,12 @@ class KafkaSource:
         if plane is None or not plane.next:
             return None
         drained, reads = plane.watch.drained, dict(plane.next)
-        ends = {p: end for (topic, p), end in plane.watch.ends.items() if topic == self.topic}
+        # Looked up now and then: what has been read since is below the end, too.
+        ends = {
+            partition: max(end, reads.get((topic, partition), 0))
+            for (topic, partition), end in plane.watch.ends.items()
+            if topic == self.topic
+        }
         lag = {}
         for partition, end in ends.items():
             at, place = offsets.get(partition, 0), (self.topic, partition)
