@@ -118,6 +118,10 @@ def test_every_panel_shows_something_and_every_rule_is_well(lived: Prometheus) -
     # It was killed and came back, and that is told by the panel that is there for it.
     (starts,) = [panel for panel in all_panels() if panel.title == "Starts in the last hour"]
     assert [each.value for each in lived.query(chosen(starts.queries[0].expr))] == [1]
+
+    # All is in a checkpoint, and nothing comes: however long ago that was, nothing is at risk.
+    (since,) = [panel for panel in all_panels() if panel.title == "Since the last checkpoint"]
+    assert [each.value for each in lived.query(chosen(since.queries[0].expr))] == [0]
     rules_are_well(lived)
 
 

@@ -24,10 +24,12 @@ RECORDS, PER_SECOND, SECONDS, BYTES = "none", "cps", "s", "bytes"
 
 LAG = 'sum(streamlearn_consumer_lag_events{job="$job"})'
 LEARNED = rate("events_total", labels=',outcome="learned"')
-SINCE_CHECKPOINT = (
-    'max(time() - streamlearn_last_checkpoint_timestamp_seconds{job="$job"}'
-    ' and on (instance) streamlearn_role{job="$job",role="learner"} == 1)'
+KEPT_AT = (
+    'streamlearn_last_checkpoint_timestamp_seconds{job="$job"}'
+    ' and on (instance) streamlearn_role{job="$job",role="learner"} == 1'
 )
+UNKEPT = 'streamlearn_next_offset{job="$job"} > streamlearn_checkpointed_offset{job="$job"}'
+SINCE_CHECKPOINT = f"max(time() - {KEPT_AT} and on (instance) ({UNKEPT})) or 0 * max({KEPT_AT})"
 
 GLANCE = Row(
     "At a glance",
@@ -72,7 +74,7 @@ GLANCE = Row(
         Panel(
             "Since the last checkpoint",
             "What has been learned since would be read and learned again after a crash. Due every 10 s "
-            "unless set; grows while nothing new comes. Red from 15 minutes on (StreamlearnCheckpointOld).",
+            "unless set; 0 while nothing is to be kept. Red from 15 minutes on (StreamlearnCheckpointOld).",
             SECONDS,
             (Query(SINCE_CHECKPOINT, "age"),),
             Kind.NUMBER,
