@@ -1,4 +1,4 @@
-"""The HTTP port: /metrics for Prometheus, /healthz and /readyz for supervisors, /status for people.
+"""The HTTP port: /metrics for Prometheus, /healthz and /readyz for supervisors, / and /status for people.
 
 It answers from threads of its own, so that a worker that hangs is seen. Every answer takes
 `vitals.look()` once and is made of that one moment.
@@ -24,16 +24,29 @@ from streamlearn import __version__
 from streamlearn.exposition import WorkerCollector, status
 from streamlearn.families import printable
 from streamlearn.observe import Vitals
+from streamlearn.page.front import front
 
 log = logging.getLogger(__name__)
 
 PATHS = {
+    "/": "what a person wants to know first, as a page for browsers",
     "/metrics": "figures for Prometheus, in its text format or as OpenMetrics",
     "/healthz": "200 while the worker does its work, else 503 and what is wrong",
     "/readyz": "200 while the state is loaded and the source read (or standing by), else 503 and why not",
-    "/status": "the same figures as JSON",
+    "/status": "all figures as JSON",
 }
 TEXT = "text/plain; charset=utf-8"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""Nothing is fetched for the page and nothing in it may run, whatever a label says."""
+ICON = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
+    b'<circle cx="8" cy="8" r="7" fill="#0067a8"/></svg>'
+)
+"""Browsers ask for one and complain without."""
+WAYS = "there is\n" + "\n".join(f"{path:8} {text}" for path, text in PATHS.items())
 IDLE_SECONDS = 75.0
 """A connection without a request for so long is closed; longer than the usual scrape intervals."""
 
@@ -60,6 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # nobody reads that body: what follows it would not be a request
         path = self.path.partition("?")[0].partition("#")[0].rstrip("/")
         answers = {
+            "": self._front,
+            "/favicon.ico": lambda: self._send(200, "image/svg+xml", ICON),
             "/metrics": self._metrics,
             "/healthz": self._healthz,
             "/readyz": self._readyz,
@@ -67,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
         answer = answers.get(path)
         if answer is None:
-            self._text(404, "not found; there is\n" + "\n".join(f"{p}  {text}" for p, text in PATHS.items()))
+            self._text(404, f"not found; {WAYS}")
             return
         try:
             answer()
@@ -99,6 +114,14 @@ class _Handler(BaseHTTPRequestHandler):
             more["Content-Encoding"] = "gzip"
         self._send(200, kind, body, more)
 
+    def _front(self) -> None:
+        if "text/html" not in ", ".join(self.headers.get_all("Accept") or ()):
+            self._text(200, WAYS, {"Vary": "Accept"})
+            return
+        body = front(status(self.vitals), PATHS).encode()
+        headers = {"Vary": "Accept", "Content-Security-Policy": POLICY}
+        self._send(200, "text/html; charset=utf-8", body, headers)
+
     def _healthz(self) -> None:
         sickness = self.vitals.sickness()
         self._text(200 if sickness is None else 503, sickness or "ok")
@@ -117,7 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, code: int, kind: str, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(code)
-        for name, value in {"Content-Type": kind, "Cache-Control": "no-store", **(headers or {})}.items():
+        own = {"Content-Type": kind, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        for name, value in {**own, **(headers or {})}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         if self.close_connection:

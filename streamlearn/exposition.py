@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
@@ -227,10 +229,12 @@ def status(vitals: Vitals) -> dict[str, Any]:
     problem = vitals.output_problem
     return {
         "ready": unready is None,
+        "unready": None if unready is None else printable(unready),
         "healthy": sickness is None,
         "sickness": None if sickness is None else printable(sickness),
         "output_problem": None if problem is None else printable(problem),
         "version": __version__,
+        "time": utc(time.time()),
         "role": vitals.role,
         "paused": seen.paused,
         "epoch": seen.epoch,
@@ -264,6 +268,7 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "last_checkpoint": {
             "id": checkpoint.last_id or None,
             "timestamp": checkpoint.last_timestamp,
+            "time": None if checkpoint.last_timestamp is None else utc(checkpoint.last_timestamp),
             "bytes": checkpoint.bytes,
             "written": checkpoint.written,
             "failures": checkpoint.failures,
@@ -287,6 +292,11 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "event_to_prediction_seconds": _mean(seen.to_prediction),
         "label_delay_seconds": _mean(seen.label_delay),
     }
+
+
+def utc(seconds: float) -> str:
+    """Seconds since 1970 as a person reads them."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _traffic(seen: Observation) -> dict[str, Any]:

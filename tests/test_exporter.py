@@ -136,11 +136,23 @@ def test_a_dead_worker_is_seen(site: Site) -> None:
     assert site.ask("/healthz")[::2] == (503, b"the worker ended: \\udc80 broke\n")
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/metricsx", "//metrics/.."])
+@pytest.mark.parametrize("path", ["/nothing", "/metricsx", "//metrics/..", "/favicon.png"])
 def test_elsewhere_is_nothing_but_the_way(site: Site, path: str) -> None:
     answer = site.ask(path)
     assert answer.status == 404
     assert all(known in answer.text for known in ("/metrics", "/healthz", "/readyz", "/status"))
+
+
+def test_the_root_is_a_page_for_browsers_and_the_way_for_others(site: Site) -> None:
+    page = site.ask("/", Accept="text/html,application/xhtml+xml,*/*;q=0.8")
+    assert (page.status, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert page.text.startswith("<!doctype html>")
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    plain = site.ask("/", Accept="*/*")
+    assert (plain.status, plain.headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+    assert plain.text.startswith("there is\n") and "/status" in plain.text
+    assert page.headers["Vary"] == plain.headers["Vary"] == "Accept"
+    assert site.ask("/favicon.ico").headers["Content-Type"] == "image/svg+xml"
 
 
 def test_a_query_and_a_slash_do_no_harm(site: Site) -> None:
@@ -148,7 +160,7 @@ def test_a_query_and_a_slash_do_no_harm(site: Site) -> None:
     assert site.ask("/healthz/").status == 200
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/status", "/healthz", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/status", "/healthz", "/nothing"])
 def test_head_is_get_without_the_body(site: Site, path: str) -> None:
     head = site.ask(path, "HEAD")
     assert head.body == b""

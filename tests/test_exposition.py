@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -106,8 +108,10 @@ def test_status_says_it_all(site: Site) -> None:
     assert "NaN" not in answer.text
     status = json.loads(answer.body)
     assert status.pop("version")
+    assert abs(datetime.fromisoformat(status.pop("time")).timestamp() - time.time()) < 60
     assert status == {
         "ready": True,
+        "unready": None,
         "healthy": True,
         "sickness": None,
         "output_problem": "disk full",
@@ -156,6 +160,7 @@ def test_status_says_it_all(site: Site) -> None:
         "last_checkpoint": {
             "id": "c-9",
             "timestamp": 1795240800.5,
+            "time": "2026-11-21T06:00:00Z",
             "bytes": 4096,
             "written": 9,
             "failures": 1,

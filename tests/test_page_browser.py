@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser
 
 from streamlearn.page import page as report_page
+from tests.browser import Visit, chromium
 from tests.page_samples import sample
 
 pytestmark = pytest.mark.slow
 
-NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
 NASTY = [
     "</script><img src=x onerror=alert(1)>",
     "قط صغير",
@@ -28,17 +26,8 @@ SIZES = [(1280, 800), (360, 640), (320, 568)]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = os.environ.get("STREAMLEARN_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.fail(
-            "no Chromium or Chrome: `apt-get install chromium` (ops/test does it where it may), or say "
-            "where one is by STREAMLEARN_CHROMIUM"
-        )
-    with sync_playwright() as playwright:
-        # The page is our own; the sandbox wants rights that a container has not.
-        browser = playwright.chromium.launch(executable_path=path, chromium_sandbox=False)
-        yield browser
-        browser.close()
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -55,35 +44,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / f"{name}.html" for name in texts}
 
 
-class Visit:
-    """A page that was opened, and everything that it complained about or asked for."""
-
-    def __init__(
-        self, browser: Browser, file: Path, width: int, height: int, dark: bool, touch: bool = False
-    ):
-        context = browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if dark else "light",
-            has_touch=touch,
-        )
-        self.page: Page = context.new_page()
-        self.faults: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.faults.append(message.text))
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.faults.append(f"dialog: {dialog.message}"))
-        self.page.on("request", self._asked)
-        self.page.goto(file.as_uri())
-
-    def _asked(self, request: Request) -> None:
-        self.requests.append(request.url)
-
-    def done(self) -> None:
-        assert self.faults == []
-        assert [url for url in self.requests if not url.startswith("data:")] == [self.page.url]
-        self.page.context.close()
-
-
 @pytest.mark.parametrize("name", ["usual", "nasty", "empty"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -91,7 +51,7 @@ def test_it_fits(
     browser: Browser, files: dict[str, Path], size: tuple[int, int], dark: bool, name: str
 ) -> None:
     width, height = size
-    visit = Visit(browser, files[name], width, height, dark)
+    visit = Visit(browser, files[name].as_uri(), width, height, dark)
     page = visit.page
     assert page.evaluate("document.documentElement.scrollWidth") == width, "it scrolls to the side"
     for details in page.locator("summary").all():
@@ -113,7 +73,7 @@ def test_it_fits(
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_text_has_contrast(browser: Browser, files: dict[str, Path], dark: bool) -> None:
     """WCAG's 4.5 to 1 for text, 3 to 1 for lines and bars, against the paper."""
-    visit = Visit(browser, files["usual"], 1280, 800, dark)
+    visit = Visit(browser, files["usual"].as_uri(), 1280, 800, dark)
     colours = visit.page.evaluate(
         """() => {
           const style = getComputedStyle(document.documentElement);
@@ -140,7 +100,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_the_mouse_reads_values(browser: Browser, files: dict[str, Path]) -> None:
-    visit = Visit(browser, files["usual"], 1280, 800, dark=False)
+    visit = Visit(browser, files["usual"].as_uri(), 1280, 800, dark=False)
     page = visit.page
     summary, rows = sample()
     area = page.locator("[data-chart=seen]")
@@ -170,7 +130,7 @@ def test_the_mouse_reads_values(browser: Browser, files: dict[str, Path]) -> Non
 
 @pytest.mark.parametrize("width", [1280, 320])
 def test_keys_read_values(browser: Browser, files: dict[str, Path], width: int) -> None:
-    visit = Visit(browser, files["usual"], width, 800, dark=True)
+    visit = Visit(browser, files["usual"].as_uri(), width, 800, dark=True)
     page = visit.page
     keys = page.keyboard
     keys.press("Tab")
@@ -205,7 +165,7 @@ def test_keys_read_values(browser: Browser, files: dict[str, Path], width: int) 
 
 
 def test_a_finger_reads_values(browser: Browser, files: dict[str, Path]) -> None:
-    visit = Visit(browser, files["nasty"], 360, 640, dark=False, touch=True)
+    visit = Visit(browser, files["nasty"].as_uri(), 360, 640, dark=False, touch=True)
     page = visit.page
     area = page.locator("[data-chart=sets0]")
     area.scroll_into_view_if_needed()
@@ -217,7 +177,7 @@ def test_a_finger_reads_values(browser: Browser, files: dict[str, Path]) -> None
 
 
 def test_it_prints_and_needs_no_script(browser: Browser, files: dict[str, Path]) -> None:
-    visit = Visit(browser, files["usual"], 1280, 800, dark=True)
+    visit = Visit(browser, files["usual"].as_uri(), 1280, 800, dark=True)
     visit.page.emulate_media(media="print", color_scheme="dark")
     assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert visit.page.pdf()[:5] == b"%PDF-"
