@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from streamlearn.rows import Rows
+from streamlearn.tape import Explicit
+
+ALL = slice(None)
 
 MASKED = -1e9
 """In place of minus infinity, which makes NaN of a gradient where a whole row is masked."""
 
 
-def cross_entropy(logits: Tensor, rows: Rows, start: int = 0) -> Tensor:
+def competition(logits: Tensor, rows: Rows, of: slice = ALL, offset: Tensor | None = None) -> Explicit:
+    """Mean over the rows i in `of` of  log sum_c exp(s_ic + o_c) - sum_c t_ic s_ic.
+
+    s: logits [rows, classes]; o: `offset` [classes], 0 without one; t_i is 1 at the row's class, and at both
+    classes of a mixed row by their shares. The gradient by s_ic is (softmax_c(s_i + o) - t_ic) / rows.
+    """
+    with torch.no_grad():
+        scores, y = (logits, rows.y) if of == ALL else (logits[of], rows.y[of])
+        n, y = len(y), y[:, None]
+        log_p = torch.log_softmax(scores if offset is None else scores + offset, dim=1)
+        # log sum_c exp(s_c + o_c) - s_y = o_y - log p_y
+        terms = log_p if offset is None else log_p - offset
+        if rows.share is None or rows.other is None:
+            value = terms.gather(1, y).sum() / -n
+            gradient = log_p.exp_().div_(n)
+            gradient.scatter_add_(1, y, torch.full_like(y, -1 / n, dtype=gradient.dtype))
+        else:
+            share, other = rows.share[of, None].to(logits.dtype), rows.other[of, None]
+            value = (share * terms.gather(1, y) + (1 - share) * terms.gather(1, other)).sum() / -n
+            gradient = log_p.exp_().div_(n)
+            gradient.scatter_add_(1, y, share / -n).scatter_add_(1, other, (share - 1) / n)
+        return Explicit(value, logits, gradient, of.start or 0)
+
+
+def cross_entropy(logits: Tensor, rows: Rows, start: int = 0) -> Explicit:
     """Mean cross-entropy over the rows from `start` on; a mixed row counts for both classes, by shares."""
-    logits, y = logits[start:], rows.y[start:]
-    if rows.share is None or rows.other is None:
-        return functional.cross_entropy(logits, y)
-    first = functional.cross_entropy(logits, y, reduction="none")
-    second = functional.cross_entropy(logits, rows.other[start:], reduction="none")
-    share = rows.share[start:]
-    return (share * first + (1 - share) * second).mean()
+    return competition(logits, rows, slice(start, None) if start else ALL)
 
 
 def class_rows(rows: Rows, classes: int) -> Tensor:
@@ -32,7 +52,7 @@ def class_rows(rows: Rows, classes: int) -> Tensor:
     return counts.index_add_(0, rows.other, 1 - rows.share)
 
 
-def proxy_contrastive(logits: Tensor, rows: Rows, absent: float = 0.0) -> Tensor:
+def proxy_contrastive(logits: Tensor, rows: Rows, absent: float = 0.0) -> Explicit:
     """Proxy-based contrastive loss (Lin et al., PCR, CVPR 2023, equation 7), mean over rows.
 
     With n_c rows of class c in the step:  L_i = log sum_{c: n_c > 0} n_c exp(s_ic) - s_{i, y_i}.
@@ -40,12 +60,9 @@ def proxy_contrastive(logits: Tensor, rows: Rows, absent: float = 0.0) -> Tensor
     A known class without a row in the step takes part as though it had `absent` rows.
     """
     counts = class_rows(rows, logits.shape[1])
-    weights = counts if not absent else torch.where(counts == 0, absent, counts)
-    adjusted = (logits + weights.clamp_min(1e-6).log()).masked_fill(weights == 0, MASKED)
-    right = logits.gather(1, rows.y[:, None])[:, 0]
-    if rows.share is not None and rows.other is not None:
-        right = rows.share * right + (1 - rows.share) * logits.gather(1, rows.other[:, None])[:, 0]
-    return (torch.logsumexp(adjusted, dim=1) - right).mean()
+    if absent:
+        counts[counts == 0] = absent
+    return competition(logits, rows, offset=counts.clamp_min(1e-6).log_().masked_fill_(counts == 0, MASKED))
 
 
 def log_shares(similarity: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import ValidationError
-from torch import Tensor
 
 from streamlearn import methods, modifiers
 from streamlearn.buffers import Memory
@@ -24,9 +23,10 @@ from streamlearn.events import Array
 from streamlearn.model import Model
 from streamlearn.rows import Draw, Rows
 from streamlearn.state import Part
+from streamlearn.tape import Loss
 from streamlearn.views import STANDARD
 
-Losses = dict[str, Tensor]
+Losses = dict[str, Loss]
 """Parts of the loss by name; their sum is minimised."""
 
 
@@ -76,7 +76,7 @@ class Method:
         return Draw(memory.draw(count, rng))
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        """The parts of the loss over `rows`, each a scalar with a graph."""
+        """The parts of the loss over `rows`, scalars that know their gradient or have a graph."""
         raise NotImplementedError
 
     def after_step(self, model: Model, rows: Rows) -> None:

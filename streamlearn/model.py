@@ -7,7 +7,7 @@ operation each, whatever the net.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional
 from streamlearn.config import ModelSettings
 from streamlearn.nets import MLP, SmallConv, make_encoder
 from streamlearn.state import Part, copy, fill
+from streamlearn.tape import Loss, Tape, backward
 
 FIRST_CAPACITY = 16
 """Rows that the head's storage has at first; it doubles whenever it is full."""
@@ -62,6 +63,8 @@ class Model:
         self.encoder.eval()
         # Walking a net's modules twice a step costs as much as a small net's forward.
         self._has_modes = not isinstance(self.encoder, MLP | SmallConv)
+        self._learns = False
+        self._tape = Tape()
         self.linear = settings.head == "linear"
         self.classes = 0
         self.rows = torch.zeros(FIRST_CAPACITY, self.features + self.linear, device=device)
@@ -102,7 +105,21 @@ class Model:
 
     def encode(self, x: Tensor, encoder: nn.Module | None = None) -> Tensor:
         """Features [rows, d] of normalised inputs [rows, *shape], by another encoder of the kind if given."""
-        encoder = self.encoder if encoder is None else encoder
+        if encoder is None and self._learns and torch.is_grad_enabled():
+            return self._encode_to_learn(x)
+        return self._encode(x, self.encoder if encoder is None else encoder)
+
+    def _encode_to_learn(self, x: Tensor) -> Tensor:
+        """The same, as a leaf of the tape."""
+        encoder = self.encoder
+        if isinstance(encoder, MLP) and self.settings.dtype == "float32":
+            with torch.no_grad():
+                h = encoder(x)
+            return self._tape.leaf(h, lambda gradient: encoder.backward(x, h, gradient))
+        features = self._encode(x, encoder)
+        return self._tape.leaf(features, features.backward)
+
+    def _encode(self, x: Tensor, encoder: nn.Module) -> Tensor:
         if self.settings.dtype == "bfloat16":
             with torch.autocast(self.device.type, torch.bfloat16):
                 h: Tensor = encoder(x)
@@ -112,10 +129,36 @@ class Model:
 
     def classify(self, h: Tensor, head: Tensor | None = None) -> Tensor:
         """Logits [rows, classes] of features [rows, d], by another head's rows if given."""
+        if head is None and self._tape.holds(h):
+            return self._classify_to_learn(h)
         head = self.head if head is None else head
         if self.linear:
             return functional.linear(h, head[:, : self.features], head[:, self.features])
         return unit(h) @ unit(head).T / self.settings.temperature
+
+    @torch.no_grad()
+    def _classify_to_learn(self, h: Tensor) -> Tensor:
+        """The same of a leaf of the tape, as a leaf of the tape."""
+        rows, rows_grad, d = self.head.detach(), self.rows_grad[: self.classes], self.features
+        if self.linear:
+            weight, bias = rows[:, :d], rows[:, d]
+
+            def linear(gradient: Tensor) -> Tensor:
+                rows_grad[:, :d].addmm_(gradient.T, h)
+                rows_grad[:, d].add_(gradient.sum(dim=0))
+                return gradient @ weight
+
+            return self._tape.leaf(torch.addmm(bias, h, weight.T), linear, h)
+        heat = 1 / self.settings.temperature
+        (u, length), (v, lengths) = _unit(h), _unit(rows)
+
+        def cosine(gradient: Tensor) -> Tensor:
+            # d unit(a) = (da - u (u . da)) / |a|
+            to_u, to_v = (gradient @ v).mul_(heat), (gradient.T @ u).mul_(heat)
+            rows_grad.add_(to_v.sub_(v * (v * to_v).sum(dim=1, keepdim=True)).div_(lengths))
+            return to_u.sub_(u * (u * to_u).sum(dim=1, keepdim=True)).div_(length)
+
+        return self._tape.leaf((u @ v.T).mul_(heat), cosine, h)
 
     def project(self, h: Tensor) -> Tensor:
         """Projections [rows, width], of length 1, of features [rows, d]."""
@@ -125,11 +168,12 @@ class Model:
     def __call__(self, x: Tensor) -> Tensor:
         return self.classify(self.encode(x))
 
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of `loss` into flat_grad and rows_grad, which hold nothing of the step before."""
+    def backward(self, losses: Iterable[Loss]) -> None:
+        """Gradients of the sum of `losses` into flat_grad and rows_grad, which hold nothing from before."""
         self.flat_grad.zero_()
         self.rows_grad[: self.classes].zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
+        backward(losses)
+        self._tape.backward()
 
     def buffers(self) -> dict[str, Tensor]:
         """Running statistics of normalisation layers, by name."""
@@ -155,7 +199,12 @@ class Model:
         self._lay_head()
 
     def train_mode(self, on: bool) -> None:
-        """Switch layers like batch norm to what they do in training, and back."""
+        """Begin a step, and end it: what is computed in between can be learned from by `backward`.
+
+        Layers like batch norm do what they do in training.
+        """
+        self._learns = on
+        self._tape.clear()
         if self._has_modes:
             self.encoder.train(on)
 
@@ -173,8 +222,13 @@ def lay(encoder: nn.Module, flat: Tensor, grad: Tensor | None = None) -> int:
 
 def unit(rows: Tensor) -> Tensor:
     """Rows [n, d] scaled to length 1; a zero row stays zero."""
-    length: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / length.clamp_min(SHORTEST)
+    return _unit(rows)[0]
+
+
+def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and the lengths [n, 1] that the rows were divided by."""
+    length: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(SHORTEST)
+    return rows / length, length
 
 
 def choose_device(name: str) -> torch.device:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
-from operator import add
 
 import numpy as np
 import torch
@@ -27,6 +25,7 @@ from streamlearn.rows import make_rows
 from streamlearn.schema import Schema
 from streamlearn.serving import Serving
 from streamlearn.state import Part, SegmentedPart, Snapshot
+from streamlearn.tape import value_of
 from streamlearn.views import Views
 
 Mark = Callable[[str], None]
@@ -162,10 +161,10 @@ class Trainer:
         mark("draw")
         model.train_mode(True)
         parts = method.loss(model, rows)
-        values = {name: float(part.detach()) for name, part in parts.items()}
+        values = {name: value_of(part) for name, part in parts.items()}
         finite = math.isfinite(sum(values.values()))
         if finite:
-            model.backward(reduce(add, parts.values()))
+            model.backward(parts.values())
             # A finite loss may have a gradient that is not; one sum meets every NaN and infinity.
             gradients = model.flat_grad.sum() + model.rows_grad[: model.classes].sum()
             finite = math.isfinite(float(gradients))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from streamlearn.buffers import Memory
 from streamlearn.modifiers.view_batch import Queue, ViewBatch, consistency
 from streamlearn.rows import Draw
+from streamlearn.tape import value_of
 from tests.steps import IMAGE, inputs, make, make_memory, make_model, rows_of
 from tests.streams import WHOLE_STREAMS
 
@@ -198,9 +199,9 @@ def test_its_term_is_the_divergence_between_the_memory_s_views(name: str) -> Non
     assert rows.memory_views == 3 and len(rows.y) == rows.stream + 9
     logits = rows.logits(model)[rows.stream :]
     log_p = torch.stack([torch.log_softmax(part, dim=1) for part in logits.chunk(3)])
-    expected = {key: float(loss.detach()) for key, loss in inner.loss(model, rows).items()}
+    expected = {key: value_of(loss) for key, loss in inner.loss(model, rows).items()}
     expected["consistency"] = 0.5 * float(consistency(log_p).detach())
-    found = {key: float(loss.detach()) for key, loss in method.loss(model, rows).items()}
+    found = {key: value_of(loss) for key, loss in method.loss(model, rows).items()}
     assert found == pytest.approx(expected, rel=1e-5)
     assert "consistency" not in view_batch(name, weight=0.0).loss(model, rows)
     rows = rows_of(method, [1, 3], make_memory([]))
@@ -248,6 +249,6 @@ def test_it_may_stand_before_or_after_a_teacher(name: str) -> None:
             rows = rows_of(method, [1, 3, 0, 2], memory, method.draw(memory, count, np.random.default_rng(2)))
             losses = method.loss(model, rows)
             method.after_step(model, rows)
-        found.append({key: float(loss.detach()) for key, loss in losses.items()})
+        found.append({key: value_of(loss) for key, loss in losses.items()})
     assert found[0] == pytest.approx(found[1])
     assert "teacher" in found[0] and ("consistency" in found[0]) == (name != "finetune")

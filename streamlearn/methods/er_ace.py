@@ -9,9 +9,8 @@ head is open and has no column for them.
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
 
-from streamlearn.losses import MASKED
+from streamlearn.losses import MASKED, competition, cross_entropy
 from streamlearn.method import Losses, Method
 from streamlearn.model import Model
 from streamlearn.rows import Rows
@@ -22,11 +21,10 @@ class AsymmetricReplay(Method):
     paper = "Caccia et al., New insights on reducing abrupt representation change, ICLR 2022"
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        logits = rows.logits(model)
-        stream, y = logits[: rows.stream], rows.y[: rows.stream]
-        present = torch.zeros(model.classes, dtype=torch.bool, device=logits.device)
-        present[y] = True
-        losses = {"stream": functional.cross_entropy(stream.masked_fill(~present, MASKED), y)}
+        logits, stream = rows.logits(model), slice(0, rows.stream)
+        absent = torch.full((model.classes,), MASKED, device=logits.device)
+        absent[rows.y[stream]] = 0
+        losses: Losses = {"stream": competition(logits, rows, stream, absent)}
         if len(rows.y) > rows.stream:
-            losses["memory"] = functional.cross_entropy(logits[rows.stream :], rows.y[rows.stream :])
+            losses["memory"] = cross_entropy(logits, rows, rows.stream)
         return losses

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from torch.nn import functional
 
 from streamlearn.buffers import Memory
+from streamlearn.losses import cross_entropy
 from streamlearn.method import Losses, Method
 from streamlearn.model import Model
 from streamlearn.rows import Draw, Rows
@@ -20,4 +20,4 @@ class Finetune(Method):
         return Draw(np.empty(0, dtype=np.int64))
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        return {"stream": functional.cross_entropy(rows.logits(model), rows.y)}
+        return {"stream": cross_entropy(rows.logits(model), rows)}
