@@ -257,7 +257,7 @@ def _learn(
 def learner_figures(learner: OnlineLearner) -> dict[str, Any]:
     """Counts, prequential figures, and the examples that the learner was allowed and took."""
     counts, memory, held = learner.counts, learner.memory, learner.trainer.evaluator.held
-    example = memory.x[0].numel() * memory.x.element_size() + memory.y.element_size()
+    example = memory.x[0].numel() * memory.x.element_size() + memory.labels.itemsize
     return {
         "prequential_accuracy": learner.prequential.figures("cumulative").accuracy,
         "prequential_window": learner.prequential.figures("window").accuracy,

@@ -22,7 +22,7 @@ SKIP = -1
 
 
 class Memory:
-    """At most `capacity` examples: x [capacity, *shape], y, key (hash of the id) and born (event number).
+    """At most `capacity` examples: x [capacity, *shape], labels, key (hash of the id), born (event number).
 
     size: examples held. seen: labeled events offered so far. Slots 0 … size - 1 are in use, those behind
     them are zero.
@@ -36,8 +36,7 @@ class Memory:
         self.horizon = max(settings.horizon, settings.capacity)
         self.device = device
         self.x = torch.zeros((self.capacity, *shape), dtype=dtype, device=device)
-        self.y = torch.zeros(self.capacity, dtype=torch.int64, device=device)
-        # The columns below are only ever read to choose slots: they stay with the host.
+        # The columns below are read to choose slots: they stay with the host.
         self.labels = np.zeros(self.capacity, dtype=np.int64)
         self.key = np.zeros(self.capacity, dtype=np.int64)
         self.born = np.zeros(self.capacity, dtype=np.int64)
@@ -54,22 +53,20 @@ class Memory:
             return np.empty(0, dtype=np.int64)
         return rng.choice(self.size, min(count, self.size), replace=False, shuffle=False)
 
-    def rows(self, slots: Array) -> tuple[Tensor, Tensor]:
-        """x [n, *shape] (raw) and y [n] at `slots`."""
-        index = torch.from_numpy(slots).to(self.device)
-        return self.x.index_select(0, index), self.y.index_select(0, index)
+    def rows(self, slots: Array) -> tuple[Tensor, Array]:
+        """x [n, *shape] (raw) and class numbers [n] at `slots`."""
+        return self.x.index_select(0, torch.from_numpy(slots).to(self.device)), self.labels[slots]
 
     def insert(self, x: Tensor, y: Array, key: Array, rng: np.random.Generator) -> None:
         """Offer a batch in order: raw x [n, *shape] on the device, class numbers y [n], keys [n]."""
         n = len(y)
-        born = np.arange(self.seen, self.seen + n)
         priority = rng.random(n)
         if self.policy == "balanced":
             slots = self._balanced_slots(y, priority)
         else:
             slots = self._reservoir_slots(n, priority)
-        self.seen += n
-        if int(slots.max()) == SKIP:
+        first, self.seen = self.seen, self.seen + n
+        if slots is None:
             return
         source = np.flatnonzero(slots != SKIP)
         target = slots[source]
@@ -82,9 +79,8 @@ class Memory:
         rows = torch.from_numpy(source).to(self.device)
         self.x.index_copy_(0, index, x.index_select(0, rows))
         self.labels[target] = y[source]
-        self.y.index_copy_(0, index, torch.from_numpy(y[source]).to(self.device))
         self.key[target] = key[source]
-        self.born[target] = born[source]
+        self.born[target] = first + source
         self.priority[target] = priority[source]
         self.size = max(self.size, int(target.max()) + 1)
         self.changed[target // self.segment_rows] = True
@@ -108,16 +104,17 @@ class Memory:
             column[holes] = column[last]
             column[left:size] = 0
         to, of = (torch.from_numpy(slots).to(self.device) for slots in (holes, last))
-        for tensor in (self.x, self.y):
-            tensor.index_copy_(0, to, tensor.index_select(0, of))
-            tensor[left:size] = 0
+        self.x.index_copy_(0, to, self.x.index_select(0, of))
+        self.x[left:size] = 0
         self.changed[holes // self.segment_rows] = True
         self.changed[np.arange(left, size) // self.segment_rows] = True
         self.size = left
         return moved
 
-    def _reservoir_slots(self, n: int, u: Array) -> Array:
+    def _reservoir_slots(self, n: int, u: Array) -> Array | None:
         """Algorithm R (Vitter, ACM TOMS 1985), a batch at a time: event t stays with odds capacity / t.
+
+        SKIP for what finds no place; None if nothing does, as for nearly every batch of a long stream.
 
         The ageing policy stops t at `horizon`, so that the odds never fall to nothing: the memory is then
         an exponentially decaying sample of about the last `horizon` events.
@@ -127,14 +124,21 @@ class Memory:
         Gemulla et al., VLDB 2006, needs to know of every deletion whether the sample held it; an id may
         have come many times or never.)
         """
-        number = np.arange(self.seen, self.seen + n)
-        limit = number + 1 if self.policy == "reservoir" else np.minimum(number + 1, self.horizon)
-        slots = (u * limit).astype(np.int64)
-        slots = np.where(slots < self.capacity, slots, SKIP)
+        limit = np.arange(self.seen + 1, self.seen + n + 1)
+        if self.policy != "reservoir":
+            np.minimum(limit, self.horizon, out=limit)
+        odds = u * limit
+        full = self.size == self.capacity
+        if full and odds.min() >= self.capacity:
+            return None
+        slots = odds.astype(np.int64)
+        slots[slots >= self.capacity] = SKIP
+        if full:
+            return slots
         next_free = self.size + np.arange(n)
         return np.where(next_free < self.capacity, next_free, slots)
 
-    def _balanced_slots(self, y: Array, priority: Array) -> Array:
+    def _balanced_slots(self, y: Array, priority: Array) -> Array | None:
         """Class-balanced reservoir: what is evicted is drawn from the class that holds the most.
 
         As in Chrysakis and Moens (ICML 2020), each class keeps a uniform sample of its own past and the
@@ -162,7 +166,7 @@ class Memory:
         staying = np.setdiff1d(np.arange(size, size + n), gone, assume_unique=True) - size
         open_slots = np.concatenate([free, gone[gone < size]])
         slots[staying] = open_slots[: len(staying)]
-        return slots
+        return slots if len(staying) else None
 
     @property
     def segments(self) -> int:
@@ -229,7 +233,6 @@ class Memory:
                 start = end
         if self.x.device.type != "cpu":
             self.x.copy_(torch.from_numpy(x))
-        self.y.copy_(torch.from_numpy(self.labels))
         self.changed[:] = False
 
     def _columns(self) -> tuple[Array, ...]:

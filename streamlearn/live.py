@@ -26,7 +26,7 @@ def memory_figures(learner: OnlineLearner, most: int) -> MemoryFigures | None:
         return None
     seen, size = memory.seen, memory.size
     columns = (memory.labels, memory.key, memory.born, memory.priority)
-    room = memory.x.nbytes + memory.y.nbytes + sum(column.nbytes for column in columns)
+    room = memory.x.nbytes + sum(column.nbytes for column in columns)
     if not size:
         return MemoryFigures(room, 0, {}, {})
     # Copies: the learner may write to the columns while they are looked at.

@@ -45,14 +45,39 @@ class Normaliser:
         size = shape[0] if len(shape) == 3 else int(np.prod(shape))
         self.origin: Array = np.zeros(self.shape if len(shape) == 1 else ())
         self.anchored = len(shape) != 1 or not enabled
-        self.mean: Array = np.zeros(size)
-        self.variance: Array = np.ones(size)
+        # Mean and variance in one, and what comes of them: of so few numbers each call costs more than its
+        # arithmetic.
+        self._moments: Array = np.stack([np.zeros(size), np.ones(size)])
+        self._pair: Array = np.zeros((2, size), np.float32)
+        self._host = torch.from_numpy(self._pair).view(2, *self.shape)
         self._derive()
 
+    @property
+    def mean(self) -> Array:
+        """[features]"""
+        mean: Array = self._moments[0]
+        return mean
+
+    @property
+    def variance(self) -> Array:
+        """[features]"""
+        variance: Array = self._moments[1]
+        return variance
+
     def _derive(self) -> None:
-        spread = np.where(self.variance > LEAST_VARIANCE, self.variance, 1.0)
-        pair = np.stack([self.mean, 1 / np.sqrt(spread)]).astype(np.float32)
-        self._shift, self._scale = torch.from_numpy(pair).to(self.device).view(2, *self.shape).unbind(0)
+        mean, variance = self._moments
+        spread = variance
+        constant = float(variance.min()) <= LEAST_VARIANCE
+        if constant:
+            spread = np.where(variance > LEAST_VARIANCE, variance, 1.0)
+        deviation = np.sqrt(spread)
+        self._pair[0] = mean
+        np.divide(1.0, deviation, out=self._pair[1], casting="same_kind")
+        self._shift, self._scale = self._host.to(self.device).unbind(0)
+        reach = LIMIT * deviation
+        if constant:
+            reach = np.where(variance > 0, LIMIT * np.sqrt(variance), np.inf)
+        self._bounds = (mean - reach)[:, None], (mean + reach)[:, None]
 
     def relative(self, x: Array) -> Array:
         """Raw inputs [n, *shape] as they are stored: uint8, or float32 relative to the origin."""
@@ -71,24 +96,31 @@ class Normaliser:
         """Take a batch of stored inputs [n, *shape] into the statistics."""
         if not self.enabled:
             return
-        n = len(x)
+        n, (mean, _) = len(x), self._moments
         # [n, features, values of each]: one value for a vector's feature, H * W for a channel
-        values = x.reshape(n, len(self.mean), -1)
+        values = x.reshape(n, len(mean), -1)
         if x.dtype != np.uint8:
             values = self._tamed(values)
         count = n * values.shape[2]
-        mean = np.add.reduce(values, axis=(0, 2), dtype=np.float64) / count
-        centred = np.subtract(values, mean[:, None], dtype=np.float64)
-        variance = np.add.reduce(centred * centred, axis=(0, 2)) / count
+        batch = np.empty_like(self._moments)
+        np.add.reduce(values, axis=(0, 2), dtype=np.float64, out=batch[0])
+        batch[0] /= count
+        centred = np.subtract(values, batch[0][:, None], dtype=np.float64)
+        np.einsum("ijk,ijk->j", centred, centred, out=batch[1])
+        batch[1] /= count
         past = min(self.weight, float(self.horizon))
         total = past + n
-        delta = mean - self.mean
-        self.mean = self.mean + delta * (n / total)
         if past:
-            between = delta * delta * (past * n / total)
-            self.variance = (self.variance * past + variance * n + between) / total
+            # mean <- (past mean + n m) / total, and the variance alike, with that between the two means
+            between = batch[0] - mean
+            between *= between
+            between *= past / total
+            batch[1] += between
+            batch *= n / total
+            self._moments *= past / total
+            self._moments += batch
         else:
-            self.variance = variance
+            self._moments[...] = batch
         self.weight = total
         self._derive()
 
@@ -99,12 +131,13 @@ class Normaliser:
         the deviation is the median absolute one; a feature of which that is 0 is taken as it comes.
         """
         if self.weight:
-            centre, spread = self.mean[:, None], np.sqrt(self.variance)[:, None]
+            low, high = self._bounds
         else:
             centre = np.median(values, axis=(0, 2), keepdims=True)[0].astype(np.float64)
             spread = MAD * np.median(np.abs(values - centre), axis=(0, 2), keepdims=True)[0]
-        reach = np.where(spread > 0, LIMIT * spread, np.inf)
-        tamed: Array = np.minimum(np.maximum(values, centre - reach), centre + reach)
+            reach = np.where(spread > 0, LIMIT * spread, np.inf)
+            low, high = centre - reach, centre + reach
+        tamed: Array = np.minimum(np.maximum(values, low), high)
         return tamed
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -121,10 +154,10 @@ class Normaliser:
     def load(self, part: Part) -> None:
         """Take the state in `part`; ValueError if it is of another shape."""
         for name in ("mean", "variance", "origin"):
-            found, mine = part.tensors[name].numpy().copy(), getattr(self, name)
+            found, mine = part.tensors[name].numpy(), getattr(self, name)
             if found.shape != mine.shape:
                 raise ValueError(f"{name}: the state holds {found.shape}, these inputs have {mine.shape}")
-            setattr(self, name, found)
+            mine[...] = found
         self.weight = float(part.values["weight"])
         self.anchored = bool(part.values["anchored"])
         self._derive()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ class Draw:
     share: Array | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Rows:
     """The rows of one step: all views of the stream batch first, then all views of the memory's examples.
 
@@ -82,34 +84,41 @@ class Rows:
 
 def make_rows(
     stream: Tensor,
-    y: Tensor,
+    y: Array,
     memory: Memory,
     draw: Draw,
     views: Views,
     stream_views: tuple[str, ...],
     memory_views: tuple[str, ...],
 ) -> Rows:
-    """The rows of a step. stream: stored inputs [B, *shape]; y [B]; the views by their strength."""
-    counts = len(stream_views), len(memory_views)
+    """The rows of a step. stream: stored inputs [B, *shape]; class numbers y [B]; the views by strength."""
+    counts, device = (len(stream_views), len(memory_views)), stream.device
     streams = len(stream) * counts[0]
     if not len(draw.slots):
         x = _views(views, stream, stream_views)
-        return Rows(x, y.repeat(counts[0]), streams, *counts, views, stream, stream[:0])
+        labels = _labels([(y, counts[0])], device)
+        return Rows(x, labels, streams, *counts, views, stream, stream[:0])
     drawn_x, drawn_y = memory.rows(draw.slots)
     other = share = None
     if draw.partner is not None and draw.share is not None:
         partner_x, partner_y = memory.rows(draw.partner)
-        part = torch.from_numpy(draw.share).to(stream.device)
+        part = torch.from_numpy(draw.share).to(device)
         wide = part.view(-1, *[1] * (drawn_x.dim() - 1))
         drawn_x = drawn_x * wide + partner_x * (1 - wide)
-        other = torch.cat([y.repeat(counts[0]), partner_y.repeat(counts[1])])
-        share = torch.cat([torch.ones(streams, device=stream.device), part.repeat(counts[1])])
+        other = _labels([(y, counts[0]), (partner_y, counts[1])], device)
+        share = torch.cat([torch.ones(streams, device=device), part.repeat(counts[1])])
     if stream_views == memory_views == (RAW,) and stream.dtype == drawn_x.dtype:
         x = views(torch.cat([stream, drawn_x]), RAW)
     else:
         x = torch.cat([_views(views, stream, stream_views), _views(views, drawn_x, memory_views)])
-    labels = torch.cat([y.repeat(counts[0]), drawn_y.repeat(counts[1])])
+    labels = _labels([(y, counts[0]), (drawn_y, counts[1])], device)
     return Rows(x, labels, streams, *counts, views, stream, drawn_x, other, share)
+
+
+def _labels(parts: Sequence[tuple[Array, int]], device: torch.device) -> Tensor:
+    """Class numbers, each part so many times over, on the device."""
+    repeated = [y for y, times in parts for _ in range(times)]
+    return torch.from_numpy(np.concatenate(repeated)).to(device)
 
 
 def _views(views: Views, raw: Tensor, strengths: tuple[str, ...]) -> Tensor:

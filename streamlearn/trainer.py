@@ -154,10 +154,7 @@ class Trainer:
         self.grow(int(y.max()) + 1)
         self.normaliser.update(stored)
         draw = method.draw(self.memory, self.replay_batch, self.generators.draws)
-        labels = torch.from_numpy(y).to(self.device)
-        rows = make_rows(
-            stream, labels, self.memory, draw, self.views, method.stream_views, method.memory_views
-        )
+        rows = make_rows(stream, y, self.memory, draw, self.views, method.stream_views, method.memory_views)
         mark("draw")
         model.train_mode(True)
         parts = method.loss(model, rows)

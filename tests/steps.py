@@ -63,7 +63,7 @@ def rows_of(
     shape = tuple(memory.x.shape[1:])
     stream = inputs(len(labels), shape, seed=9)
     draw = Draw(np.arange(memory.size)) if draw is None else draw
-    y = torch.tensor(labels)
+    y = np.array(labels)
     views = make_views(shape) if views is None else views
     return make_rows(stream, y, memory, draw, views, method.stream_views, method.memory_views)
 

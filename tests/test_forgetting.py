@@ -68,7 +68,7 @@ def test_its_bytes_are_overwritten() -> None:
         one.forget(event.id, {})
         arrays = [one.memory.x.numpy(), one.trainer.evaluator.held._x, one.pending_x, one.rows]
         assert not any(event.x.tobytes() in array.tobytes() for array in arrays), place
-        assert not one.memory.x[one.memory.size :].any() and not one.memory.y[one.memory.size :].any()
+        assert not one.memory.x[one.memory.size :].any() and not one.memory.labels[one.memory.size :].any()
 
 
 def test_nothing_stays_in_the_batch_before() -> None:
@@ -197,7 +197,6 @@ class Watch:
             assert not method._recalled[memory.size :].any() and (method.queue.ahead < memory.size).all()
         assert len(found["memory"]) == memory.size <= memory.capacity
         assert not memory.x[memory.size :].any() and not memory.key[memory.size :].any()
-        assert (memory.y.numpy() == memory.labels).all()
         assert [one.classes.labels[y] for y in memory.labels[: memory.size]] == [
             self.labels[key] for key in memory.key[: memory.size].tolist()
         ]
