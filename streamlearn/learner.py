@@ -15,7 +15,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from streamlearn import learner_parts
 from streamlearn.bookkeeping import Counts, reject_event
@@ -185,7 +184,7 @@ class OnlineLearner:
                 rows[row] = fitted
             labels, scores, _ = self._forward(rows)
             for row, event in enumerate(group):
-                answers.append(self._prediction(event, row, labels, scores))
+                answers.append(self._prediction(event, labels[row], scores[row]))
         return answers
 
     def numbers(self, x: Array) -> Array:
@@ -303,7 +302,7 @@ class OnlineLearner:
             detail += "; named features that aren't all numbers are hashed, see codec.named"
         return reject_event(event, reason, detail)
 
-    def _forward(self, rows: Array) -> tuple[list[list[int]], list[list[float]], Tensor]:
+    def _forward(self, rows: Array) -> tuple[list[list[int]], list[list[float]], Array]:
         """Best classes [B][k], their probabilities, and all probabilities [B, classes]."""
         with torch.inference_mode():
             probabilities = self.trainer.forward(rows)
@@ -311,17 +310,14 @@ class OnlineLearner:
             best = torch.topk(probabilities, k, dim=1)
             # Rounded all at once: six digits of a probability are what anybody reads.
             scores = np.round(best.values.cpu().numpy().astype(np.float64), 6)
-            return best.indices.tolist(), scores.tolist(), probabilities
+            return best.indices.tolist(), scores.tolist(), probabilities.cpu().numpy()
 
-    def _prediction(
-        self, event: Event, row: int, labels: list[list[int]], scores: list[list[float]]
-    ) -> Prediction:
+    def _prediction(self, event: Event, best: list[int], scores: list[float]) -> Prediction:
         names = self.classes.labels
-        top = {names[i]: p for i, p in zip(labels[row], scores[row], strict=True)}
         return Prediction(
             event.id,
-            names[labels[row][0]] if top else None,
-            top,
+            names[best[0]] if best else None,
+            {names[i]: p for i, p in zip(best, scores, strict=True)},
             self.model.classes,
             self.counts.steps,
             event.position,
@@ -334,13 +330,14 @@ class OnlineLearner:
         self.mark("collate")
         labels, scores, probabilities = self._forward(self.rows)
         known = self.model.classes
-        of_label = probabilities.cpu().numpy()
+        scored = []
         for place, row, event, number in waiting:
-            outputs[place] = self._prediction(event, row, labels, scores)
+            best = labels[row]
+            outputs[place] = self._prediction(event, best, scores[row])
             if number != UNKNOWN:
-                predicted = labels[row][0] if known else UNKNOWN
-                probability = float(of_label[row, number]) if number < known else 0.0
-                self.prequential.update(predicted, number, probability)
+                probability = probabilities.item(row, number) if number < known else 0.0
+                scored.append((best[0] if best else UNKNOWN, number, probability))
+        self.prequential.update(scored)
         self.counts.predicted += len(waiting)
         self.mark("predict")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from streamlearn.rows import Rows
 from streamlearn.tape import Explicit
@@ -22,19 +23,17 @@ def competition(logits: Tensor, rows: Rows, of: slice = ALL, offset: Tensor | No
     """
     with torch.no_grad():
         scores, y = (logits, rows.y) if of == ALL else (logits[of], rows.y[of])
-        n, y = len(y), y[:, None]
+        n, place = len(y), y[:, None]
         log_p = torch.log_softmax(scores if offset is None else scores + offset, dim=1)
         # log sum_c exp(s_c + o_c) - s_y = o_y - log p_y
         terms = log_p if offset is None else log_p - offset
         if rows.share is None or rows.other is None:
-            value = terms.gather(1, y).sum() / -n
-            gradient = log_p.exp_().div_(n)
-            gradient.scatter_add_(1, y, torch.full_like(y, -1 / n, dtype=gradient.dtype))
+            value = functional.nll_loss(terms, y)
+            gradient = log_p.exp_().scatter_(1, place, -1, reduce="add").div_(n)
         else:
             share, other = rows.share[of, None].to(logits.dtype), rows.other[of, None]
-            value = (share * terms.gather(1, y) + (1 - share) * terms.gather(1, other)).sum() / -n
-            gradient = log_p.exp_().div_(n)
-            gradient.scatter_add_(1, y, share / -n).scatter_add_(1, other, (share - 1) / n)
+            value = (share * terms.gather(1, place) + (1 - share) * terms.gather(1, other)).sum() / -n
+            gradient = log_p.exp_().scatter_add_(1, place, -share).scatter_add_(1, other, share - 1).div_(n)
         return Explicit(value, logits, gradient, of.start or 0)
 
 

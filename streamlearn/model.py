@@ -78,8 +78,12 @@ class Model:
 
     def _lay_head(self) -> None:
         """Point the leaf at the rows in use."""
-        self.head = self.rows[: self.classes].detach().requires_grad_()
-        self.head.grad = self.rows_grad[: self.classes]
+        self.used, self.used_grad = self.rows[: self.classes], self.rows_grad[: self.classes]
+        self.head = self.used.detach().requires_grad_()
+        self.head.grad = self.used_grad
+        if self.linear:
+            d = self.features
+            self._linear = self.used[:, :d], self.used[:, d], self.used_grad[:, :d], self.used_grad[:, d]
 
     def grow(self, classes: int, generator: torch.Generator) -> None:
         """Give the head rows for `classes` classes. No existing parameter changes by a bit.
@@ -114,7 +118,7 @@ class Model:
         encoder = self.encoder
         if isinstance(encoder, MLP) and self.settings.dtype == "float32":
             with torch.no_grad():
-                h = encoder(x)
+                h = encoder.forward(x)
             return self._tape.leaf(h, lambda gradient: encoder.backward(x, h, gradient))
         features = self._encode(x, encoder)
         return self._tape.leaf(features, features.backward)
@@ -133,22 +137,24 @@ class Model:
             return self._classify_to_learn(h)
         head = self.head if head is None else head
         if self.linear:
+            if not torch.is_grad_enabled() and head is self.head:
+                return functional.linear(h, *self._linear[:2])
             return functional.linear(h, head[:, : self.features], head[:, self.features])
         return unit(h) @ unit(head).T / self.settings.temperature
 
     @torch.no_grad()
     def _classify_to_learn(self, h: Tensor) -> Tensor:
         """The same of a leaf of the tape, as a leaf of the tape."""
-        rows, rows_grad, d = self.head.detach(), self.rows_grad[: self.classes], self.features
+        rows, rows_grad = self.used, self.used_grad
         if self.linear:
-            weight, bias = rows[:, :d], rows[:, d]
+            weight, bias, weight_grad, bias_grad = self._linear
 
             def linear(gradient: Tensor) -> Tensor:
-                rows_grad[:, :d].addmm_(gradient.T, h)
-                rows_grad[:, d].add_(gradient.sum(dim=0))
+                weight_grad.addmm_(gradient.T, h)
+                bias_grad.add_(gradient.sum(dim=0))
                 return gradient @ weight
 
-            return self._tape.leaf(torch.addmm(bias, h, weight.T), linear, h)
+            return self._tape.leaf(functional.linear(h, weight, bias), linear, h)
         heat = 1 / self.settings.temperature
         (u, length), (v, lengths) = _unit(h), _unit(rows)
 
@@ -171,7 +177,7 @@ class Model:
     def backward(self, losses: Iterable[Loss]) -> None:
         """Gradients of the sum of `losses` into flat_grad and rows_grad, which hold nothing from before."""
         self.flat_grad.zero_()
-        self.rows_grad[: self.classes].zero_()
+        self.used_grad.zero_()
         backward(losses)
         self._tape.backward()
 

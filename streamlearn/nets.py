@@ -37,7 +37,7 @@ class MLP(nn.Module):
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(functional.linear(x.flatten(1), self.weight, self.bias))
+        return functional.linear(x.flatten(1), self.weight, self.bias).relu_()
 
     def backward(self, x: Tensor, h: Tensor, gradient: Tensor) -> None:
         """Add the gradient of h = self(x), [rows, width], to those of the parameters."""

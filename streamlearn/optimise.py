@@ -53,9 +53,9 @@ class Optimiser:
         k = model.classes
         self.steps += 1
         steps = self.row_steps[:k].add_(1)
-        rows, rows_grad = model.rows[:k], model.rows_grad[:k]
-        shrink = 1 - self.rate * self.decay
+        rows, rows_grad = model.used, model.used_grad
         if self.decay:
+            shrink = 1 - self.rate * self.decay
             model.flat.mul_(shrink)
             rows.mul_(shrink)
         if self.name == "sgd":

@@ -7,6 +7,7 @@ factor (Gama, Sebastiao, Rodrigues, "On evaluating stream learning algorithms", 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +21,8 @@ UNKNOWN = -1
 LEAST = 1e-15
 """Probabilities are clipped here before the logarithm, as River and scikit-learn (1.x before 1.3) do."""
 
-MODEL, MAJORITY, NO_CHANGE = 1, 2, 4
 _BITS = tuple(tuple(i for i in range(3) if flags >> i & 1) for flags in range(8))
-"""Which of the three bits are set, for each value of the flags."""
+"""Which bits are set, for each value of the flags: 0 the model was right, 1 the majority, 2 no change."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _kappa(observed: float | None, baseline: float | None) -> float | None:
 
 
 class Prequential:
-    """Scores predictions one by one: O(1) an event, whatever the number of classes."""
+    """Scores predictions: O(1) an event, whatever the number of classes."""
 
     def __init__(self, window: int, fading: float) -> None:
         self.window = window
@@ -75,44 +75,52 @@ class Prequential:
         self.majority = UNKNOWN
         self.previous = UNKNOWN
 
-    def update(self, predicted: int, actual: int, probability: float) -> None:
-        """Score one prediction: class numbers (`predicted` may be UNKNOWN), probability of `actual`."""
-        while len(self.actual) <= max(actual, predicted):
-            self.actual.append(0)
-            self.predicted.append(0)
-            self.hits.append(0)
-        flags = (
-            (MODEL if predicted == actual else 0)
-            | (MAJORITY if self.majority == actual else 0)
-            | (NO_CHANGE if self.previous == actual else 0)
-        )
-        slot = self.events % self.window
-        gone = self.recent[slot]
-        self.recent[slot] = flags
-        fading, correct, recent, faded = self.fading, self.correct, self.recent_correct, self.faded
-        for i in _BITS[flags ^ gone]:
-            recent[i] += 1 if flags >> i & 1 else -1
-        for i in _BITS[flags]:
-            correct[i] += 1
-        faded[0] = faded[0] * fading + (flags & 1)
-        faded[1] = faded[1] * fading + (flags >> 1 & 1)
-        faded[2] = faded[2] * fading + (flags >> 2 & 1)
-        self.faded_weight = self.faded_weight * fading + 1
-        # LEAST comes first so that NaN becomes LEAST: one NaN would stay in the sums for ever
-        loss = -math.log(min(max(LEAST, probability), 1.0))
-        self.loss_sum += loss
-        self.faded_loss = self.faded_loss * fading + loss
-        # sum over classes of (times actual) x (times predicted), kept up to date for Cohen's kappa
-        self.agreement += self.predicted[actual]
-        self.actual[actual] += 1
-        if predicted != UNKNOWN:
-            self.agreement += self.actual[predicted]
-            self.predicted[predicted] += 1
-            self.hits[actual] += predicted == actual
-        if self.majority == UNKNOWN or self.actual[actual] > self.actual[self.majority]:
-            self.majority = actual
-        self.previous = actual
-        self.events += 1
+    def update(self, scored: Sequence[tuple[int, int, float]]) -> None:
+        """Score predictions in order: class numbers (predicted, actual), and the probability of `actual`.
+
+        The one predicted may be UNKNOWN.
+        """
+        fading, window, recent, log = self.fading, self.window, self.recent, math.log
+        correct, recent_correct, (first, second, third) = self.correct, self.recent_correct, self.faded
+        actuals, predicteds, hits = self.actual, self.predicted, self.hits
+        weight, loss_sum, faded_loss = self.faded_weight, self.loss_sum, self.faded_loss
+        majority, previous, events, agreement = self.majority, self.previous, self.events, self.agreement
+        for predicted, actual, probability in scored:
+            while len(actuals) <= actual or len(actuals) <= predicted:
+                actuals.append(0)
+                predicteds.append(0)
+                hits.append(0)
+            right, common, same = predicted == actual, majority == actual, previous == actual
+            flags = right | common << 1 | same << 2
+            slot = events % window
+            gone = recent[slot]
+            recent[slot] = flags
+            for i in _BITS[flags ^ gone]:
+                recent_correct[i] += 1 if flags >> i & 1 else -1
+            for i in _BITS[flags]:
+                correct[i] += 1
+            first = first * fading + right
+            second = second * fading + common
+            third = third * fading + same
+            weight = weight * fading + 1
+            # LEAST comes first so that NaN becomes LEAST: one NaN would stay in the sums for ever
+            loss = -log(min(max(LEAST, probability), 1.0))
+            loss_sum += loss
+            faded_loss = faded_loss * fading + loss
+            # sum over classes of (times actual) x (times predicted), kept up to date for Cohen's kappa
+            agreement += predicteds[actual]
+            actuals[actual] += 1
+            if predicted != UNKNOWN:
+                agreement += actuals[predicted]
+                predicteds[predicted] += 1
+                hits[actual] += right
+            if majority == UNKNOWN or actuals[actual] > actuals[majority]:
+                majority = actual
+            previous = actual
+            events += 1
+        self.faded = [first, second, third]
+        self.faded_weight, self.loss_sum, self.faded_loss = weight, loss_sum, faded_loss
+        self.majority, self.previous, self.events, self.agreement = majority, previous, events, agreement
 
     def figures(self, kind: str) -> Figures:
         """The figures of one of KINDS."""

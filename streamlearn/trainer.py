@@ -163,7 +163,7 @@ class Trainer:
         if finite:
             model.backward(parts.values())
             # A finite loss may have a gradient that is not; one sum meets every NaN and infinity.
-            gradients = model.flat_grad.sum() + model.rows_grad[: model.classes].sum()
+            gradients = model.flat_grad.sum() + model.used_grad.sum()
             finite = math.isfinite(float(gradients))
         model.train_mode(False)
         mark("forward_backward")
@@ -205,20 +205,17 @@ class Trainer:
 
     def forward(self, rows: Array) -> Tensor:
         """Probabilities [n, classes] of inputs as they came [n, *shape], by the predictor that serves."""
-        return torch.softmax(self.serving.logits(self._normal(rows)), dim=1)
-
-    def _normal(self, rows: Array) -> Tensor:
-        return self.normaliser(torch.from_numpy(self.normaliser.relative(rows)).to(self.device))
+        return torch.softmax(self.serving.logits(self.normaliser.straight(rows)), dim=1)
 
     @torch.inference_mode()
     def candidates(self, x: Array) -> dict[str, Array]:
         """Class numbers [n] that every predictor gives for inputs as they came [n, *shape], in bulk."""
-        return self._answers(x, self._normal, list(self.serving.names))
+        return self._answers(x, self.normaliser.straight, list(self.serving.names))
 
     @torch.inference_mode()
     def numbers(self, x: Array) -> Array:
         """The same by the predictor that serves alone."""
-        return self._answers(x, self._normal, [self.serving.name])[self.serving.name]
+        return self._answers(x, self.normaliser.straight, [self.serving.name])[self.serving.name]
 
     @torch.inference_mode()
     def _asked(self, x: Array) -> dict[str, Array]:

@@ -15,8 +15,7 @@ def scored(labels: list[str], updates: list[tuple[int, int]]) -> Observation:
     learner = Learner(Settings(model=ModelSettings(width=1), memory=MemorySettings(capacity=1)))
     for label in labels:
         learner.classes.number(label)
-    for predicted, actual in updates:
-        learner.prequential.update(predicted, actual, 0.5)
+    learner.prequential.update([(predicted, actual, 0.5) for predicted, actual in updates])
     return observe(learner)
 
 

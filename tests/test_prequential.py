@@ -53,7 +53,7 @@ def bursty(seed: int, n: int = 700, classes: int = 6) -> list[Scored]:
 def scored(stream: Stream, window: int = WINDOW, fading: float = FADING) -> Prequential:
     prequential = Prequential(window, fading)
     for one in stream:
-        prequential.update(*one)
+        prequential.update([one])
     return prequential
 
 
@@ -66,7 +66,7 @@ def assert_as_river(stream: Stream) -> None:
     accuracy, kappa, loss = metrics.Accuracy(), metrics.CohenKappa(), metrics.CrossEntropy()
     rolling: Any = utils.Rolling(metrics.Accuracy, window_size=WINDOW)
     for one in stream:
-        ours.update(*one)
+        ours.update([one])
         for metric in (accuracy, kappa, rolling):
             metric.update(one.actual, one.predicted)
         loss.update(one.actual, {one.actual: one.probability})
@@ -110,7 +110,7 @@ def assert_baselines_as_river(stream: Stream) -> int:
             assert ours.majority in top
             assert ours.majority == reached[max(counts.values())]
             answers["majority"] = ours.majority
-        ours.update(*one)
+        ours.update([one])
         counts[one.actual] += 1
         reached.setdefault(counts[one.actual], one.actual)
         prior.learn_one({}, one.actual)
@@ -210,8 +210,8 @@ def test_state_goes_there_and_back(before: Stream, after: Stream, window: int) -
     twin.load(carried(part))
     assert everything(twin) == everything(ours)
     for one in after:
-        ours.update(*one)
-        twin.update(*one)
+        ours.update([one])
+        twin.update([one])
         assert everything(twin) == everything(ours)
     later = Prequential(window, FADING)
     later.load(part)  # the part is a copy: it is still that of the moment at which it was taken
@@ -224,7 +224,7 @@ def test_state_of_a_window_that_has_wrapped_around(n: int) -> None:
     twin = Prequential(WINDOW, FADING)
     twin.load(carried(scored(stream[:n]).part()))
     for i in range(n, len(stream)):
-        twin.update(*stream[i])
+        twin.update([stream[i]])
         recent = stream[: i + 1][-WINDOW:]
         hits = sum(one.predicted == one.actual for one in recent)
         assert twin.figures("window").accuracy == hits / len(recent)
