@@ -6,10 +6,10 @@ import copy as deep
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from streamlearn.arithmetic import Numbers, host
 from streamlearn.model import Model, lay
-from streamlearn.state import Part, copy, fill, host
+from streamlearn.state import Part, copy, fill
 
 
 class Average:
@@ -85,10 +85,9 @@ class Average:
             self.rows[self.classes : model.classes] = model.rows[self.classes : model.classes]
         self.classes = model.classes
 
-    @torch.no_grad()
-    def logits(self, model: Model, x: Tensor) -> Tensor:
+    def logits(self, model: Model, x: Numbers) -> Numbers:
         """[rows, classes] of normalised inputs [rows, *shape] by the averaged weights."""
-        return model.classify(model.encode(x, self.encoder), self.rows[: self.classes])
+        return model.score(model.represent(x, self.encoder), self._in_use(model)[0])
 
     def part(self) -> Part:
         buffers = {f"buffer.{name}": copy(b) for name, b in self.encoder.named_buffers()}

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from streamlearn.arithmetic import Numbers, host, index
 from streamlearn.config import MemorySettings
 from streamlearn.events import Array
 from streamlearn.state import SegmentedPart, Slices
@@ -36,6 +36,7 @@ class Memory:
         self.horizon = max(settings.horizon, settings.capacity)
         self.device = device
         self.x = torch.zeros((self.capacity, *shape), dtype=dtype, device=device)
+        self._x = host(self.x)
         # The columns below are read to choose slots: they stay with the host.
         self.labels = np.zeros(self.capacity, dtype=np.int64)
         self.key = np.zeros(self.capacity, dtype=np.int64)
@@ -53,11 +54,11 @@ class Memory:
             return np.empty(0, dtype=np.int64)
         return rng.choice(self.size, min(count, self.size), replace=False, shuffle=False)
 
-    def rows(self, slots: Array) -> tuple[Tensor, Array]:
+    def rows(self, slots: Array) -> tuple[Numbers, Array]:
         """x [n, *shape] (raw) and class numbers [n] at `slots`."""
-        return self.x.index_select(0, torch.from_numpy(slots).to(self.device)), self.labels[slots]
+        return self._x[index(slots, self._x)], self.labels[slots]
 
-    def insert(self, x: Tensor, y: Array, key: Array, rng: np.random.Generator) -> None:
+    def insert(self, x: Numbers, y: Array, key: Array, rng: np.random.Generator) -> None:
         """Offer a batch in order: raw x [n, *shape] on the device, class numbers y [n], keys [n]."""
         n = len(y)
         priority = rng.random(n)
@@ -75,9 +76,7 @@ class Memory:
         if len(last) < len(target):
             kept = len(target) - 1 - last
             source, target = source[kept], target[kept]
-        index = torch.from_numpy(target).to(self.device)
-        rows = torch.from_numpy(source).to(self.device)
-        self.x.index_copy_(0, index, x.index_select(0, rows))
+        self._x[index(target, self._x)] = host(x)[index(source, self._x)]
         self.labels[target] = y[source]
         self.key[target] = key[source]
         self.born[target] = first + source

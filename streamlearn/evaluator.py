@@ -62,6 +62,8 @@ class Evaluator:
         self.schedule = Schedule(own)
         self.groups: dict[str, int] = {}
         """Numbers of the evaluation sets by key, in order of appearance."""
+        self._group_of: dict[int, int] = {}
+        """The same by class, of the classes that have come without a task: to spell a key takes long."""
         self.tasks = 0
         """How many of the sets are tasks'."""
         self.announced = 0
@@ -78,18 +80,27 @@ class Evaluator:
         x: as it came [*shape]; number: of its class; choice: a 64-bit hash of its id. To be called for every
         accepted labeled event, in order. A set's first event is never held out.
         """
-        key = f"class {number // self.classes_per_set}" if task is None else f"task {task}"
-        group = self.groups.get(key)
-        if group is None and task is not None and self.tasks >= MOST_TASKS:
-            # Too many to be tasks: the event counts to the set of its class.
-            key = f"class {number // self.classes_per_set}"
-            group = self.groups.get(key)
+        group = self._group_of.get(number) if task is None else None
+        is_task = False
         if group is None:
-            self.tasks += key.startswith("task ")
-            group = self.groups[key] = len(self.groups)
-            choice = NEVER
+            key = self._key(number, task)
+            is_task = key.startswith("task ")
+            group = self.groups.get(key)
+            if group is None:
+                self.tasks += is_task
+                group = self.groups[key] = len(self.groups)
+                choice = NEVER
+            if not is_task:
+                self._group_of[number] = group
         x = self.stored(x) if self.held.chooses(choice) else x
-        return self.held.offer(x, number, group, choice, key.startswith("task "))
+        return self.held.offer(x, number, group, choice, is_task)
+
+    def _key(self, number: int, task: str | None) -> str:
+        """Of the set that an event belongs to."""
+        if task is not None and (f"task {task}" in self.groups or self.tasks < MOST_TASKS):
+            return f"task {task}"
+        # Without a task, or of one too many to be tasks: it counts to the set of its class.
+        return f"class {number // self.classes_per_set}"
 
     def before_step(self, step: int, events: int) -> bool:
         """To be called when a step is about to begin; whether it brings a new set.
@@ -190,6 +201,7 @@ class Evaluator:
         """Take the state in `part` and in `held`; ValueError if it doesn't fit these settings."""
         own, continual, schedule = split_layers(part)
         self.groups = {key: number for number, key in enumerate(own.values["groups"])}
+        self._group_of = {}
         self.announced, self.images = int(own.values["announced"]), int(own.values["images"])
         self._figures = None
         self.held.load(held)

@@ -14,9 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
-import torch
 
-from streamlearn import learner_parts
+from streamlearn import learner_parts, threads
 from streamlearn.bookkeeping import Counts, reject_event
 from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
@@ -30,6 +29,13 @@ from streamlearn.prequential import UNKNOWN, Prequential
 from streamlearn.schema import Schema, settle
 from streamlearn.state import Snapshot
 from streamlearn.trainer import Generators, Mark, Trainer
+
+SORTED = 64
+"""Classes up to which it takes less time to sort all probabilities than to find the largest first."""
+
+
+QUIET = np.errstate(all="ignore")
+"""What is no number is looked for where it matters: a step that would make weights of it is left out."""
 
 Refused = TypeVar("Refused", Rejection, Tombstone, Rejection | Tombstone)
 
@@ -86,13 +92,14 @@ class OnlineLearner:
         """True once shape and dtype of x are known; until then no output leaves and C stays at the start."""
         return self.schema is not None
 
+    @QUIET
     def learn(self, items: Sequence[Item]) -> list[Output]:
         """Predict every event, then learn from the labeled ones; one output per item, in order.
 
         Rejections pass through and are counted. Events that don't fit become rejections. Until the shape
         of x is settled (the first B events, by majority) items are held and nothing is returned.
         """
-        self._use_threads()
+        threads.use(self.settings.model.threads)
         outputs: list[Output] = []
         if self.settled:
             return self._learn(items)
@@ -110,9 +117,10 @@ class OnlineLearner:
                     return outputs + self._learn(items[place + 1 :])
         return outputs
 
+    @QUIET
     def flush(self) -> list[Output]:
         """The end of a finite source: settle the shape, answer what was held, learn the partial batch."""
-        self._use_threads()
+        threads.use(self.settings.model.threads)
         outputs = self.settle_now()
         if self.settled and self.pending:
             self._step()
@@ -168,9 +176,10 @@ class OnlineLearner:
         self.held_forgotten |= new
         return sum(events[i].y is not None for i in new)
 
+    @QUIET
     def predict(self, events: Sequence[Event]) -> list[Prediction]:
         """Predict without learning: changes nothing. ValueError for an event that doesn't fit."""
-        self._use_threads()
+        threads.use(self.settings.model.threads)
         if not self.settled:
             return [Prediction(e.id, None, {}, 0, 0, e.position, e.y, e.record) for e in events]
         answers: list[Prediction] = []
@@ -187,22 +196,19 @@ class OnlineLearner:
                 answers.append(self._prediction(event, labels[row], scores[row]))
         return answers
 
+    @QUIET
     def numbers(self, x: Array) -> Array:
         """Class numbers [n] that `predict` gives for inputs [n, *shape], in bulk; -1 while none is known."""
         if not self.settled or not self.model.classes:
             return np.full(len(x), UNKNOWN)
-        self._use_threads()
+        threads.use(self.settings.model.threads)
         return self.trainer.numbers(x)
 
+    @QUIET
     def candidates(self, x: Array) -> dict[str, Array]:
         """The same by each predictor that is kept (see `streamlearn.serving`). Changes nothing."""
-        self._use_threads()
+        threads.use(self.settings.model.threads)
         return self.trainer.candidates(x) if self.settled and self.model.classes else {}
-
-    def _use_threads(self) -> None:
-        """The order of float additions depends on the thread count, which is the process's, not ours."""
-        if torch.get_num_threads() != self.settings.model.threads:
-            torch.set_num_threads(self.settings.model.threads)
 
     def _learn(self, items: Sequence[Item], forgotten: Collection[int] = ()) -> list[Output]:
         """forgotten: places in `items` of what is not to be learned."""
@@ -275,8 +281,10 @@ class OnlineLearner:
     def _accept(self, event: Event) -> tuple[Array, int] | Rejection:
         """The input as it came and the class number (UNKNOWN without a label), or why not."""
         fitted = self._fit(event)
-        if isinstance(fitted, Rejection) or event.y is None:
-            return fitted if isinstance(fitted, Rejection) else (fitted, UNKNOWN)
+        if isinstance(fitted, Rejection):
+            return fitted
+        if event.y is None:
+            return fitted, UNKNOWN
         # A notebook may give what the codec would have turned into a string, or refused.
         given: object = event.y
         if not isinstance(given, str | int | np.integer) or isinstance(given, bool):
@@ -293,6 +301,8 @@ class OnlineLearner:
 
     def _fit(self, event: Event) -> Array | Rejection:
         assert self.schema is not None
+        if self.schema.fits(event.x):
+            return event.x
         misfit = self.schema.misfit(event.x)
         if misfit is None:
             return event.x
@@ -304,20 +314,17 @@ class OnlineLearner:
 
     def _forward(self, rows: Array) -> tuple[list[list[int]], list[list[float]], Array]:
         """Best classes [B][k], their probabilities, and all probabilities [B, classes]."""
-        with torch.inference_mode():
-            probabilities = self.trainer.forward(rows)
-            k = min(self.settings.learning.top_k, self.model.classes)
-            best = torch.topk(probabilities, k, dim=1)
-            # Rounded all at once: six digits of a probability are what anybody reads.
-            scores = np.round(best.values.cpu().numpy().astype(np.float64), 6)
-            return best.indices.tolist(), scores.tolist(), probabilities.cpu().numpy()
+        probabilities = self.trainer.forward(rows)
+        best, values = _largest(probabilities, min(self.settings.learning.top_k, self.model.classes))
+        return best, values, probabilities
 
     def _prediction(self, event: Event, best: list[int], scores: list[float]) -> Prediction:
         names = self.classes.labels
         return Prediction(
             event.id,
             names[best[0]] if best else None,
-            {names[i]: p for i, p in zip(best, scores, strict=True)},
+            # Six digits of a probability are what anybody reads.
+            {names[i]: round(p, 6) for i, p in zip(best, scores, strict=True)},
             self.model.classes,
             self.counts.steps,
             event.position,
@@ -365,3 +372,14 @@ class OnlineLearner:
     def restore(self, parts: Snapshot) -> None:
         """Take a snapshot whose memory segments are all there. ValueError if it doesn't fit the settings."""
         learner_parts.restore(self, parts)
+
+
+def _largest(rows: Array, k: int) -> tuple[list[list[int]], list[list[float]]]:
+    """Places and values of the k largest of each row [n, m], largest first; of equal ones the first."""
+    if rows.shape[1] <= SORTED:
+        order = np.argsort(-rows, axis=1, kind="stable")[:, :k].tolist()
+        return order, [[row[i] for i in best] for row, best in zip(rows.tolist(), order, strict=True)]
+    at = np.arange(len(rows))[:, None]
+    some = np.sort(np.argpartition(-rows, k - 1, axis=1)[:, :k], axis=1)
+    some = some[at, np.argsort(-rows[at, some], axis=1, kind="stable")]
+    return some.tolist(), rows[at, some].tolist()

@@ -13,24 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from streamlearn.arithmetic import Numbers, host, lengths, tensor, unit
 from streamlearn.config import ModelSettings
 from streamlearn.nets import MLP, SmallConv, make_encoder
 from streamlearn.state import Part, copy, fill
-from streamlearn.tape import Loss, Tape, backward
+from streamlearn.tape import Loss, Node, Tape
 
 FIRST_CAPACITY = 16
 """Rows that the head's storage has at first; it doubles whenever it is full."""
-
-SHORTEST = 1e-12
-"""Rows shorter than this are divided by it: a row of zeros has no direction."""
 
 
 class Model:
     """logits = head(encoder(x)), one column for every class seen in a step so far.
 
     flat, flat_grad: all parameters of the encoder and their gradient [p].
-    rows, rows_grad: storage of the head [capacity, d + bias], of which the first `classes` rows are in use.
-    `head` is the leaf that gradients flow to: a view of `rows`. The linear head's bias is its last column.
+    rows, rows_grad: storage of the head [capacity, d + bias], of which the first `classes` rows are in use:
+    `used` and `used_grad`. The linear head's bias is its last column.
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class Model:
         self.encoder.eval()
         # Walking a net's modules twice a step costs as much as a small net's forward.
         self._has_modes = not isinstance(self.encoder, MLP | SmallConv)
-        self._learns = False
+        self.by_hand = isinstance(self.encoder, MLP) and settings.dtype == "float32"
         self._tape = Tape()
         self.linear = settings.head == "linear"
         self.classes = 0
@@ -77,13 +75,11 @@ class Model:
         return self.flat.numel() + self.classes * self.rows.shape[1]
 
     def _lay_head(self) -> None:
-        """Point the leaf at the rows in use."""
+        """Cut out the rows in use."""
         self.used, self.used_grad = self.rows[: self.classes], self.rows_grad[: self.classes]
-        self.head = self.used.detach().requires_grad_()
-        self.head.grad = self.used_grad
-        if self.linear:
-            d = self.features
-            self._linear = self.used[:, :d], self.used[:, d], self.used_grad[:, :d], self.used_grad[:, d]
+        self._used, self._used_grad = host(self.used), host(self.used_grad)
+        # Weights and their gradients, to reckon with.
+        self.pairs = ((host(self.flat), host(self.flat_grad)), (self._used, self._used_grad))
 
     def grow(self, classes: int, generator: torch.Generator) -> None:
         """Give the head rows for `classes` classes. No existing parameter changes by a bit.
@@ -109,21 +105,7 @@ class Model:
 
     def encode(self, x: Tensor, encoder: nn.Module | None = None) -> Tensor:
         """Features [rows, d] of normalised inputs [rows, *shape], by another encoder of the kind if given."""
-        if encoder is None and self._learns and torch.is_grad_enabled():
-            return self._encode_to_learn(x)
-        return self._encode(x, self.encoder if encoder is None else encoder)
-
-    def _encode_to_learn(self, x: Tensor) -> Tensor:
-        """The same, as a leaf of the tape."""
-        encoder = self.encoder
-        if isinstance(encoder, MLP) and self.settings.dtype == "float32":
-            with torch.no_grad():
-                h = encoder.forward(x)
-            return self._tape.leaf(h, lambda gradient: encoder.backward(x, h, gradient))
-        features = self._encode(x, encoder)
-        return self._tape.leaf(features, features.backward)
-
-    def _encode(self, x: Tensor, encoder: nn.Module) -> Tensor:
+        encoder = self.encoder if encoder is None else encoder
         if self.settings.dtype == "bfloat16":
             with torch.autocast(self.device.type, torch.bfloat16):
                 h: Tensor = encoder(x)
@@ -131,55 +113,93 @@ class Model:
         features: Tensor = encoder(x)
         return features
 
-    def classify(self, h: Tensor, head: Tensor | None = None) -> Tensor:
+    def represent(self, x: Numbers, encoder: nn.Module | None = None) -> Numbers:
+        """The same without a graph."""
+        encoder = self.encoder if encoder is None else encoder
+        if self.by_hand:
+            assert isinstance(encoder, MLP)
+            return encoder.represent(x)
+        with torch.inference_mode():
+            return host(self.encode(tensor(x), encoder))
+
+    def score(self, h: Numbers, rows: Numbers | None = None) -> Numbers:
         """Logits [rows, classes] of features [rows, d], by another head's rows if given."""
-        if head is None and self._tape.holds(h):
-            return self._classify_to_learn(h)
-        head = self.head if head is None else head
+        rows = self._used if rows is None else rows
         if self.linear:
-            if not torch.is_grad_enabled() and head is self.head:
-                return functional.linear(h, *self._linear[:2])
-            return functional.linear(h, head[:, : self.features], head[:, self.features])
-        return unit(h) @ unit(head).T / self.settings.temperature
+            logits = h @ rows[:, : self.features].T
+            logits += rows[:, self.features]
+            return logits
+        logits = unit(h) @ unit(rows).T
+        logits *= 1 / self.settings.temperature
+        return logits
 
-    @torch.no_grad()
-    def _classify_to_learn(self, h: Tensor) -> Tensor:
-        """The same of a leaf of the tape, as a leaf of the tape."""
-        rows, rows_grad = self.used, self.used_grad
+    # -- within a step, between `begin` and `backward`
+
+    def begin(self) -> None:
+        """Begin a step. Layers like batch norm do what they do in training."""
+        self._tape.clear()
+        if self._has_modes:
+            self.encoder.train()
+
+    def end(self) -> None:
+        if self._has_modes:
+            self.encoder.eval()
+
+    def encoded(self, x: Numbers) -> Node:
+        """Features [rows, d] of normalised inputs [rows, *shape], to learn from."""
+        encoder = self.encoder
+        if self.by_hand:
+            assert isinstance(encoder, MLP)
+            h = encoder.represent(x)
+            return self._tape.node(h, lambda gradient: encoder.backward(x, h, gradient))
+        features = self.encode(tensor(x))
+        return self._tape.node(host(features), lambda gradient: _through(features, gradient))
+
+    def classified(self, h: Node) -> Node:
+        """Logits [rows, classes] of features, to learn from."""
+        rows, rows_grad, d = self._used, self._used_grad, self.features
         if self.linear:
-            weight, bias, weight_grad, bias_grad = self._linear
 
-            def linear(gradient: Tensor) -> Tensor:
-                weight_grad.addmm_(gradient.T, h)
-                bias_grad.add_(gradient.sum(dim=0))
-                return gradient @ weight
+            def linear(gradient: Numbers) -> Numbers:
+                rows_grad[:, :d] += gradient.T @ h.value
+                rows_grad[:, d] += gradient.sum(0)
+                return gradient @ rows[:, :d]
 
-            return self._tape.leaf(functional.linear(h, weight, bias), linear, h)
+            return self._tape.node(self.score(h.value), linear, h)
         heat = 1 / self.settings.temperature
-        (u, length), (v, lengths) = _unit(h), _unit(rows)
+        h_length, row_length = lengths(h.value), lengths(rows)
+        u, v = h.value / h_length, rows / row_length
 
-        def cosine(gradient: Tensor) -> Tensor:
+        def cosine(gradient: Numbers) -> Numbers:
             # d unit(a) = (da - u (u . da)) / |a|
-            to_u, to_v = (gradient @ v).mul_(heat), (gradient.T @ u).mul_(heat)
-            rows_grad.add_(to_v.sub_(v * (v * to_v).sum(dim=1, keepdim=True)).div_(lengths))
-            return to_u.sub_(u * (u * to_u).sum(dim=1, keepdim=True)).div_(length)
+            gradient = heat * gradient
+            to_u, to_v = gradient @ v, gradient.T @ u
+            to_v -= v * (v * to_v).sum(1)[:, None]
+            to_v /= row_length
+            to_u -= u * (u * to_u).sum(1)[:, None]
+            to_u /= h_length
+            rows_grad.__iadd__(to_v)
+            return to_u
 
-        return self._tape.leaf((u @ v.T).mul_(heat), cosine, h)
+        logits = u @ v.T
+        logits *= heat
+        return self._tape.node(logits, cosine, h)
 
     def project(self, h: Tensor) -> Tensor:
         """Projections [rows, width], of length 1, of features [rows, d]."""
         assert self.projector is not None, "the method asked for no projector"
-        return unit(functional.linear(h, self.projector))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.classify(self.encode(x))
+        projections: Tensor = unit(functional.linear(h, self.projector))
+        return projections
 
     def backward(self, losses: Iterable[Loss]) -> None:
         """Gradients of the sum of `losses` into flat_grad and rows_grad, which hold nothing from before."""
-        self.flat_grad.zero_()
-        self.used_grad.zero_()
-        backward(losses)
-        self._tape.backward()
+        for _, gradient in self.pairs:
+            gradient[...] = 0
+        self._tape.backward(losses)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits [rows, classes] of normalised inputs [rows, *shape]."""
+        return tensor(self.score(self.represent(host(x))))
 
     def buffers(self) -> dict[str, Tensor]:
         """Running statistics of normalisation layers, by name."""
@@ -204,16 +224,6 @@ class Model:
         self.classes = int(part.values["classes"])
         self._lay_head()
 
-    def train_mode(self, on: bool) -> None:
-        """Begin a step, and end it: what is computed in between can be learned from by `backward`.
-
-        Layers like batch norm do what they do in training.
-        """
-        self._learns = on
-        self._tape.clear()
-        if self._has_modes:
-            self.encoder.train(on)
-
 
 def lay(encoder: nn.Module, flat: Tensor, grad: Tensor | None = None) -> int:
     """Make the encoder's parameters (and their gradients) views of `flat` (and `grad`); where they end."""
@@ -223,18 +233,14 @@ def lay(encoder: nn.Module, flat: Tensor, grad: Tensor | None = None) -> int:
         parameter.data = flat[start:end].view_as(parameter)
         parameter.grad = None if grad is None else grad[start:end].view_as(parameter)
         start = end
+    if isinstance(encoder, MLP):
+        encoder.laid()
     return start
 
 
-def unit(rows: Tensor) -> Tensor:
-    """Rows [n, d] scaled to length 1; a zero row stays zero."""
-    return _unit(rows)[0]
-
-
-def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, and the lengths [n, 1] that the rows were divided by."""
-    length: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(SHORTEST)
-    return rows / length, length
+def _through(output: Tensor, gradient: Numbers) -> None:
+    """By autograd."""
+    output.backward(tensor(gradient))  # type: ignore[no-untyped-call]
 
 
 def choose_device(name: str) -> torch.device:

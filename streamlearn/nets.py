@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from streamlearn.arithmetic import Numbers, host, relu_
+
 MAX_GRID = 4
 """Side of the largest feature map that the small net flattens; larger ones are averaged down to it."""
 
@@ -39,13 +41,24 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x.flatten(1), self.weight, self.bias).relu_()
 
-    def backward(self, x: Tensor, h: Tensor, gradient: Tensor) -> None:
-        """Add the gradient of h = self(x), [rows, width], to those of the parameters."""
-        through = torch.ops.aten.threshold_backward(gradient, h, 0)  # where the ReLU let it
-        weight, bias = self.weight.grad, self.bias.grad
-        assert weight is not None and bias is not None
-        weight.addmm_(through.T, x.flatten(1))
-        bias.add_(through.sum(dim=0))
+    def laid(self) -> None:
+        """To be called when the parameters have been given their memory, for good."""
+        self._weight, self._bias = host(self.weight), host(self.bias)
+        if self.weight.grad is not None and self.bias.grad is not None:
+            self._grads = host(self.weight.grad), host(self.bias.grad)
+
+    def represent(self, x: Numbers) -> Numbers:
+        """The same as a call, without a graph."""
+        h = x.reshape(len(x), -1) @ self._weight.T
+        h += self._bias
+        return relu_(h)
+
+    def backward(self, x: Numbers, h: Numbers, gradient: Numbers) -> None:
+        """Add the gradient of h = represent(x), [rows, width], to those of the parameters."""
+        through = gradient * (h > 0)
+        weight, bias = self._grads  # to add to an attribute would set it, which a module makes much of
+        weight += through.T @ x.reshape(len(x), -1)
+        bias += through.sum(0)
 
 
 class SmallConv(nn.Module):

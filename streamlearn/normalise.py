@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamlearn.arithmetic import Numbers, clip_, host, onto, tensor
 from streamlearn.events import Array
 from streamlearn.schema import LARGEST
 from streamlearn.state import Part
@@ -49,8 +50,13 @@ class Normaliser:
         # arithmetic.
         self._moments: Array = np.stack([np.zeros(size), np.ones(size)])
         self._pair: Array = np.zeros((2, size), np.float32)
-        self._host = torch.from_numpy(self._pair).view(2, *self.shape)
+        self._onto_device()
         self._derive()
+
+    def _onto_device(self) -> None:
+        """Shift and scale as inputs need them: on the CPU, views that follow `_pair` by themselves."""
+        pair = onto(self._pair, self.device)
+        self._shift, self._scale = pair.reshape(2, *self.shape)
 
     @property
     def mean(self) -> Array:
@@ -74,11 +80,12 @@ class Normaliser:
         self._pair[0] = mean
         self._centre, self._inverse = self.origin + mean, 1.0 / deviation
         self._pair[1] = self._inverse
-        self._shift, self._scale = self._host.to(self.device).unbind(0)
+        if self.device.type != "cpu":
+            self._onto_device()
         reach = LIMIT * deviation
         if constant:
             reach = np.where(variance > 0, LIMIT * np.sqrt(variance), np.inf)
-        self._bounds = (mean - reach)[:, None], (mean + reach)[:, None]
+        self._bounds = mean - reach, mean + reach
 
     def relative(self, x: Array) -> Array:
         """Raw inputs [n, *shape] as they are stored: uint8, or float32 relative to the origin."""
@@ -97,17 +104,17 @@ class Normaliser:
         """Take a batch of stored inputs [n, *shape] into the statistics."""
         if not self.enabled:
             return
-        n, (mean, _) = len(x), self._moments
-        # [n, features, values of each]: one value for a vector's feature, H * W for a channel
-        values = x.reshape(n, len(mean), -1)
-        if x.dtype != np.uint8:
-            values = self._tamed(values)
-        count = n * values.shape[2]
+        n, mean = len(x), self._moments[0]
+        # [n, features] of vectors; [n, channels, H * W] of images
+        values, axes = (x, 0) if x.ndim == 2 else (x.reshape(n, len(mean), -1), (0, 2))
+        values = values.astype(np.float64) if x.dtype == np.uint8 else self._tamed(values)
+        count = values.size // len(mean)
         batch = np.empty_like(self._moments)
-        np.add.reduce(values, axis=(0, 2), dtype=np.float64, out=batch[0])
+        np.add.reduce(values, axis=axes, out=batch[0])
         batch[0] /= count
-        centred = np.subtract(values, batch[0][:, None], dtype=np.float64)
-        np.einsum("ijk,ijk->j", centred, centred, out=batch[1])
+        values -= batch[0] if x.ndim == 2 else batch[0][:, None]
+        values *= values
+        np.add.reduce(values, axis=axes, out=batch[1])
         batch[1] /= count
         past = min(self.weight, float(self.horizon))
         total = past + n
@@ -126,36 +133,40 @@ class Normaliser:
         self._derive()
 
     def _tamed(self, values: Array) -> Array:
-        """Values [n, features, m] within LIMIT deviations, so that one absurd value leaves the scale usable.
+        """Values [n, features(, m)] within LIMIT deviations so that one absurd value leaves the scale usable.
 
         A real change of scale still gets through: every batch may multiply the variance. In the first batch
         the deviation is the median absolute one; a feature of which that is 0 is taken as it comes.
         """
+        axes = 0 if values.ndim == 2 else (0, 2)
         if self.weight:
             low, high = self._bounds
         else:
-            centre = np.median(values, axis=(0, 2), keepdims=True)[0].astype(np.float64)
-            spread = MAD * np.median(np.abs(values - centre), axis=(0, 2), keepdims=True)[0]
+            centre = np.median(values, axis=axes).astype(np.float64)
+            spread = MAD * np.median(np.abs(values - _wide(centre, values)), axis=axes)
             reach = np.where(spread > 0, LIMIT * spread, np.inf)
             low, high = centre - reach, centre + reach
-        tamed: Array = np.minimum(np.maximum(values, low), high)
-        return tamed
+        tamed: Array = np.maximum(values, _wide(low, values))
+        return np.minimum(tamed, _wide(high, values), out=tamed)
 
-    def straight(self, x: Array) -> Tensor:
+    def straight(self, x: Array) -> Numbers:
         """Raw inputs [n, *shape] -> standardised float32 on the device."""
         if x.dtype == np.uint8 or not self.enabled or len(self.origin.shape) != 1:
-            return self(torch.from_numpy(self.relative(x)).to(self.device))
+            return self(onto(self.relative(x), self.device))
         # The same as by way of what is stored, in fewer calls.
         z = np.subtract(x, self._centre)
         z *= self._inverse
-        np.minimum(np.maximum(z, -LIMIT, out=z), LIMIT, out=z)
-        return torch.from_numpy(z.astype(np.float32)).to(self.device)
+        return onto(clip_(z, LIMIT).astype(np.float32), self.device)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Stored inputs [rows, *shape] -> standardised float32."""
+    def __call__(self, x: Numbers) -> Numbers:
+        """Stored inputs [rows, *shape] -> standardised float32, of the same kind."""
+        if isinstance(x, Tensor) and isinstance(self._shift, np.ndarray):
+            return tensor(self(host(x)))
         if not self.enabled:
-            return x.float()
-        return (x - self._shift).mul_(self._scale).clamp_(-LIMIT, LIMIT)
+            return x.astype(np.float32) if isinstance(x, np.ndarray) else x.float()
+        z = x - self._shift
+        z *= self._scale
+        return clip_(z, LIMIT)
 
     def part(self) -> Part:
         arrays = {"mean": self.mean, "variance": self.variance, "origin": self.origin}
@@ -172,3 +183,8 @@ class Normaliser:
         self.weight = float(part.values["weight"])
         self.anchored = bool(part.values["anchored"])
         self._derive()
+
+
+def _wide(numbers: Array, values: Array) -> Array:
+    """[features] to go with [n, features] or [n, features, m]."""
+    return numbers if values.ndim == 2 else numbers[:, None]

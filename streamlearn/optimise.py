@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from streamlearn.arithmetic import host
 from streamlearn.config import LearningSettings
 from streamlearn.model import Model
 from streamlearn.nets import MLP
@@ -47,21 +48,25 @@ class Optimiser:
             new[:before] = old
             setattr(self, name, new)
 
-    @torch.no_grad()
     def step(self, model: Model) -> None:
-        """Apply the gradients that `model.backward` left."""
-        k = model.classes
+        """Apply the gradients that `model.backward` left, which are of no use any more then."""
         self.steps += 1
-        steps = self.row_steps[:k].add_(1)
-        rows, rows_grad = model.used, model.used_grad
+        row_steps = host(self.row_steps[: model.classes])
+        row_steps += 1
         if self.decay:
-            shrink = 1 - self.rate * self.decay
-            model.flat.mul_(shrink)
-            rows.mul_(shrink)
-        if self.name == "sgd":
-            model.flat.add_(model.flat_grad, alpha=-self.rate)
-            rows.add_(rows_grad, alpha=-self.rate)
+            for weights, _ in model.pairs:
+                weights *= 1 - self.rate * self.decay
+        if self.name == "adamw":
+            self._adam(model)
             return
+        for weights, change in model.pairs:
+            change *= self.rate
+            weights -= change
+
+    @torch.no_grad()
+    def _adam(self, model: Model) -> None:
+        k = model.classes
+        rows, rows_grad, steps = model.used, model.used_grad, self.row_steps[:k]
         # p -= rate * (m / c1) / (sqrt(v / c2) + eps), with the corrections c = 1 - beta^steps
         c1, c2 = 1 - BETA1**self.steps, 1 - BETA2**self.steps
         self.m.lerp_(model.flat_grad, 1 - BETA1)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from streamlearn.arithmetic import unit
 from streamlearn.events import Array
 from streamlearn.losses import log_shares
-from streamlearn.model import unit
 
 NEAREST = 1e-6
 """Distances below count as this: two prototypes in one place are as close as can be, not infinitely."""

@@ -25,6 +25,10 @@ class Schema:
     shape: tuple[int, ...]
     dtype: str
 
+    def fits(self, x: Array) -> bool:
+        """Whether x surely fits: a quick answer for what nearly every event of a stream of floats is."""
+        return x.dtype == FLOAT32 and x.shape == self.shape and self.dtype != "uint8" and within_float32(x)
+
     def misfit(self, x: Array) -> tuple[str, str] | None:
         """(reason, detail) if x doesn't fit. Whole numbers in 0..255 fit uint8, uint8 fits float32."""
         if x.shape != self.shape:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamlearn.arithmetic import Numbers, fetched, host, join, tensor, unit
 from streamlearn.average import Average
 from streamlearn.config import ServingSettings
 from streamlearn.events import Array
-from streamlearn.model import Model, unit
+from streamlearn.model import Model
 from streamlearn.rows import Rows
-from streamlearn.state import Part, copy, host
+from streamlearn.state import Part, copy
 
 WEIGHTS, AVERAGE, MEANS = "weights", "average", "means"
 SURE = 2.0
@@ -41,7 +42,7 @@ class ClassMeans:
 
     def __init__(self, model: Model) -> None:
         self._rows = torch.zeros(model.rows.shape[0], model.features, device=model.device)
-        self._late: list[tuple[Tensor, Tensor]] = []
+        self._late: list[tuple[Numbers, Numbers]] = []
         self._waiting = 0
         # 1 - .95^k by k and class, of so many classes as there were when the last step was taken in.
         self._shares: Array = np.zeros((0, 0), np.float32)
@@ -56,13 +57,13 @@ class ClassMeans:
     def rows(self, rows: Tensor) -> None:
         self._rows, self._late, self._waiting = rows, [], 0
 
-    def update(self, features: Tensor, y: Tensor, classes: int) -> None:
+    def update(self, features: Numbers, y: Numbers, classes: int) -> None:
         """features [rows, d], y [rows]: they are kept, and must not change any more."""
         if self._waiting >= LATE or classes != self._shares.shape[1]:
             self._take_late()
             if classes != self._shares.shape[1]:
                 self._shares = np.zeros((0, classes), np.float32)
-        self._late.append((features.detach(), y))
+        self._late.append((features, y))
         self._waiting += len(y)
 
     @torch.no_grad()
@@ -71,8 +72,8 @@ class ClassMeans:
             return
         late, self._late, self._waiting = self._late, [], 0
         device, classes = self._rows.device, self._shares.shape[1]
-        units = unit(torch.cat([features for features, _ in late]))
-        y = torch.cat([y for _, y in late]).cpu().numpy()
+        units = unit(tensor(join([features for features, _ in late])))
+        y = fetched(join([y for _, y in late]))
         starts = classes * np.arange(len(late) + 1)
         # A pile is what a step has of a class.
         keys = y + np.repeat(starts[:-1], [len(y) for _, y in late])
@@ -107,9 +108,9 @@ class ClassMeans:
             rows[: len(self._rows)] = self.rows
             self.rows = rows
 
-    def logits(self, model: Model, features: Tensor) -> Tensor:
+    def logits(self, model: Model, features: Numbers) -> Numbers:
         """Cosines over the model's temperature [rows, classes]; a class without a mean has cosine 0."""
-        return unit(features) @ unit(self.rows[: model.classes]).T / model.settings.temperature
+        return unit(features) @ unit(host(self.rows)[: model.classes]).T / model.settings.temperature
 
 
 class Serving:
@@ -141,7 +142,7 @@ class Serving:
         if self.average is not None:
             self.average.update(self.model)
         if self.means is not None:
-            features, y = rows.features(self.model), rows.y
+            features, y = rows.encoded(self.model).value, rows.labels
             if rows.share is not None:
                 features, y = features[rows.pure], y[rows.pure]
             self.means.update(features, y, self.model.classes)
@@ -153,20 +154,20 @@ class Serving:
         if self.means is not None:
             self.means.grow(self.model)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Numbers) -> Numbers:
         """Of normalised inputs [rows, *shape] by the predictor that answers now: [rows, classes]."""
         return self.candidates(x, (self.name,))[self.name]
 
-    def _sides(self, x: Tensor) -> Tensor:
+    def _sides(self, x: Numbers) -> Numbers:
         """The inputs, and behind them their mirror images where these have a say."""
-        return torch.cat([x, x.flip(-1)]) if self.mirrors else x
+        return join([x, host(tensor(x).flip(-1))]) if self.mirrors else x
 
-    def _mean(self, logits: Tensor) -> Tensor:
+    def _mean(self, logits: Numbers) -> Numbers:
         """Of each input and its mirror image, as `_sides` laid them."""
         if not self.mirrors:
             return logits
-        straight, mirrored = logits.chunk(2)
-        return (straight + mirrored) / 2
+        half = len(logits) // 2
+        return (logits[:half] + logits[half:]) / 2
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -179,16 +180,16 @@ class Serving:
         """Forwards of an input to ask every predictor that may serve."""
         return (2 if self.auto else 1) * (2 if self.mirrors else 1)
 
-    def candidates(self, x: Tensor, names: Sequence[str]) -> Mapping[str, Tensor]:
+    def candidates(self, x: Numbers, names: Sequence[str]) -> Mapping[str, Numbers]:
         """Logits [rows, classes] of normalised inputs [rows, *shape] by each of the predictors `names`."""
-        found: dict[str, Tensor] = {}
+        found: dict[str, Numbers] = {}
         sides = self._sides(x)
         if self.average is not None and AVERAGE in names:
             found[AVERAGE] = self.average.logits(self.model, sides)
         if set(names) - {AVERAGE}:
-            features = self.model.encode(sides)
+            features = self.model.represent(sides)
             if WEIGHTS in names:
-                found[WEIGHTS] = self.model.classify(features)
+                found[WEIGHTS] = self.model.score(features)
             if self.means is not None and MEANS in names:
                 found[MEANS] = self.means.logits(self.model, features)
         return {name: self._mean(logits) for name, logits in found.items()}
@@ -205,7 +206,8 @@ class Serving:
             rows = self.average.rows
         else:
             rows = model.rows
-        return unit(rows[: model.classes, : model.features])
+        prototypes: Tensor = unit(rows[: model.classes, : model.features])
+        return prototypes
 
     def nearest(self, pairs: int, most: int = 500) -> list[tuple[int, int, float]]:
         """The pairs of classes whose prototypes are nearest: (a, b, cosine), nearest first.

@@ -68,16 +68,6 @@ def copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def host(tensor: Tensor) -> Any:
-    """The very memory of a tensor on the CPU as a numpy array; a tensor on another device as it is.
-
-    For arithmetic on a few rows, written so that both understand it: numpy's share of the time of a small
-    operation is a third of torch's. The basic operations round alike in both, to the bit; reductions and
-    functions (sum, norm, pow) do not, and are left to torch.
-    """
-    return tensor.numpy() if tensor.device.type == "cpu" else tensor
-
-
 def fill(target: Tensor, source: Tensor, name: str) -> None:
     """Copy `source` into `target`; ValueError if shape or dtype differ."""
     if target.shape != source.shape or target.dtype != source.dtype:

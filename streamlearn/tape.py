@@ -1,49 +1,75 @@
 """The backward of a step: by hand where the gradient is a few products, by autograd for all else.
 
-Autograd's bookkeeping of a small net costs several times the net's arithmetic. So within a step the
-features that `Model.encode` gives out, and the logits that `Model.classify` makes of them, are leaves that a
-loss may use as it likes; from their gradients on, the head, and an encoder that is an MLP, know the rest.
+Autograd's bookkeeping of a small net costs several times the net's arithmetic. So what a step computes of
+its rows are nodes: the features that the encoder makes, the logits that the head makes of them. A loss
+either knows its gradient by a node's numbers (`Explicit`), or uses the node's leaf like any other tensor
+with a graph; from the nodes on, the head, and an encoder that is an MLP, know the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-Backward = Callable[[Tensor], Tensor | None]
+from streamlearn.arithmetic import Numbers, host, tensor
+
+Onward = Callable[[Numbers], Numbers | None]
 """Takes the gradient of an output, adds those of the parameters to what there is; returns the input's."""
 
 
-@dataclass(frozen=True)
-class Explicit:
-    """A loss whose gradient is known: `value`, a scalar, and d value / d logits [rows, classes].
+@dataclass(slots=True)
+class Node:
+    """Something computed in a step: `value` [rows, …], and where its gradient goes on to.
 
-    logits: what it was computed from, as `Model.classify` gave it. start: the first of its rows that take
-    part; `gradient` [rows that do, classes] begins with it.
+    onward: what to do with the gradient; its result is that of the node `of`.
     """
 
-    value: Tensor
-    logits: Tensor
-    gradient: Tensor
+    value: Numbers
+    onward: Onward
+    of: Node | None = None
+    gradient: Numbers | None = None
+    _leaf: Tensor | None = field(default=None)
+
+    @property
+    def leaf(self) -> Tensor:
+        """The value as a tensor that autograd knows."""
+        if self._leaf is None:
+            self._leaf = tensor(self.value).detach().requires_grad_()
+        return self._leaf
+
+    def add(self, gradient: Numbers, start: int = 0) -> None:
+        """Add to the gradient of the rows from `start` on."""
+        if self.gradient is None and len(gradient) == len(self.value):
+            self.gradient = gradient
+            return
+        if self.gradient is None:
+            self.gradient = 0 * self.value
+        self.gradient[start : start + len(gradient)] += gradient
+
+    def backward(self) -> None:
+        """Send the gradient on."""
+        if self._leaf is not None and self._leaf.grad is not None:
+            self.add(host(self._leaf.grad))
+        if self.gradient is None:
+            return
+        gradient = self.onward(self.gradient)
+        if self.of is not None and gradient is not None:
+            self.of.add(gradient)
+
+
+@dataclass(frozen=True, slots=True)
+class Explicit:
+    """A loss whose gradient is known: `value`, a scalar, and d value / d node [rows from `start` on, …]."""
+
+    value: float
+    node: Node
+    gradient: Numbers
     start: int = 0
 
     def __rmul__(self, weight: float) -> Explicit:
-        return Explicit(weight * self.value, self.logits, weight * self.gradient, self.start)
-
-    def backward(self) -> None:
-        """Add the gradient to that of the logits, which must be a leaf."""
-        gradient = self.gradient
-        if len(gradient) < len(self.logits):
-            gradient = torch.zeros_like(self.logits)
-            gradient[self.start : self.start + len(self.gradient)] = self.gradient
-        self.logits.grad = gradient if self.logits.grad is None else self.logits.grad + gradient
-
-    def graph(self) -> Tensor:
-        """A scalar with this gradient, for logits that were made of something else."""
-        return (self.logits[self.start : self.start + len(self.gradient)] * self.gradient).sum()
+        return Explicit(weight * self.value, self.node, weight * self.gradient, self.start)
 
 
 Loss = Tensor | Explicit
@@ -51,48 +77,33 @@ Loss = Tensor | Explicit
 
 
 def value_of(loss: Loss) -> float:
-    return float(loss.value if isinstance(loss, Explicit) else loss.detach())
-
-
-def backward(losses: Iterable[Loss]) -> None:
-    """Gradients of the sum of all losses into the leaves that they were made of."""
-    total: Tensor | None = None
-    for loss in losses:
-        if isinstance(loss, Explicit) and loss.logits.is_leaf:
-            loss.backward()
-            continue
-        scalar = loss.graph() if isinstance(loss, Explicit) else loss
-        total = scalar if total is None else total + scalar
-    if total is not None:
-        total.backward()  # type: ignore[no-untyped-call]
+    return loss.value if isinstance(loss, Explicit) else float(loss.detach())
 
 
 class Tape:
-    """The leaves that a step's forwards have given out, and how the gradient goes on from each."""
+    """The nodes of a step, in their order."""
 
     def __init__(self) -> None:
-        self._leaves: list[tuple[Tensor, Tensor | None, Backward]] = []
+        self._nodes: list[Node] = []
 
     def clear(self) -> None:
-        self._leaves.clear()
+        self._nodes.clear()
 
-    def leaf(self, output: Tensor, onward: Backward, of: Tensor | None = None) -> Tensor:
-        """`output`, to go on with; its gradient will be given to `onward`, whose result is that of `of`."""
-        leaf = output.detach().requires_grad_()
-        self._leaves.append((leaf, of, onward))
-        return leaf
+    def node(self, value: Numbers, onward: Onward, of: Node | None = None) -> Node:
+        node = Node(value, onward, of)
+        self._nodes.append(node)
+        return node
 
-    def holds(self, tensor: Tensor) -> bool:
-        """Whether it is one of these leaves."""
-        return any(tensor is leaf for leaf, _, _ in self._leaves)
-
-    @torch.no_grad()
-    def backward(self) -> None:
-        """From the leaves' gradients on; the tape is empty then."""
-        for leaf, of, onward in reversed(self._leaves):
-            if leaf.grad is None:
-                continue
-            gradient = onward(leaf.grad)
-            if of is not None and gradient is not None:
-                of.grad = gradient if of.grad is None else of.grad.add_(gradient)
+    def backward(self, losses: Iterable[Loss]) -> None:
+        """The gradient of the sum of all losses, through every node; the tape is empty then."""
+        total: Tensor | None = None
+        for loss in losses:
+            if isinstance(loss, Explicit):
+                loss.node.add(loss.gradient, loss.start)
+            else:
+                total = loss if total is None else total + loss
+        if total is not None:
+            total.backward()  # type: ignore[no-untyped-call]
+        for node in reversed(self._nodes):
+            node.backward()
         self.clear()

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from streamlearn import bookkeeping
+from streamlearn.arithmetic import Numbers, exp_, fetched, log_softmax, onto
 from streamlearn.bookkeeping import Counts
 from streamlearn.buffers import Memory
 from streamlearn.classes import ClassIndex
@@ -150,22 +150,21 @@ class Trainer:
         self.normaliser.anchor(pending_x)
         stored = self.normaliser.relative(pending_x)
         self.evaluator.arrive(stored, y, counts.steps)
-        stream = torch.from_numpy(stored.copy()).to(self.device)
+        stream = onto(stored, self.device)
         self.grow(int(y.max()) + 1)
         self.normaliser.update(stored)
         draw = method.draw(self.memory, self.replay_batch, self.generators.draws)
         rows = make_rows(stream, y, self.memory, draw, self.views, method.stream_views, method.memory_views)
         mark("draw")
-        model.train_mode(True)
+        model.begin()
         parts = method.loss(model, rows)
         values = {name: value_of(part) for name, part in parts.items()}
         finite = math.isfinite(sum(values.values()))
         if finite:
             model.backward(parts.values())
             # A finite loss may have a gradient that is not; one sum meets every NaN and infinity.
-            gradients = model.flat_grad.sum() + model.used_grad.sum()
-            finite = math.isfinite(float(gradients))
-        model.train_mode(False)
+            finite = math.isfinite(sum(float(gradient.sum()) for _, gradient in model.pairs))
+        model.end()
         mark("forward_backward")
         if finite:
             self.optimiser.step(model)
@@ -179,7 +178,7 @@ class Trainer:
         self.memory.insert(stream, y, keys, self.generators.slots)
         counts.steps += 1
         counts.learned += len(y)
-        images = method.images(len(rows.y))
+        images = method.images(len(rows))
         counts.images += images
         mark("store")
         self.evaluator.after_step(counts.steps, counts.learned, images, new_set)
@@ -203,31 +202,30 @@ class Trainer:
             self.method.grow(self.model)
             self.serving.grow()
 
-    def forward(self, rows: Array) -> Tensor:
+    def forward(self, rows: Array) -> Array:
         """Probabilities [n, classes] of inputs as they came [n, *shape], by the predictor that serves."""
-        return torch.softmax(self.serving.logits(self.normaliser.straight(rows)), dim=1)
+        return fetched(exp_(log_softmax(self.serving.logits(self.normaliser.straight(rows)))))
 
-    @torch.inference_mode()
     def candidates(self, x: Array) -> dict[str, Array]:
         """Class numbers [n] that every predictor gives for inputs as they came [n, *shape], in bulk."""
         return self._answers(x, self.normaliser.straight, list(self.serving.names))
 
-    @torch.inference_mode()
     def numbers(self, x: Array) -> Array:
         """The same by the predictor that serves alone."""
         return self._answers(x, self.normaliser.straight, [self.serving.name])[self.serving.name]
 
-    @torch.inference_mode()
     def _asked(self, x: Array) -> dict[str, Array]:
         """The same for stored inputs, by the predictors that may serve."""
         names = list(self.serving.names) if self.serving.auto else [self.serving.name]
-        return self._answers(x, lambda part: self.normaliser(torch.from_numpy(part).to(self.device)), names)
+        return self._answers(x, lambda part: self.normaliser(onto(part, self.device)), names)
 
-    def _answers(self, x: Array, normal: Callable[[Array], Tensor], names: Sequence[str]) -> dict[str, Array]:
+    def _answers(
+        self, x: Array, normal: Callable[[Array], Numbers], names: Sequence[str]
+    ) -> dict[str, Array]:
         found: dict[str, list[Array]] = {name: [] for name in names}
         for start in range(0, len(x), BULK):
             for name, logits in self.serving.candidates(normal(x[start : start + BULK]), names).items():
-                found[name].append(logits.argmax(dim=1).cpu().numpy())
+                found[name].append(fetched(logits.argmax(1)))
         none = np.empty(0, dtype=np.int64)
         return {name: np.concatenate([none, *parts]) for name, parts in found.items()}
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from streamlearn.arithmetic import Numbers, host, tensor
 from streamlearn.config import ViewSettings
 from streamlearn.normalise import Normaliser
 
@@ -77,15 +79,18 @@ class Views:
                 ),
             }
 
-    def __call__(self, raw: Tensor, strength: str) -> Tensor:
-        """A view of every stored input [rows, *shape]; normalised float32."""
+    def __call__(self, raw: Numbers, strength: str) -> Numbers:
+        """A view of every stored input [rows, *shape]; normalised float32, of the same kind."""
         if strength == STANDARD:
             strength = WEAK if self.image else RAW
         if strength == RAW or not len(raw):
             return self.normaliser(raw)
+        x = tensor(raw)
         if self.image:
-            return self._image(raw.float(), self.reach[strength])
-        return self._vector(raw, 1.0 if strength == WEAK else 2.0)
+            x = self._image(x.float(), self.reach[strength])
+        else:
+            x = self._vector(x, 1.0 if strength == WEAK else 2.0)
+        return host(x) if isinstance(raw, np.ndarray) else x
 
     def _uniform(self, rows: int, columns: int, low: float, high: float) -> Tensor:
         device = self.generator.device

@@ -61,7 +61,7 @@ def rows_of(
 ) -> Rows:
     """The rows of a step on a stream batch with these labels; draw: all of the memory if not given."""
     shape = tuple(memory.x.shape[1:])
-    stream = inputs(len(labels), shape, seed=9)
+    stream = inputs(len(labels), shape, seed=9).numpy()
     draw = Draw(np.arange(memory.size)) if draw is None else draw
     y = np.array(labels)
     views = make_views(shape) if views is None else views

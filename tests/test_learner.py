@@ -119,7 +119,7 @@ def test_an_event_without_a_step_costs_no_second_forward_for_every_step(
     forwards = 0
     forward = learner.trainer.forward
 
-    def counted(rows: Array) -> Tensor:
+    def counted(rows: Array) -> Array:
         nonlocal forwards
         forwards += 1
         return forward(rows)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from streamlearn.arithmetic import Numbers
 from streamlearn.config import CoreSettings, LearningSettings, MethodSettings
 from streamlearn.events import Event
 from streamlearn.flags import load_settings
@@ -20,7 +21,7 @@ from streamlearn.methods.onpro import OnlinePrototypes
 from streamlearn.model import Model
 from streamlearn.prototypes import pair_odds
 from streamlearn.rows import Draw, Rows
-from streamlearn.tape import value_of
+from streamlearn.tape import Node, value_of
 from streamlearn.views import turned
 from tests.steps import IMAGE, VECTOR, make_memory, make_model, mixture, rows_of
 from tests.streams import bits, vectors
@@ -167,10 +168,12 @@ class Counted:
 
     def __init__(self, model: Model) -> None:
         self.rows = 0
-        model.encoder.register_forward_hook(self._count)
+        self._encoded = model.encoded
+        model.encoded = self._count  # type: ignore[method-assign]
 
-    def _count(self, _module: object, args: tuple[Tensor], _result: object) -> None:
-        self.rows += len(args[0])
+    def _count(self, x: Numbers) -> Node:
+        self.rows += len(x)
+        return self._encoded(x)
 
 
 @pytest.mark.parametrize(

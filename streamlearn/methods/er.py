@@ -17,4 +17,4 @@ class ExperienceReplay(Method):
     paper = "Chaudhry et al., On tiny episodic memories in continual learning, 2019"
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        return {"all": cross_entropy(rows.logits(model), rows)}
+        return {"all": cross_entropy(rows.classified(model), rows)}

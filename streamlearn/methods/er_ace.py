@@ -8,8 +8,7 @@ head is open and has no column for them.
 
 from __future__ import annotations
 
-import torch
-
+from streamlearn.arithmetic import full
 from streamlearn.losses import MASKED, competition, cross_entropy
 from streamlearn.method import Losses, Method
 from streamlearn.model import Model
@@ -21,10 +20,10 @@ class AsymmetricReplay(Method):
     paper = "Caccia et al., New insights on reducing abrupt representation change, ICLR 2022"
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        logits, stream = rows.logits(model), slice(0, rows.stream)
-        absent = torch.full((model.classes,), MASKED, device=logits.device)
-        absent[rows.y[stream]] = 0
+        logits, stream = rows.classified(model), slice(0, rows.stream)
+        absent = full(model.classes, MASKED, logits.value)
+        absent[rows.labels[stream]] = 0
         losses: Losses = {"stream": competition(logits, rows, stream, absent)}
-        if len(rows.y) > rows.stream:
+        if len(rows) > rows.stream:
             losses["memory"] = cross_entropy(logits, rows, rows.stream)
         return losses

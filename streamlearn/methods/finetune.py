@@ -20,4 +20,4 @@ class Finetune(Method):
         return Draw(np.empty(0, dtype=np.int64))
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        return {"stream": cross_entropy(rows.logits(model), rows)}
+        return {"stream": cross_entropy(rows.classified(model), rows)}

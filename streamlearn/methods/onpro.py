@@ -52,13 +52,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from streamlearn.arithmetic import host, tensor, unit
 from streamlearn.buffers import Memory
 from streamlearn.config import Section
 from streamlearn.events import Array
 from streamlearn.losses import contrastive, cross_entropy, log_shares, positives
 from streamlearn.method import Losses, Method
 from streamlearn.methods.pcr import TWO_VIEWS_FROM
-from streamlearn.model import Model, unit
+from streamlearn.model import Model
 from streamlearn.prototypes import class_prototypes, equilibrium, pair_odds
 from streamlearn.rows import Draw, Rows
 from streamlearn.state import Part, copy
@@ -162,9 +163,10 @@ class OnlinePrototypes(Method):
         losses: Losses = {}
         self._found = None
         if weights.cross_entropy:
-            has_memory = len(rows.y) > rows.stream
+            has_memory = len(rows) > rows.stream
             start = rows.stream if weights.classify == "memory" and has_memory else 0
-            losses["cross_entropy"] = weights.cross_entropy * cross_entropy(rows.logits(model), rows, start)
+            loss = cross_entropy(rows.classified(model), rows, start)
+            losses["cross_entropy"] = weights.cross_entropy * loss
         if weights.instance:
             losses["instance"] = weights.instance * self._instance(model, rows)
         if not self.projector:
@@ -192,7 +194,7 @@ class OnlinePrototypes(Method):
         first = rows.of_memory(0)
         memory, y = _two_views(z[rows.stream :], rows.memory_views), rows.y[first]
         if rows.share is not None:
-            pure = rows.pure[first]
+            pure = tensor(rows.pure)[first]
             memory, y = memory[:, pure], y[pure]
         classes, prototypes = class_prototypes(memory, y)
         self._found = classes, prototypes.detach().mean(dim=0)
@@ -201,10 +203,10 @@ class OnlinePrototypes(Method):
     def _instance(self, model: Model, rows: Rows) -> Tensor:
         h, y, example = rows.features(model), rows.y, _examples(rows)
         if self.turns > 1:
-            h = torch.cat([h, model.encode(turned(rows.x, self.turns))])
+            h = torch.cat([h, model.encoded(host(turned(rows.x, self.turns))).leaf])
         z, h = (f.view(self.turns, len(y), -1) for f in (model.project(h), unit(h)))
         if rows.share is not None:
-            y = torch.where(rows.pure, y, model.classes + example)
+            y = torch.where(tensor(rows.pure), y, model.classes + example)
         turn = torch.arange(self.turns, device=y.device)[:, None]
         stream, memory = slice(0, rows.stream), slice(rows.stream, len(y))
         by_class = positives((y[stream] * self.turns + turn).flatten())

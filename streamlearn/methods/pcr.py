@@ -47,4 +47,4 @@ class ProxyContrastiveReplay(Method):
         return super().plan(batch, images)
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        return {"proxies": proxy_contrastive(rows.logits(model), rows)}
+        return {"proxies": proxy_contrastive(rows.classified(model), rows)}

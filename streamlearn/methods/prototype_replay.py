@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from streamlearn.arithmetic import unit
 from streamlearn.buffers import Memory
 from streamlearn.config import Section
 from streamlearn.events import Array
 from streamlearn.losses import proxy_contrastive
 from streamlearn.method import Losses, Method
 from streamlearn.methods.pcr import TWO_VIEWS_FROM
-from streamlearn.model import Model, unit
+from streamlearn.model import Model
 from streamlearn.rows import Draw, Rows
 from streamlearn.state import Part
 from streamlearn.views import RAW, STANDARD, WEAK
@@ -93,7 +94,7 @@ class PrototypeReplay(Method):
         """
         self.nearness = None
         if self.params.feedback and 2 <= model.classes <= MOST_CLASSES:
-            prototypes = unit(model.head.detach()[:, : model.features])
+            prototypes = unit(model.used[:, : model.features])
             cosines = (prototypes @ prototypes.T).cpu().numpy().astype(np.float64)
             if not np.isfinite(cosines).all():
                 return
@@ -111,6 +112,6 @@ class PrototypeReplay(Method):
         self._compare(model)
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        sparse = len(rows.memory_raw) < model.classes
+        sparse = rows.replayed < model.classes
         absent = self.params.absent if sparse else 0.0
-        return {"prototypes": proxy_contrastive(rows.logits(model), rows, absent)}
+        return {"prototypes": proxy_contrastive(rows.classified(model), rows, absent)}

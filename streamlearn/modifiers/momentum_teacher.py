@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field
 from torch.nn import functional
 
+from streamlearn.arithmetic import tensor
 from streamlearn.average import Average
 from streamlearn.config import Section
 from streamlearn.method import Losses, Method, Modifier
@@ -45,7 +46,7 @@ class MomentumTeacher(Modifier):
         if self.teacher is None or not self.params.weight:
             return losses
         hot = self.params.temperature
-        teacher = functional.softmax(self.teacher.logits(model, rows.x) / hot, dim=1)
+        teacher = functional.softmax(tensor(self.teacher.logits(model, rows.inputs)) / hot, dim=1)
         student = functional.log_softmax(rows.logits(model) / hot, dim=1)
         divergence = functional.kl_div(student, teacher, reduction="batchmean")
         return {**losses, "teacher": self.params.weight * hot**2 * divergence}

@@ -160,7 +160,7 @@ class ViewBatch(Modifier):
 
     def loss(self, model: Model, rows: Rows) -> Losses:
         losses = self.inner.loss(model, rows)
-        if self.params.weight and len(rows.y) > rows.stream:
+        if self.params.weight and len(rows) > rows.stream:
             log_p = torch.log_softmax(rows.logits(model)[rows.stream :], dim=1)
             losses["consistency"] = self.params.weight * consistency(
                 log_p.view(rows.memory_views, -1, log_p.shape[1])
