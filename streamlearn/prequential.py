@@ -103,8 +103,10 @@ class Prequential:
             second = second * fading + common
             third = third * fading + same
             weight = weight * fading + 1
-            # LEAST comes first so that NaN becomes LEAST: one NaN would stay in the sums for ever
-            loss = -log(min(max(LEAST, probability), 1.0))
+            if not LEAST <= probability <= 1.0:
+                # LEAST comes first so that NaN becomes LEAST: one NaN would stay in the sums for ever
+                probability = min(max(LEAST, probability), 1.0)
+            loss = -log(probability)
             loss_sum += loss
             faded_loss = faded_loss * fading + loss
             # sum over classes of (times actual) x (times predicted), kept up to date for Cohen's kappa

@@ -125,6 +125,10 @@ ALLOCATION = (
 """What torch says, with a RuntimeError, where there is no memory."""
 
 
+COLLECT = 20_000, 10, 10
+"""Objects more than before after which Python looks for circles of them (700 by default)."""
+
+
 def _no_memory(error: Exception) -> int:
     log.error(
         "there is not enough memory (%s): set memory.capacity, codec.shape or model.width lower",
@@ -157,6 +161,8 @@ def _run(settings: Settings) -> int:
 
     def started() -> None:
         gc.freeze()
+        # Events come and go by the thousand, hardly ever in circles: to look for some is a tenth of the time.
+        gc.set_threshold(*COLLECT)
         about(lambda: {"step": worker.learner.counts.steps, "epoch": worker.epoch})
         if settings.log.format == "json":
             log.info("started", extra={"fields": begins(settings, worker, url)})

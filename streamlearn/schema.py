@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,10 @@ class Schema:
 
     def fits(self, x: Array) -> bool:
         """Whether x surely fits: a quick answer for what nearly every event of a stream of floats is."""
-        return x.dtype == FLOAT32 and x.shape == self.shape and self.dtype != "uint8" and within_float32(x)
+        if x.dtype != FLOAT32 or x.shape != self.shape or self.dtype == "uint8" or x.ndim != 1:
+            return False
+        # Of numbers that are none the product is none; of very large ones as well, and a look decides.
+        return isfinite(x.dot(x))
 
     def misfit(self, x: Array) -> tuple[str, str] | None:
         """(reason, detail) if x doesn't fit. Whole numbers in 0..255 fit uint8, uint8 fits float32."""
