@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from connectors.formats import LIMIT, Lines, Queue
+from connectors.formats import LIMIT, Left, Lines, Queue
 from streamlearn.events import UsageError
 
+QUOTED = re.compile(r'(?:^|(?<=,))"(?:[^"]|"")*(?:"|$)')
 NO_UTF8 = "the row is not UTF-8"
 TOO_LONG = f"the row has more than {LIMIT >> 20} MiB; a quote in it may never be closed"
 
@@ -18,16 +20,19 @@ class Rows(Queue):
     None, blank rows are no records. `value` holds the row's bytes. A row that isn't UTF-8, or longer
     than LIMIT (a quote that is never closed), has one field under None, a sentence that says so. The
     header is the first row.
+
+    In a content that may grow, a last row without newline is no record: nothing tells whether its last cell
+    is whole.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self._name = name
         self._fields = []
-        self._lines = Lines(keep_return=True)
+        self._lines = Lines(keep_return=True, whole=lambda line: False)
         self._header: list[str] | None = None
         self._open: list[bytes] = []
-        self._open_bytes = self._open_end = 0
+        self._open_bytes = self._open_start = self._open_end = 0
 
     @property
     def wants_start(self) -> bool:  # type: ignore[override]
@@ -42,12 +47,21 @@ class Rows(Queue):
         self._lines.feed(data)
         self._rows()
 
-    def finish(self, may_grow: bool = False) -> None:
-        self._lines.finish()
+    def finish(self, may_grow: bool = False) -> Left | None:
+        left = self._lines.finish(may_grow)
         self._rows()
+        if may_grow and self._open:
+            size = self._open_end - self._open_start + (left.size if left else 0)
+            return Left(self._open_start, size, "row", "is in a quote that isn't closed")
+        if left is not None:
+            if self._header is None:
+                # However it goes on, this will be no header: better refused now than waited for.
+                refuse_returns(self._name, self._lines.held.removesuffix(b"\r").decode(errors="replace"))
+            return Left(left.start, left.size, "row", "has no line end")
         if self._open:
             self._row(b"\n".join(self._open), self._open_end)
             self._open = []
+        return None
 
     def _rows(self) -> None:
         lines, ends, _ = self._lines.take(self._lines.ready)
@@ -55,6 +69,8 @@ class Rows(Queue):
             if b'"' not in line and not self._open:
                 self._row(line, end, len(line) < LIMIT)
                 continue
+            if not self._open:
+                self._open_start = end - len(line) - 1
             open_at_end = ends_in_quotes(line, bool(self._open))
             self._open.append(line)
             self._open_bytes += len(line)
@@ -76,6 +92,7 @@ class Rows(Queue):
         cells = None if text is None else text.split(",") if '"' not in text else cells_of(text)
         header = self._header
         if header is None:
+            refuse_returns(self._name, text or "")
             self._header = self._checked(cells)
             return
         fields: dict[Any, Any]
@@ -101,6 +118,15 @@ class Rows(Queue):
             if header.index(column) + 1 < number:
                 raise UsageError(f"{self._name}: the CSV header has two columns named {column!r}")
         return header
+
+
+def refuse_returns(name: str, header: str) -> None:
+    """Raises UsageError for a header that other rows are part of, for carriage returns alone end them."""
+    if "\r" in QUOTED.sub("", header):
+        raise UsageError(
+            f"{name}: the CSV header holds a carriage return outside of quotes: rows must end with a newline "
+            "(`tr '\\r' '\\n'` makes one of every carriage return)"
+        )
 
 
 def ends_in_quotes(line: bytes, quoted: bool) -> bool:

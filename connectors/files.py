@@ -65,9 +65,10 @@ class FileSource:
     The topic is the path as first given, the partition 0, the offset the record's number from 0, the cursor
     the byte behind the record in the uncompressed content (NPZ: the row). A regular file ends where it ends
     now, a stream when its writer closes it; a stream's records are delivered as soon as they are whole.
-    A last line of JSON that isn't whole yet is left for the next start, with a warning, in a regular file
-    that isn't compressed: its writer may still be at it. Elsewhere it is a record like others. What a
-    format makes of odd content is said in `formats`, `csv_rows` and `npz`.
+    What may be half a record at the end of a regular file that isn't compressed is left for the next start,
+    with a warning: its writer may still be at it. That is a last line without a newline (a whole JSON object
+    is taken all the same) or a cut msgpack object. Elsewhere it is a record like others. What a format makes
+    of odd content is said in `formats`, `csv_rows` and `npz`.
 
     Resuming seeks where it can; a gzip file or a stream is read again from its start, which must be given
     again, and whose fingerprint is compared. `Resume.stopped` ends that within a fraction of a second.
@@ -84,7 +85,8 @@ class FileSource:
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self._path = str(options.get("path") or "-")
+        path = options.get("path")
+        self._path = "-" if path is None else str(path)
         self.topic = self._path
         self._format = format_of(self._path, options.get("format"))
         self._fd = int(options.get("fd") or 0)
@@ -176,6 +178,9 @@ class ByteReader:
         self._input = input
         self._cutter = cutter
         self._done = False
+        self._bytes = 0
+        self._fruitless = True
+        """No record has come of it, neither now nor before the cursor."""
         self.broken: str | None = None
 
     @property
@@ -192,6 +197,7 @@ class ByteReader:
             while self._input.regular and self._cutter.wants_start and not self._done:
                 self._pull()
             return
+        self._fruitless = False
         if not self._input.seekable:
             log.info("%s is read again to byte %d, where the state goes on", self._input.name, cursor)
         self._input.skip(cursor, patience, self._header, resume.stopped)
@@ -209,7 +215,9 @@ class ByteReader:
                 return
 
     def take(self, count: int) -> Frames:
-        return self._cutter.take(self._cutter.within(count, AT_ONCE))
+        frames = self._cutter.take(self._cutter.within(count, AT_ONCE))
+        self._fruitless = self._fruitless and not frames.values
+        return frames
 
     def fingerprint(self, cursor: int) -> dict[str, Any]:
         known = fingerprint_of(*self._input.prefix(cursor))
@@ -228,6 +236,7 @@ class ByteReader:
     def _pull(self) -> None:
         data = self._input.read()
         if data:
+            self._bytes += len(data)
             self._cutter.feed(data)
         self.broken = self._input.broken
         if self.broken:
@@ -240,9 +249,15 @@ class ByteReader:
         left = self._cutter.finish(may_grow=self._input.seekable)
         if left is not None:
             log.warning(
-                "%s: the file ends in a half-written line of %d bytes at byte %d, left for the next start: "
-                "it is read when it is whole",
-                *(self._input.name, left[1], left[0]),
+                "%s: the last %s, %d bytes at byte %d, %s, so it may still be being written: it is left for "
+                "the next start%s",
+                *(self._input.name, left.what, left.size, left.start, left.why),
+                "" if left.what == "object" else " (end it with a newline to have it learned)",
+            )
+        elif self._fruitless and self._bytes and not self._cutter.ready:
+            log.warning(
+                "%s holds %d bytes, but no record (in CSV the first row is the header)",
+                *(self._input.name, self._bytes),
             )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
@@ -22,6 +22,8 @@ CHUNK = 1024 * 1024
 """Bytes that can't be told apart into msgpack objects are handed out in pieces of this size."""
 BOM = b"\xef\xbb\xbf"
 
+UNENDED_LINE = "has no line end and is no whole JSON object"
+
 Fields = Mapping[Any, Any] | None
 
 
@@ -31,6 +33,18 @@ class Frames(NamedTuple):
     values: list[bytes]
     ends: list[int]
     fields: list[Fields] | None
+
+
+class Left(NamedTuple):
+    """What stands at the end of a content that may grow, and may be half a record: it is not handed out.
+
+    start, size: in bytes of the content. what: a line, a row or an object. why: how one can tell.
+    """
+
+    start: int
+    size: int
+    what: str
+    why: str
 
 
 class Cutter(Protocol):
@@ -60,10 +74,10 @@ class Cutter(Protocol):
 
     def feed(self, data: bytes) -> None: ...
 
-    def finish(self, may_grow: bool = False) -> tuple[int, int] | None:
+    def finish(self, may_grow: bool = False) -> Left | None:
         """The content has ended; one that `may_grow` until it is read again needn't end with a whole record.
 
-        Returns where a half-written record was left, and how many bytes there are of it.
+        Returns the record that was left because it may be half-written.
         """
 
     def take(self, count: int) -> Frames:
@@ -125,18 +139,24 @@ class Queue:
 class Lines(Queue):
     """A record is a line without its newline and the carriage return before that; a last one may lack both.
 
-    In a content that may grow, a last line without newline is a record only if it `is_whole`. A blank line
+    In a content that may grow, a last line without newline is a record only if it is `whole`. A blank line
     is a record. Of a line beyond LIMIT the first LIMIT bytes are the record. A byte order
     mark at the start of the content belongs to no record.
     """
 
-    def __init__(self, keep_return: bool = False) -> None:
+    def __init__(self, keep_return: bool = False, whole: Callable[[bytes], bool] | None = None) -> None:
         super().__init__()
         self._keep_return = keep_return
+        self._whole = whole or is_whole
         self._position = 0
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._drop_blank = False
+
+    @property
+    def held(self) -> bytes:
+        """The last line as far as it has come, of one beyond LIMIT the first LIMIT bytes."""
+        return b"".join(self._held)
 
     def jump(self, cursor: int, last: bytes, corrupt_from: int | None) -> None:
         self._clear(cursor)
@@ -161,9 +181,9 @@ class Lines(Queue):
         if last:
             self._hold(last)
 
-    def finish(self, may_grow: bool = False) -> tuple[int, int] | None:
-        if self._held and may_grow and not is_whole(b"".join(self._held)):
-            return self._position, self._held_bytes
+    def finish(self, may_grow: bool = False) -> Left | None:
+        if self._held and may_grow and not self._whole(self.held):
+            return Left(self._position, self._held_bytes, "line", UNENDED_LINE)
         if self._held:
             self._release(0)
         return None
@@ -208,7 +228,8 @@ class Objects(Queue):
     """A record is one msgpack object, as its bytes, however deep; of one beyond LIMIT the first LIMIT bytes.
 
     Behind a byte that msgpack never uses the next object can't be found: from that byte's object on
-    everything comes as records of CHUNK bytes. An object that the end of the content cuts is a record too.
+    everything comes as records of CHUNK bytes. An object that the end of the content cuts is a record too,
+    unless the content may grow.
     """
 
     def __init__(self) -> None:
@@ -232,9 +253,12 @@ class Objects(Queue):
             else:
                 data = self._objects(data)
 
-    def finish(self, may_grow: bool = False) -> None:
+    def finish(self, may_grow: bool = False) -> Left | None:
+        if self._held_bytes and may_grow and self.corrupt_from is None:
+            return Left(self._position, self._held_bytes, "object", "is cut")
         if self._held_bytes:
             self._cut([self._position + self._held_bytes])
+        return None
 
     def _start(self) -> None:
         """An object begins at the position, and nothing is held."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import math
 import time
 import zipfile
@@ -14,6 +15,8 @@ import numpy as np
 from connectors.formats import Frames
 from connectors.inputs import SAME, Input, remaining
 from streamlearn.events import Array, ConnectorError, Resume, StateMismatch, Unreachable, UsageError
+
+log = logging.getLogger(__name__)
 
 HASHED_ROWS = 1000
 MAGIC = b"\x93NUMPY"
@@ -178,6 +181,8 @@ class NpzReader:
                 length = "no rows" if array.ndim == 0 else f"{len(array)} rows"
                 raise UsageError(f"{name}: x has {len(arrays['x'])} rows but {key} has {length}")
             array.flags.writeable = False
+        if not len(arrays["x"]):
+            log.warning("%s holds arrays, but no record: they have no rows", name)
         return arrays
 
     def _refuse(self, why: str) -> None:
