@@ -8,6 +8,7 @@ import logging
 import math
 import time
 import zipfile
+from collections.abc import Mapping
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -18,7 +19,8 @@ from streamlearn.events import Array, ConnectorError, Resume, StateMismatch, Unr
 
 log = logging.getLogger(__name__)
 
-HASHED_ROWS = 1000
+HASHED_AT_ONCE = 4 * 1024 * 1024
+"""Bytes of rows that are copied for hashing, at most (one row at least)."""
 MAGIC = b"\x93NUMPY"
 AT_ONCE = 16 * 1024 * 1024
 """Bytes of rows that are handed out together, at most (one row at least)."""
@@ -29,7 +31,11 @@ class NpzReader:
 
     The arrays are held in memory whole, and so is the file itself where it is compressed or a stream (its
     first record comes when it has ended). Fields hold `x` as an array (read-only views, [1] where a row is
-    a single number), one-dimensional columns as Python values; `value` holds the bytes of x's row.
+    a single number), one-dimensional columns as Python values. There is no `value`: a row has no bytes of
+    its own.
+
+    The file may have more rows at the next start, and longer strings in them; those up to the cursor must be
+    what they were.
 
     Raises Unreachable for what isn't a whole NPZ file, or holds more than `most` bytes uncompressed, and
     UsageError for arrays that make no rows.
@@ -42,6 +48,8 @@ class NpzReader:
         self._read_bytes = 0
         self._arrays: dict[str, Array] | None = None
         self._row = 0
+        self._hashes: dict[str, Any] = {}
+        self._hashed = 0
         self.broken: str | None = None
 
     @property
@@ -66,8 +74,9 @@ class NpzReader:
             raise Unreachable(f"{self._input.name} {self.broken or 'has not come to its end'}")
         if cursor > len(self._arrays["x"]):
             self._refuse(f"it has {len(self._arrays['x'])} rows, the state has learned {cursor}")
-        if resume.fingerprint and dict(resume.fingerprint) != self.fingerprint(cursor):
-            self._refuse("its arrays or its first rows differ")
+        why = difference(resume.fingerprint, self.fingerprint(cursor)) if resume.fingerprint else None
+        if why:
+            self._refuse(why)
         self._row = cursor
 
     def fill(self, count: int, timeout: float) -> None:
@@ -88,23 +97,28 @@ class NpzReader:
         }
         rows = zip(*columns.values(), strict=True)
         return Frames(
-            [x.tobytes() for x in columns["x"]],
+            [b""] * (end - first),
             list(range(first + 1, end + 1)),
             [dict(zip(columns, row, strict=True)) for row in rows],
         )
 
     def fingerprint(self, cursor: int) -> dict[str, Any]:
+        """What all rows up to the cursor were. Costs time for those that are new since the previous call."""
         # At row 0 nothing was learned yet, and a stream's arrays may not be here yet.
         arrays = (self._arrays or {}) if cursor else {}
-        rows = min(cursor, HASHED_ROWS)
-        digest = hashlib.sha256()
-        for name in ("x", "y"):
-            if name in arrays:
-                digest.update(np.ascontiguousarray(arrays[name][:rows]).tobytes())
+        if cursor < self._hashed or not self._hashes:
+            self._hashes, self._hashed = {name: hashlib.sha256() for name in arrays}, 0
+        for name, array in arrays.items():
+            step = max(1, HASHED_AT_ONCE * len(array) // max(1, array.nbytes))
+            for first in range(self._hashed, cursor, step):
+                self._hashes[name].update(content_of(array[first : min(first + step, cursor)]))
+        self._hashed = cursor
         return {
-            "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()},
-            "rows": rows,
-            "rows_sha256": digest.hexdigest(),
+            "rows": cursor,
+            "arrays": {
+                name: [kind_of(array), list(array.shape[1:]), self._hashes[name].hexdigest()]
+                for name, array in arrays.items()
+            },
         }
 
     def _pull(self) -> None:
@@ -189,6 +203,35 @@ class NpzReader:
         raise StateMismatch(
             f"{self._input.name} is not the input this state has learned from ({why}): {SAME}"
         )
+
+
+def kind_of(array: Array) -> str:
+    """The dtype; of strings without their length, which is that of the longest one in the file."""
+    return array.dtype.kind if array.dtype.kind in "US" else array.dtype.str
+
+
+def content_of(rows: Array) -> bytes:
+    """What is hashed of some rows: the same whatever the length of the longest string elsewhere."""
+    if rows.dtype.kind == "U":
+        return "".join([f"{text}\0" for text in rows.ravel().tolist()]).encode("utf-8", "surrogatepass")
+    if rows.dtype.kind == "S":
+        return b"".join([text + b"\0" for text in rows.ravel().tolist()])
+    return rows.tobytes()
+
+
+def difference(stored: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    """In which way the arrays aren't those of which the state has stored a fingerprint; None if they are."""
+    if stored.keys() != found.keys():
+        return "it was another kind of source, or read by another version"
+    was, now = stored["arrays"], found["arrays"]
+    if was.keys() != now.keys():
+        return f"it has the arrays {', '.join(now)}, the state has learned from {', '.join(was)}"
+    for name, (kind, shape, digest) in now.items():
+        if was[name][:2] != [kind, shape]:
+            return f"a row of {name} is {kind} {shape}, it was {' '.join(map(str, was[name][:2]))}"
+        if was[name][2] != digest:
+            return f"the first {found['rows']} rows of {name} differ"
+    return None
 
 
 def claimed_bytes(content: IO[bytes]) -> int:

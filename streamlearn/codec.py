@@ -109,7 +109,7 @@ class Codec:
         return Tombstone(self._read_id(key, False, record.position), record)
 
     def _event(self, record: Record) -> Event:
-        size = len(record.value)
+        size = len(record.value) or record.size
         if size > self._settings.max_bytes:
             raise Refusal(
                 "too_large", f"the record has {size} bytes, codec.max_bytes is {self._settings.max_bytes}"
@@ -360,15 +360,24 @@ def _encode(output: dict[str, Any]) -> bytes:
 
 
 def _dump(fields: Mapping[str, Any]) -> bytes:
-    """`fields` as JSON, as true to them as JSON allows (NaN becomes null). Never raises."""
+    """`fields` as JSON, as true to them as JSON allows (a NaN alone becomes null). Never raises."""
     option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     try:
-        return orjson.dumps(dict(fields), option=option, default=_jsonable)
+        rows = {name: _bits(value) for name, value in fields.items()}
+        return orjson.dumps(rows, option=option, default=_jsonable)
     except Exception:  # lone surrogates, integers over 64 bits, cycles
         try:
             return json.dumps(dict(fields), default=_jsonable).encode()
         except Exception:
             return abbreviate(fields).encode("utf-8", "backslashreplace")
+
+
+def _bits(value: Any) -> Any:
+    """`value`; of an array with numbers that JSON doesn't have its raw bytes, in the form that x may have."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or np.isfinite(value).all():
+        return value
+    data = value.astype(value.dtype.newbyteorder("<")).tobytes()
+    return {"dtype": value.dtype.name, "shape": list(value.shape), "data": data}
 
 
 def _jsonable(value: Any) -> Any:

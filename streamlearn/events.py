@@ -34,7 +34,8 @@ class Record:
 
     `value` holds the bytes as they were read. A source that reads tables or arrays (CSV, NPZ, data sets)
     also gives `fields`, the same record as named values; the codec then decodes `fields`, and `value` is
-    what a dead letter carries. `cursor` is the place in the source at which reading resumes after this
+    what a dead letter carries (where it is empty, because a row of arrays has no bytes of its own, it
+    carries `fields` as JSON). `cursor` is the place in the source at which reading resumes after this
     record (for a file: bytes of the uncompressed content; for arrays: rows). A tombstone is a message
     without a value.
     """
@@ -46,6 +47,13 @@ class Record:
     headers: tuple[tuple[str, bytes], ...] = ()
     fields: Mapping[str, Any] | None = None
     tombstone: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of the record: of its value, or of the arrays of one that has only fields."""
+        if self.value or self.fields is None:
+            return len(self.value)
+        return sum([getattr(value, "nbytes", 0) for value in self.fields.values()])
 
 
 @dataclass(slots=True)

@@ -61,7 +61,7 @@ class Instruments:
 
     def read(self, records: Sequence[Record], items: Sequence[Item]) -> None:
         """Records that have come, and what they were decoded to."""
-        self._read_bytes += sum([len(record.value) for record in records])
+        self._read_bytes += sum([len(record.value) or record.size for record in records])
         times = [
             item.ts
             for item in items

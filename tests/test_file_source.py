@@ -356,23 +356,6 @@ def test_a_shorter_file_is_refused(tmp_path: Path) -> None:
         read(path, Resume({0: 5}, {0: 10}))
 
 
-@pytest.mark.parametrize("at", [3, 200_000])
-def test_a_changed_byte_is_refused_with_a_word_where(tmp_path: Path, at: int) -> None:
-    path = tmp_path / "f.jsonl"
-    data = bytearray(b"0123456\n" * 25_001)
-    path.write_bytes(data)
-    source = FileSource({"path": str(path)})
-    source.open(Resume())
-    cursor = drain(source)[-1].cursor
-    resume = Resume({0: 25_001}, {0: cursor}, source.fingerprint({0: cursor}))
-    source.close()
-    data[at] ^= 1
-    path.write_bytes(data)
-    word = "first 65536 bytes differ" if at == 3 else f"before byte {cursor} differ"
-    with pytest.raises(StateMismatch, match=rf"{word}.*--checkpoint\.folder"):
-        read(path, resume)
-
-
 def test_state_of_another_kind_of_source_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
     path.write_bytes(b"a\nb\n")

@@ -88,7 +88,7 @@ def test_what_ends_for_good_gives_its_last_record_as_it_is(
     path = tmp_path / f"f.{format}"
     path.write_bytes(gzip.compress(content) if packed else content)
     with open(path, "rb") as file:
-        options = {} if packed else {"fd": file.fileno(), "format": format}
+        options: dict[str, Any] = {} if packed else {"fd": file.fileno(), "format": format}
         found, _ = read(path if packed else Path("-"), **options)
     assert len(found) == 2 and found[-1].cursor == len(content)
     assert caplog.messages == []

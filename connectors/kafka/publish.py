@@ -259,7 +259,7 @@ class Publication:
                 if not chunk.messages:
                     until = time.monotonic() + INTERVAL
                     self._hint(records[0], count)
-                size_ += sum(len(record.value) for record in records)
+                size_ += sum(record.size for record in records)
                 self._take(chunk, records)
             if chunk.wrong is not None or (not records and self._source.ended):
                 break
