@@ -6,9 +6,9 @@ A field marked `shapes_state` must equal the checkpoint's; every other one may c
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SHAPES: dict[str, Any] = {"shapes_state": True}
 LONGEST_WINDOW = 1000
@@ -21,28 +21,42 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
+def filled(instead: str) -> AfterValidator:
+    """Refuses an empty text, an empty list, and one with an empty text in it; `instead` says what to give."""
+
+    def check(value: Any) -> Any:
+        if value in ("", []) or (isinstance(value, list) and "" in value):
+            raise ValueError(f"{'is' if value in ('', []) else 'holds a name that is'} empty: {instead}")
+        return value
+
+    return AfterValidator(check)
+
+
+PATH = filled("name where it is in a record (for CSV a column)")
+
+
 class CodecSettings(Section):
     """Where things are in a record, and the limits of what is accepted."""
 
     connector: str = Field("streamlearn.codec:Codec", description="import string of the codec")
-    id: str = Field(
+    id: Annotated[str, PATH] = Field(
         "id",
         description="path of the id (a.b reads b inside a); absent: the source position",
         json_schema_extra=SHAPES,
     )
-    label: str = Field(
+    label: Annotated[str, PATH] = Field(
         "y", description="path of the label; absent or null: predict only", json_schema_extra=SHAPES
     )
-    time: str = Field(
+    time: Annotated[str, PATH] = Field(
         "ts", description="path of the event's time, seconds since 1970", json_schema_extra=SHAPES
     )
-    task: str = Field(
+    task: Annotated[str, PATH] = Field(
         "task",
         description="path of the task that an event belongs to, if it says so; read for the evaluation sets "
         "alone, nothing learns from it; what is no string or integer, or too long, is ignored",
         json_schema_extra=SHAPES,
     )
-    features: str | list[str] = Field(
+    features: Annotated[str | list[str], PATH] = Field(
         "x",
         description="path of the features, or a list of paths: all numbers make a vector in that order, "
         "anything else is hashed; a table without a column x takes all columns that are not named here",

@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from streamlearn.config import CoreSettings, Section
+from streamlearn.config import CoreSettings, Section, filled
 
 SECRET: dict[str, Any] = {"secret": True}
 """Marks a field whose value is never printed, logged or stored (`json_schema_extra=SECRET`, `repr=False`)."""
@@ -65,7 +65,9 @@ class SourceSettings(Section):
     connector: str | None = Field(
         None, description="import string of the source; unset: inferred from path, dataset or topic"
     )
-    path: str | None = Field(None, description="file to read, - is standard input; .gz is unpacked")
+    path: Annotated[str | None, filled("name a file, or - for standard input")] = Field(
+        None, description="file to read, - is standard input; .gz is unpacked"
+    )
     format: Literal["jsonl", "msgpack", "csv", "npz"] | None = Field(
         None, description="of the file; unset: from its suffix"
     )
@@ -176,7 +178,9 @@ class SinkSettings(Section):
 class CheckpointSettings(Section):
     """Where the state is kept, and how often."""
 
-    folder: str = Field("./state", description="folder of the checkpoints")
+    folder: Annotated[str, filled("name a folder (. is this one)")] = Field(
+        "./state", description="folder of the checkpoints"
+    )
     events: int = Field(0, ge=0, description="checkpoint after so many events; 0: by time only")
     seconds: float = Field(10.0, gt=0, allow_inf_nan=False, description="checkpoint after so many seconds")
     keep: int = Field(3, ge=1, description="checkpoints kept")
