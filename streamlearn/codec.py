@@ -22,7 +22,7 @@ from streamlearn.config import CodecSettings
 from streamlearn.events import Array, Event, Item, Output, Position, Prediction, Record, Rejection, Tombstone
 from streamlearn.features import FeatureReader
 from streamlearn.hashing import parse_number
-from streamlearn.parsing import parse
+from streamlearn.parsing import exactly, parse
 from streamlearn.reasons import REASONS, Refusal, abbreviate, printable
 
 __all__ = ["REASONS", "Codec", "encode_dead_letter", "encode_prediction"]
@@ -123,14 +123,18 @@ class Codec:
             values = _checked_row(fields)
             if self._named_columns:
                 self._check_columns(values)
+        key, label, task = self._id.find(values), self._label.find(values), self._task.find(values)
+        if not table and float in (type(key), type(label), type(task)):
+            exact = exactly(record.value, values, (key, label, task))
+            key, label, task = self._id.find(exact), self._label.find(exact), self._task.find(exact)
         return Event(
-            self._read_id(self._id.find(values), table, record.position),
+            self._read_id(key, table, record.position),
             self._read_features(values, table),
-            self._read_label(self._label.find(values), table),
+            self._read_label(label, table),
             _read_time(self._time.find(values), table),
             record.position,
             record,
-            self._read_task(self._task.find(values), table),
+            self._read_task(task, table),
         )
 
     def _check_columns(self, values: Mapping[str, Any]) -> None:

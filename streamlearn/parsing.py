@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 import msgpack
@@ -13,6 +13,8 @@ import orjson
 from streamlearn.reasons import Refusal, abbreviate
 
 _MSGPACK_MAP = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+_OF_TEXT = frozenset((*b"\t\n\r", *range(0x20, 0x80)))
+"""First bytes of text: alone they are a msgpack integer too, but text is what people have."""
 FEW = 4
 """So many values are looked at one by one sooner than all at once."""
 _WATCHED = frozenset((dict, list, msgpack.Timestamp))
@@ -33,10 +35,23 @@ def parse(value: bytes, max_depth: int) -> dict[str, Any]:
     return _parse_json(value, max_depth)
 
 
+def exactly(value: bytes, parsed: Mapping[str, Any], found: Iterable[Any]) -> Mapping[str, Any]:
+    """`parsed`, which `parse` made of `value`; read once more if one of `found` in it is a large float.
+
+    It may be an integer beyond 64 bits: orjson makes floats of these, Python's own parser keeps them.
+    """
+    if value[0] in _MSGPACK_MAP or not any(type(each) is float and abs(each) >= 2.0**63 for each in found):
+        return parsed
+    again: Mapping[str, Any] = json.loads(value)
+    return again
+
+
 def _parse_json(value: bytes, max_depth: int) -> dict[str, Any]:
     try:
         parsed = orjson.loads(value)
     except orjson.JSONDecodeError as error:
+        if value[0] not in _OF_TEXT:
+            _refuse_other_msgpack(value)
         _explain(value, error)
     # No nesting is deeper than there are brackets: two scans in C spare the walk of most records.
     if value.count(b"[") + value.count(b"{") > max_depth:
@@ -113,6 +128,15 @@ def _parse_msgpack(value: bytes, max_depth: int) -> dict[str, Any]:
     if type(parsed) is not dict:  # not reachable from a first byte that announces a map
         raise Refusal("not_an_object", f"the value is {abbreviate(parsed)}, a map was expected")
     return parsed
+
+
+def _refuse_other_msgpack(value: bytes) -> None:
+    """Raise Refusal if `value` is one whole msgpack object; it is no map."""
+    try:
+        parsed = msgpack.unpackb(value)
+    except Exception:  # whatever msgpack raises for bytes that it doesn't understand
+        return
+    raise Refusal("not_an_object", f"the value is {abbreviate(parsed)} in msgpack, a map was expected")
 
 
 def _refuse_extension(code: int, data: bytes) -> NoReturn:

@@ -11,7 +11,7 @@ REASONS: dict[str, str] = {
     "empty": "The record has no value, or only white space.",
     "too_large": "The record has more bytes than codec.max_bytes, or x more numbers than codec.max_values.",
     "undecodable": "The value is neither JSON nor msgpack: cut, malformed or not UTF-8.",
-    "not_an_object": "The value is valid JSON, but a list, a number or a string, not an object.",
+    "not_an_object": "The value is valid JSON or msgpack, but a list, a number or a string, not an object.",
     "duplicate_key": "An object names the same key twice.",
     "too_deep": "Objects and lists are nested deeper than codec.max_depth.",
     "msgpack_extension": "The value holds a msgpack extension type, a timestamp for example.",

@@ -21,7 +21,7 @@ from streamlearn.config import CodecSettings
 from streamlearn.events import Event, Item, Position, Record, Rejection
 from streamlearn.parsing import proves_unique_keys
 from streamlearn.schema import LARGEST, within_float32
-from tests.decoding import HERE, decode, reason
+from tests.decoding import HERE, decode, event, reason
 
 # Nothing makes it raise
 
@@ -234,3 +234,21 @@ def test_encode_dead_letter(value: bytes, key: bytes | None) -> None:
     assert base64.b64decode(letter.pop("value")) == value
     assert (base64.b64decode(letter.pop("key")) if key is not None else None) == key
     assert letter == {"reason": "empty", "detail": "why", "source": ["topic", 3, 14]}
+
+
+LARGE = 10**300
+
+
+@settings(deadline=None)  # a loaded machine is no failure
+@given(st.integers(-LARGE, LARGE) | st.integers(2**62, 2**66) | st.integers(-(2**66), -(2**62)))
+def test_integers_of_any_size_are_ids_labels_and_tasks(number: int) -> None:
+    of = {"max_id_length": 400, "max_label_length": 400}
+    for name in ("id", "y", "task"):
+        text = f'{{"x": [1, 2.5], "{name}": {number}, "z": "\\u00e9"}}'
+        found = event(decode(text.encode(), **of))
+        assert {"id": found.id, "y": found.y, "task": found.task}[name] == str(number)
+        assert found.x.tolist() == [1, 2.5]
+        written_as_float = decode(text.replace(f"{number},", f"{number}.0,").encode(), **of)
+        assert not isinstance(written_as_float, Event) or (name == "task" and written_as_float.task is None)
+    below = event(decode(f'{{"in": {{"id": {number}}}, "x": [1]}}'.encode(), id="in.id", **of))
+    assert below.id == str(number)

@@ -109,8 +109,8 @@ OBJECTS: list[tuple[str, bytes, str]] = [
     ("a timestamp", msgpack.packb({"x": msgpack.Timestamp(1)}), "msgpack_extension"),
     ("duplicate keys", b"\x82\xa1x\x94\1\1\1\1\xa1x\x94\2\2\2\2", "duplicate_key"),
     ("integer keys", msgpack.packb({1: 2}), "undecodable"),
-    ("a list", msgpack.packb([1, 2]), "undecodable"),
-    ("a number", b"\x07", "undecodable"),
+    ("a list", msgpack.packb([1, 2]), "not_an_object"),
+    ("a number", b"\x07", "not_an_object"),
     ("raw bytes too short", msgpack.packb({"x": SHORT}), "bad_features"),
 ]
 
