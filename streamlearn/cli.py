@@ -33,6 +33,7 @@ COMMANDS = {
         "learn the handwritten digits, class after class, with and without replay; no broker needed",
         "streamlearn.demo",
         "demo",
+        "Stopped by a signal, it shows the table so far and writes no report.",
     ),
     "run": Command(
         "",
@@ -146,8 +147,11 @@ COMMANDS = {
     ),
 }
 
+STOPPABLE = ("run", "publish", "demo")
+"""Commands that a signal ends in order."""
+
 STATUS = """Exit status:
-  0  done, or stopped by a signal after a checkpoint
+  0  done, or stopped by SIGINT or SIGTERM: `run` after a checkpoint, `demo` with its table so far
   1  unexpected error
   2  settings or usage
   3  state refused: checkpoint, offsets or fingerprint disagree; the message says what to do
@@ -158,7 +162,7 @@ STATUS = """Exit status:
 
 
 class StopSignals:
-    """SIGINT and SIGTERM ask `run` and `publish` to stop; a second one of them ends the process at once.
+    """SIGINT and SIGTERM ask STOPPABLE to stop; a second one of them ends the process at once.
 
     In place before torch is imported, which takes seconds, and until the process has ended.
     """
@@ -228,7 +232,7 @@ def command_help(name: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    stoppable = words[:1] in (["run"], ["publish"])
+    stoppable = bool(words) and words[0] in STOPPABLE
     if stoppable:
         STOP.install()
         if argv is None:

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.live import Live
 
+from streamlearn.cli import STOP
 from streamlearn.config import CoreSettings, MethodSettings
 from streamlearn.contender import Contender, make_exam, quick
 from streamlearn.continual import Continual
@@ -41,6 +42,7 @@ MOST_ARRIVALS = 50
 """So many arrivals are looked at so closely."""
 LINES = 6
 """Lines about the standing where there is no terminal."""
+SO_FAR = "so far, on test examples of every class seen"
 LIVE_SECONDS = 12.0
 """A live view lasts at least so long, for people to follow it; without a terminal nothing waits."""
 
@@ -71,6 +73,8 @@ def _demo(settings: Settings) -> int:
         f"{len(tests)} test examples that are never learned"
     )
     curves = _race(console, contenders, events, tests, order)
+    if STOP.asked is not None:
+        return _stopped(console, contenders, STOP.asked.name, len(events))
     console.print(final_table(contenders, order))
     if settings.report is None:
         console.print("(--report DIR keeps the figures and draws them)")
@@ -78,6 +82,17 @@ def _demo(settings: Settings) -> int:
     exam = make_exam(tests)
     folder = write_report(settings, {each.name: each.summary(exam) for each in contenders}, curves)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    return 0
+
+
+def _stopped(console: Console, contenders: Sequence[Contender], signal: str, total: int) -> int:
+    """A signal came: how they stand, if they have begun. A report would pass for one of the whole stream."""
+    counts = contenders[0].learner.counts
+    if contenders[0].accuracy:
+        console.print(final_table(contenders, [*contenders[0].by_class], SO_FAR))
+    console.print(
+        f"{signal}: stopped after {counts.records} of {total} events; no report is written", soft_wrap=True
+    )
     return 0
 
 
@@ -113,6 +128,8 @@ def _race(
     context: AbstractContextManager[Any] = live if live is not None else nullcontext()
     with context:
         for begin, done in pairwise([0, *places]):
+            if STOP.asked is not None:
+                break
             begun = time.perf_counter()
             part = events[begin:done]
             fresh = [label for label in dict.fromkeys(str(event.y) for event in part) if label not in seen]

@@ -54,11 +54,13 @@ def live_view(
     )
 
 
-def final_table(contenders: Sequence[Contender], order: Sequence[str]) -> Table:
-    """The figures at the end."""
-    table = Table(
-        title="at the end, on test examples of every class", title_justify="left", box=box.SIMPLE_HEAD
-    )
+def final_table(
+    contenders: Sequence[Contender],
+    order: Sequence[str],
+    title: str = "at the end, on test examples of every class",
+) -> Table:
+    """The figures at the end, or where the stream was left; `order`: the classes that have come by then."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     headings = ("learner", "accuracy", "worst", "gap", "early", "late", "online", "images", "time")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "learner" else "right")

@@ -101,6 +101,8 @@ def guarded(work: Callable[[], int]) -> int:
     except ConnectorError as error:
         log.error("%s", error)
         return UNREACHABLE
+    except BrokenPipeError:
+        raise  # whoever read our standard output is gone: `main` knows what to do
     except OSError as error:
         if error.errno == errno.ENOMEM:
             return _no_memory(error)

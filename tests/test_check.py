@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,16 @@ def test_check_before_the_first_start(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert "x: shape [5], float32; labels so far: 6" in text
     assert text.endswith("settings are fine\n")
     assert "(not read by check)" in said(capfd, "check", *flags(tmp_path, "-")[1:])
+
+
+def test_a_reader_that_is_gone_is_no_full_disk(tmp_path: Path) -> None:
+    path = write_events(tmp_path / "events.jsonl", EVENTS)
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "streamlearn", "check", *flags(tmp_path, path)[1:]]
+    with open(writing, "wb") as pipe:
+        done = subprocess.run(words, stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (4, b"")
 
 
 def test_check_where_there_is_a_state(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

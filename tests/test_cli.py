@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -263,3 +264,13 @@ def test_the_reader_of_a_list_leaves(folder: Path) -> None:
     assert run.stderr.read() == b""
     run.stderr.close()
     assert run.wait(60) == 4
+
+
+def test_the_readme_s_table_of_statuses_is_that_of_the_help() -> None:
+    readme = (ROOT / "README.md").read_text()
+    table = dict(re.findall(r"^\| (\d) \| (.*) \|$", readme, re.MULTILINE))
+    helped = dict(re.findall(r"^  (\d)  (.*)$", cli.STATUS, re.MULTILINE))
+    assert table.keys() == helped.keys() == set("01234567")
+    assert table["0"] == helped["0"]
+    assert table["6"].startswith(helped["6"].replace("checkpoint.patience", "`checkpoint.patience`"))
+    assert table["6"].endswith("until then it learns on, but reads nothing while outputs can't be written")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from streamlearn import __version__
+from streamlearn import __version__, cli, demo
 from streamlearn.config import CodecSettings, MethodSettings, ModelSettings
 from streamlearn.contender import QUICK, Contender, make_exam, quick
 from streamlearn.continual import Continual
@@ -138,6 +141,56 @@ def test_a_hundred_classes_fit_too() -> None:
     console.print(live_view(racing, [f"class {i}" for i in range(100)], 1, 40, 400))
     assert isinstance(console.file, io.StringIO)
     assert max(map(len, console.file.getvalue().splitlines())) <= 80
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("after", [0, 40])
+def test_a_signal_stops_it_in_order(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    number: int,
+    after: int,
+) -> None:
+    events, tests = examples(LABELS[:3], 40, seed=0), examples(LABELS[:3], 5, seed=1)
+
+    def read_events(settings: Settings, **source: object) -> Sequence[Event]:
+        if not after and cli.STOP.asked is None:
+            os.kill(os.getpid(), number)
+        return tests if source else events
+
+    def learn(self: Contender, part: Sequence[Event], begin: int, *more: object) -> None:
+        real(self, part, begin, *more)  # type: ignore[arg-type]
+        if begin >= after and cli.STOP.asked is None:
+            os.kill(os.getpid(), number)
+
+    real = Contender.learn
+    monkeypatch.setattr(demo, "read_events", read_events)
+    monkeypatch.setattr(Contender, "learn", learn)
+    before = signal.getsignal(number)
+    text = said(capfd, "demo", "--model.width", "4", "--report", str(tmp_path / "report"))
+    assert signal.getsignal(number) == before
+    last = text.splitlines()[-1]
+    found = re.fullmatch(rf"{number.name}: stopped after (\d+) of 120 events; .*", last)
+    assert found and after <= int(found[1]) < 120
+    assert ("so far, on test examples of every class seen" in text) == bool(after)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_is_signalled_ends_with_status_0(number: signal.Signals) -> None:
+    with Process("demo") as run:
+        run.until(lambda: any(" events, " in text for text in run.out), "it has begun")
+        run.process.send_signal(number)
+        assert run.ends() == 0
+    assert run.out[-1].startswith(f"{number.name}: stopped after ")
+
+
+def test_the_help_says_what_a_signal_does(capfd: pytest.CaptureFixture[str]) -> None:
+    text = said(capfd, "demo", "--help")
+    assert "Stopped by a signal, it shows the table so far and writes no report." in text
+    assert "stopped by SIGINT or SIGTERM: `run` after a checkpoint, `demo` with its table so far" in text
 
 
 @pytest.mark.slow  # scikit-learn is long in coming

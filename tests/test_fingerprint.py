@@ -9,6 +9,7 @@ import pytest
 from connectors import inputs
 from connectors.files import FileSource
 from streamlearn.events import Resume, StateMismatch
+from tests.processes import ROOT
 from tests.test_file_source import drain, read
 
 
@@ -30,7 +31,7 @@ def test_a_changed_byte_is_refused_with_a_word_where(tmp_path: Path, at: int) ->
 
 
 def test_what_is_compared_of_a_long_file_is_what_the_readme_says(tmp_path: Path) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     words = "compared are the first 64 KiB and the last 4 KiB of what was learned"
     assert words in " ".join(readme.split())
     assert (inputs.HEAD, inputs.TAIL) == (64 << 10, 4 << 10)

@@ -116,6 +116,14 @@ def test_too_little_memory_is_one_line(caplog: pytest.LogCaptureFixture) -> None
     assert "please report it" in caplog.text
 
 
+def test_a_reader_that_is_gone_is_left_to_main() -> None:
+    def write() -> int:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        guarded(write)
+
+
 # ---- signals
 
 
