@@ -149,7 +149,7 @@ def test_a_signal_stops_it_in_order(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    number: int,
+    number: signal.Signals,
     after: int,
 ) -> None:
     events, tests = examples(LABELS[:3], 40, seed=0), examples(LABELS[:3], 5, seed=1)

@@ -13,7 +13,7 @@ import pytest
 
 from connectors.files import FileSource
 from streamlearn.events import Record, Resume, UsageError
-from tests.processes import flags, here, newest, outputs
+from tests.processes import ROOT, flags, here, newest, outputs
 
 ROWS = (
     b"id,a,label\r\n",
@@ -174,7 +174,8 @@ def test_nothing_new_and_nothing_at_all_are_not_wondered_at(
 
 
 def test_garbage_at_the_end_of_a_file_waits_for_its_newline(tmp_path: Path) -> None:
-    """As the README says where it speaks of bad records."""
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert "has neither answer nor dead letter until then" in readme
     path = tmp_path / "f.jsonl"
     path.write_bytes(json.dumps({"x": [1]}).encode() + b"\ngarbage")
     first, resume = read(path)
