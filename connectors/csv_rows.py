@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from connectors.formats import LIMIT, Left, Lines, Queue
+from connectors.formats import END_IT, LIMIT, Left, Lines, Queue
 from streamlearn.events import UsageError
 
 QUOTED = re.compile(r'(?:^|(?<=,))"(?:[^"]|"")*(?:"|$)')
@@ -57,7 +57,7 @@ class Rows(Queue):
             if self._header is None:
                 # However it goes on, this will be no header: better refused now than waited for.
                 refuse_returns(self._name, self._lines.held.removesuffix(b"\r").decode(errors="replace"))
-            return Left(left.start, left.size, "row", "has no line end")
+            return Left(left.start, left.size, "row", "has no line end", END_IT)
         if self._open:
             self._row(b"\n".join(self._open), self._open_end)
             self._open = []

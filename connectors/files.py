@@ -252,7 +252,7 @@ class ByteReader:
                 "%s: the last %s, %d bytes at byte %d, %s, so it may still be being written: it is left for "
                 "the next start%s",
                 *(self._input.name, left.what, left.size, left.start, left.why),
-                "" if left.what == "object" else " (end it with a newline to have it learned)",
+                left.remedy,
             )
         elif self._fruitless and self._bytes and not self._cutter.ready:
             log.warning(

@@ -22,7 +22,8 @@ CHUNK = 1024 * 1024
 """Bytes that can't be told apart into msgpack objects are handed out in pieces of this size."""
 BOM = b"\xef\xbb\xbf"
 
-UNENDED_LINE = "has no line end and is no whole JSON object"
+NO_OBJECT = "has no line end and is no whole JSON object"
+END_IT = " (end it with a newline to have it learned)"
 
 Fields = Mapping[Any, Any] | None
 
@@ -38,13 +39,15 @@ class Frames(NamedTuple):
 class Left(NamedTuple):
     """What stands at the end of a content that may grow, and may be half a record: it is not handed out.
 
-    start, size: in bytes of the content. what: a line, a row or an object. why: how one can tell.
+    start, size: in bytes of the content. what: a line, a row or an object. why: how one can tell. remedy:
+    what a user can do who knows that it is whole.
     """
 
     start: int
     size: int
     what: str
     why: str
+    remedy: str = ""
 
 
 class Cutter(Protocol):
@@ -183,7 +186,7 @@ class Lines(Queue):
 
     def finish(self, may_grow: bool = False) -> Left | None:
         if self._held and may_grow and not self._whole(self.held):
-            return Left(self._position, self._held_bytes, "line", UNENDED_LINE)
+            return Left(self._position, self._held_bytes, "line", NO_OBJECT, END_IT)
         if self._held:
             self._release(0)
         return None

@@ -74,7 +74,13 @@ def _demo(settings: Settings) -> int:
     )
     curves = _race(console, contenders, events, tests, order)
     if STOP.asked is not None:
-        return _stopped(console, contenders, STOP.asked.name, len(events))
+        if contenders[0].accuracy:
+            console.print(final_table(contenders, [*contenders[0].by_class], SO_FAR))
+        unwritten = "" if settings.report is None else "; no report is written, it would be of a part"
+        done = contenders[0].learner.counts.records
+        text = f"{STOP.asked.name}: stopped after {done} of {len(events)} events{unwritten}"
+        console.print(text, soft_wrap=True)
+        return 0
     console.print(final_table(contenders, order))
     if settings.report is None:
         console.print("(--report DIR keeps the figures and draws them)")
@@ -82,17 +88,6 @@ def _demo(settings: Settings) -> int:
     exam = make_exam(tests)
     folder = write_report(settings, {each.name: each.summary(exam) for each in contenders}, curves)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
-    return 0
-
-
-def _stopped(console: Console, contenders: Sequence[Contender], signal: str, total: int) -> int:
-    """A signal came: how they stand, if they have begun. A report would pass for one of the whole stream."""
-    counts = contenders[0].learner.counts
-    if contenders[0].accuracy:
-        console.print(final_table(contenders, [*contenders[0].by_class], SO_FAR))
-    console.print(
-        f"{signal}: stopped after {counts.records} of {total} events; no report is written", soft_wrap=True
-    )
     return 0
 
 

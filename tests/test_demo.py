@@ -171,7 +171,7 @@ def test_a_signal_stops_it_in_order(
     text = said(capfd, "demo", "--model.width", "4", "--report", str(tmp_path / "report"))
     assert signal.getsignal(number) == before
     last = text.splitlines()[-1]
-    found = re.fullmatch(rf"{number.name}: stopped after (\d+) of 120 events; .*", last)
+    found = re.fullmatch(rf"{number.name}: stopped after (\d+) of 120 events; no report is written, .*", last)
     assert found and after <= int(found[1]) < 120
     assert ("so far, on test examples of every class seen" in text) == bool(after)
     assert not (tmp_path / "report").exists()
