@@ -20,6 +20,9 @@ MAD = 1.4826
 """A normal distribution's standard deviation over its median absolute deviation."""
 
 
+WAIT = 128
+"""A batch waits until it and what waits already are this part of the weight of the past."""
+
 LEAST_VARIANCE = 1e-70
 """Below, 1 / std would overflow float32: such a feature counts as constant and has no scale of its own."""
 
@@ -28,9 +31,10 @@ class Normaliser:
     """z = (x - mean) / std, by feature for vectors [d], by channel for images [C, H, W].
 
     The statistics weigh an event that lies t events back by about exp(-t / horizon): a batch of n events
-    is merged (Chan et al. 1983, parallel variance) with a past whose weight is capped at `horizon`. They
-    are kept on the host (a step changes a few small vectors, which there costs least) and in float64
-    (squares of large inputs must neither overflow nor swallow a small variance).
+    is merged (Chan et al. 1983, parallel variance) with a past whose weight is capped at `horizon`; small
+    ones wait for others, as sums, so that what a merge costs is shared. The statistics are kept on the host
+    (a step changes a few small vectors, which there costs least) and in float64 (squares of large inputs
+    must neither overflow nor swallow a small variance).
 
     What is stored and computed with is float32, which knows a time in seconds since 1970 to two minutes
     only. So the median of a vector stream's first batch is its `origin`, and is taken off every input while
@@ -49,6 +53,8 @@ class Normaliser:
         # Mean and variance in one, and what comes of them: of so few numbers each call costs more than its
         # arithmetic.
         self._moments: Array = np.stack([np.zeros(size), np.ones(size)])
+        self._sums: Array = np.zeros((2, size))
+        self.waiting = 0
         self._pair: Array = np.zeros((2, size), np.float32)
         self._onto_device()
         self._derive()
@@ -85,7 +91,7 @@ class Normaliser:
         reach = LIMIT * deviation
         if constant:
             reach = np.where(variance > 0, LIMIT * np.sqrt(variance), np.inf)
-        self._bounds = mean - reach, mean + reach
+        self._reach = -reach, reach
 
     def relative(self, x: Array) -> Array:
         """Raw inputs [n, *shape] as they are stored: uint8, or float32 relative to the origin."""
@@ -104,50 +110,53 @@ class Normaliser:
         """Take a batch of stored inputs [n, *shape] into the statistics."""
         if not self.enabled:
             return
-        n, mean = len(x), self._moments[0]
         # [n, features] of vectors; [n, channels, H * W] of images
-        values, axes = (x, 0) if x.ndim == 2 else (x.reshape(n, len(mean), -1), (0, 2))
-        values = values.astype(np.float64) if x.dtype == np.uint8 else self._tamed(values)
-        count = values.size // len(mean)
-        batch = np.empty_like(self._moments)
-        np.add.reduce(values, axis=axes, out=batch[0])
-        batch[0] /= count
-        values -= batch[0] if x.ndim == 2 else batch[0][:, None]
-        values *= values
-        np.add.reduce(values, axis=axes, out=batch[1])
-        batch[1] /= count
-        past = min(self.weight, float(self.horizon))
-        total = past + n
-        if past:
-            # mean <- (past mean + n m) / total, and the variance alike, with that between the two means
-            between = batch[0] - mean
-            between *= between
-            between *= past / total
-            batch[1] += between
-            batch *= n / total
-            self._moments *= past / total
-            self._moments += batch
-        else:
-            self._moments[...] = batch
-        self.weight = total
-        self._derive()
-
-    def _tamed(self, values: Array) -> Array:
-        """Values [n, features(, m)] within LIMIT deviations so that one absurd value leaves the scale usable.
-
-        A real change of scale still gets through: every batch may multiply the variance. In the first batch
-        the deviation is the median absolute one; a feature of which that is 0 is taken as it comes.
-        """
-        axes = 0 if values.ndim == 2 else (0, 2)
-        if self.weight:
-            low, high = self._bounds
-        else:
+        values = x if x.ndim == 2 else x.reshape(len(x), len(self._sums[0]), -1)
+        axes = 0 if x.ndim == 2 else (0, 2)
+        centre, (low, high) = self._moments[0], self._reach
+        if not self.weight:
             centre = np.median(values, axis=axes).astype(np.float64)
             spread = MAD * np.median(np.abs(values - _wide(centre, values)), axis=axes)
-            reach = np.where(spread > 0, LIMIT * spread, np.inf)
-            low, high = centre - reach, centre + reach
-        tamed: Array = np.maximum(values, _wide(low, values))
-        return np.minimum(tamed, _wide(high, values), out=tamed)
+            high = np.where(spread > 0, LIMIT * spread, np.inf)
+            low = -high
+        away = np.subtract(values, _wide(centre, values), dtype=np.float64)
+        if x.dtype != np.uint8:
+            # Within LIMIT deviations, so that one absurd value leaves the scale usable. A real change of
+            # scale still gets through: every merge may multiply the variance. In the first batch the
+            # deviation is the median absolute one; a feature of which that is 0 is taken as it comes.
+            np.maximum(away, _wide(low, values), out=away)
+            np.minimum(away, _wide(high, values), out=away)
+        sums = np.empty_like(self._sums)
+        np.add.reduce(away, axis=axes, out=sums[0])
+        away *= away
+        np.add.reduce(away, axis=axes, out=sums[1])
+        sums /= values.size / (len(x) * len(centre))
+        self._sums += sums
+        self.waiting += len(x)
+        if WAIT * self.waiting >= self.weight:
+            self._merge(centre)
+
+    def _merge(self, centre: Array) -> None:
+        """Take what waits, sums and sums of squares of distances from `centre`, into mean and variance."""
+        n, self.waiting = self.waiting, 0
+        past = min(self.weight, float(self.horizon))
+        self.weight = total = past + n
+        mean, variance = self._moments
+        away, variance_of = self._sums
+        away /= n
+        variance_of /= n
+        variance_of -= away * away
+        np.maximum(variance_of, 0.0, out=variance_of)
+        if past:
+            variance *= past / total
+            variance_of *= n / total
+            variance += variance_of + away * away * (past * n / total**2)
+            mean += away * (n / total)
+        else:
+            mean[...] = centre + away
+            variance[...] = variance_of
+        self._sums[...] = 0
+        self._derive()
 
     def straight(self, x: Array) -> Numbers:
         """Raw inputs [n, *shape] -> standardised float32 on the device."""
@@ -169,19 +178,21 @@ class Normaliser:
         return clip_(z, LIMIT)
 
     def part(self) -> Part:
-        arrays = {"mean": self.mean, "variance": self.variance, "origin": self.origin}
-        values = {"weight": self.weight, "anchored": self.anchored}
+        arrays = {"mean": self.mean, "variance": self.variance, "origin": self.origin, "sums": self._sums}
+        values = {"weight": self.weight, "anchored": self.anchored, "waiting": self.waiting}
         return Part({name: torch.from_numpy(a.copy()) for name, a in arrays.items()}, values)
 
     def load(self, part: Part) -> None:
         """Take the state in `part`; ValueError if it is of another shape."""
-        for name in ("mean", "variance", "origin"):
-            found, mine = part.tensors[name].numpy(), getattr(self, name)
+        own = {"mean": self.mean, "variance": self.variance, "origin": self.origin, "sums": self._sums}
+        for name, mine in own.items():
+            found = part.tensors[name].numpy()
             if found.shape != mine.shape:
                 raise ValueError(f"{name}: the state holds {found.shape}, these inputs have {mine.shape}")
             mine[...] = found
         self.weight = float(part.values["weight"])
         self.anchored = bool(part.values["anchored"])
+        self.waiting = int(part.values["waiting"])
         self._derive()
 
 

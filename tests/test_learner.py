@@ -155,14 +155,35 @@ def test_inputs_of_any_scale_are_learned(scale: float, offset: float) -> None:
 
 
 def test_normaliser_matches_the_mean_and_variance_of_all_events() -> None:
-    x = np.random.default_rng(0).normal(3, 7, size=(500, 4)).astype(np.float32)
+    x = np.random.default_rng(0).normal(3, 7, size=(497, 4)).astype(np.float32)
     normaliser = Normaliser((4,), 10**9, torch.device("cpu"), True)
-    for start in range(0, 500, 7):
+    for start in range(0, 497, 7):
         normaliser.update(x[start : start + 7])
     np.testing.assert_allclose(normaliser.mean, x.mean(0, dtype=np.float64))
     np.testing.assert_allclose(normaliser.variance, x.var(0, dtype=np.float64))
     z = normaliser(torch.from_numpy(x))
     np.testing.assert_allclose(z.mean(0), np.zeros(4), atol=1e-5)
+
+
+def test_batches_that_wait_for_others_are_not_lost_and_part_of_the_state() -> None:
+    x = np.random.default_rng(0).normal(3, 7, size=(4000, 4)).astype(np.float32)
+    one, two = (Normaliser((4,), 10**9, torch.device("cpu"), True) for _ in range(2))
+    waited = 0
+    for start in range(0, 4000, 10):
+        one.update(x[start : start + 10])
+        waited = max(waited, one.waiting)
+        if start == 3900:
+            assert one.waiting, "the state below is one of which something waits"
+            two.load(one.part())
+        if start > 3900:
+            two.update(x[start : start + 10])
+    assert 20 <= waited < 40
+    taken = len(x) - one.waiting
+    np.testing.assert_allclose(one.mean, x[:taken].mean(0, dtype=np.float64))
+    np.testing.assert_allclose(one.variance, x[:taken].var(0, dtype=np.float64), rtol=1e-6)
+    for name, tensor in one.part().tensors.items():
+        assert torch.equal(tensor, two.part().tensors[name]), name
+    assert one.part().values == two.part().values
 
 
 def test_normaliser_follows_a_shift_within_its_horizon() -> None:
