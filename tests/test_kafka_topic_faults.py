@@ -14,7 +14,7 @@ from kafka.admin import ConfigResource
 from ops.kafka.broker import Broker
 from tests.kafka import Message, administrator
 from tests.kafka_worker import Place, new_place
-from tests.processes import line
+from tests.processes import line, wait_for
 from tests.streams import vectors
 from tests.test_disk import Mount, fill, mount  # noqa: F401  # a fixture
 
@@ -62,6 +62,26 @@ def test_a_topic_that_is_deleted_while_the_worker_runs(of: str, broker: Broker, 
     assert last_line(run.said) == (
         f"run: Kafka at {broker.address}: topic {place.name(of)} is gone: was it deleted? The state is kept"
     )
+
+
+@pytest.mark.parametrize("more", [(), SOON])
+def test_a_topic_that_is_made_anew_while_the_worker_runs(
+    more: tuple[str, ...], broker: Broker, tmp_path: Path
+) -> None:
+    """To the client it is the same topic; with SOON it may see it vanish, and the group is rebalanced."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:50])
+    with place.run(*more) as run:
+        place.until_answered(run, 50)
+        with administrator(broker) as admin:
+            admin.delete_topics([place.topic])
+            wait_for(lambda: place.topic not in admin.list_topics(), "it is gone")
+            admin.create_topics({place.topic: {"num_partitions": 1, "replication_factor": 1}})
+        place.send(EVENTS[100:])
+        assert run.ends() == 3
+    said = last_line(run.said)
+    assert said.startswith(f"run: topic {place.topic} was deleted and made anew while it was read (id ")
+    assert said.endswith("start with another source.group_id and checkpoint.folder")
 
 
 def test_a_topic_that_grows(broker: Broker, tmp_path: Path) -> None:

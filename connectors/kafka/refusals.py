@@ -5,6 +5,9 @@ from __future__ import annotations
 from connectors.kafka.boxes import Place
 from streamlearn.events import Resume, StateMismatch
 
+NO_ID = "00000000-0000-0000-0000-000000000000"
+"""What a broker says that knows no ids."""
+
 
 def refuse_other(resume: Resume, topic: str, id: str) -> None:
     """Raises StateMismatch where the state was taken of another source than the topic with that id."""
@@ -21,6 +24,15 @@ def refuse_other(resume: Resume, topic: str, id: str) -> None:
             f"topic {topic} is not the one that this state has learned from ({resume.topic}, id {known}; now "
             f"id {id}): it was deleted and made anew, or it is another; start with another source.group_id "
             "and checkpoint.folder"
+        )
+
+
+def refuse_anew(topic: str, known: str, id: str) -> None:
+    """Raises StateMismatch where a topic that is read, with the id `known`, has another id by now."""
+    if known != id and NO_ID not in (known, id):
+        raise StateMismatch(
+            f"topic {topic} was deleted and made anew while it was read (id {known}, now {id}): the state is "
+            "of the old one, and kept; start with another source.group_id and checkpoint.folder"
         )
 
 

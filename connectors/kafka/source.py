@@ -284,6 +284,7 @@ class KafkaSource:
         link = self.link
         first, last = link.call(link.plane.bounds, resume.stopped)
         refuse_other(resume, self.topic, self._topics[self.topic].id)
+        self._options.ids = {name: self._topics[name].id for name in self._read()}
         start: dict[Place, int] = {}
         for place in first:
             if place[0] == self._commands:
