@@ -278,6 +278,10 @@ class GroupSource(Source, Protocol):
     def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
         """From any thread. offsets: how far the learner is. None before reading has begun."""
 
+    def passed(self, offsets: Mapping[int, int]) -> dict[int, int]:
+        """Of the partitions where that is known: where whoever has all below `offsets` may go on as well,
+        since no record lies between (marks of transactions have offsets too)."""
+
     @property
     def silence(self) -> float:
         """Seconds for which the thread that reads has given no sign of life. From any thread."""
@@ -334,6 +338,9 @@ class GroupSink(Sink, Protocol):
 
         answered: the command that it was taken for, whose `answer` leaves with the commit that names it.
         """
+
+    def passed(self, place: tuple[str, int], offset: int) -> None:
+        """Raise P of a partition to `offset`: what lies below, and was not written, is no record."""
 
     def settle(self, timeout: float) -> bool:
         """Wait until all that was flushed and named is committed; False after `timeout` seconds."""

@@ -311,6 +311,7 @@ class KafkaSource:
         # just come to count has no offset there yet.)
         known = resume.fingerprint.get("merged", list(resume.offsets or (p for _, p in places)))
         idle = [place for place in places if place[1] not in known]
+        merged.over = self.link.plane.gaps.over
         merged.begin(places, idle, self.link.plane.committer.published)
 
     def poll(self, max_records: int, timeout: float) -> list[Record]:
@@ -349,7 +350,7 @@ class KafkaSource:
         plane = getattr(link, "plane", None)  # none yet while it connects
         if plane is None or not plane.next:
             return None
-        drained, reads = plane.watch.drained, dict(plane.next)
+        drained, reads, over = plane.watch.drained, dict(plane.next), plane.gaps.over
         # Looked up now and then: what has been read since is below the end, too.
         ends = {
             partition: max(end, reads.get((topic, partition), 0))
@@ -358,7 +359,8 @@ class KafkaSource:
         }
         lag = {}
         for partition, end in ends.items():
-            at, place = offsets.get(partition, 0), (self.topic, partition)
+            place = (self.topic, partition)
+            at = over(place, offsets.get(partition, 0))
             # Behind the last record there may be marks of transactions, which are no records.
             all_read = place in drained and at >= reads.get(place, 0)
             lag[partition] = 0 if all_read else max(0, end - at)
@@ -371,6 +373,11 @@ class KafkaSource:
             plane.watch.behind(reads),
             plane.held(),
         )
+
+    def passed(self, offsets: Mapping[int, int]) -> dict[int, int]:
+        over = self.link.plane.gaps.over
+        raised = {partition: over((self.topic, partition), at) for partition, at in offsets.items()}
+        return {partition: to for partition, to in raised.items() if to > offsets[partition]}
 
     @property
     def silence(self) -> float:
