@@ -133,6 +133,22 @@ def test_a_commit_without_metadata_is_refused_until_one_is_chosen(
     assert place.hashes == never_stopped.hashes
 
 
+@pytest.mark.parametrize("reset_to", [0, 100])
+def test_an_offset_that_is_not_ours_says_nothing_of_what_was_published(
+    reset_to: int, used: Place, never_stopped: Place, tmp_path: Path
+) -> None:
+    """A reset to the latest must not leave answers out: they come, from the furthest checkpoint on."""
+    place = another_place(used, tmp_path)
+    place.commit({("", 0): (reset_to, "")})
+    refused(place)
+    said = use(place, place.checkpoints()[0])
+    assert "outputs of records below {0: 60} don't come again" in said
+    assert f"answers of {place.topic}:0 are visible (its offset was reset or has expired)" in said
+    assert "those of records from 60 to 99 come, and may come again" in said
+    goes_on(place)
+    assert place.hashes == never_stopped.hashes
+
+
 def test_an_offset_set_back_by_hand_is_refused(used: Place, never_stopped: Place, tmp_path: Path) -> None:
     """Records are not learned twice."""
     place = another_place(used, tmp_path)

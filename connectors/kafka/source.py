@@ -11,7 +11,7 @@ from typing import Any
 from connectors.kafka.boxes import Named, Place
 from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.ends import ends_of
-from connectors.kafka.going_back import Offsets, flat, skipped
+from connectors.kafka.going_back import Offsets, furthest, skipped
 from connectors.kafka.link import Link
 from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
@@ -206,10 +206,10 @@ class KafkaSource:
     ) -> dict[int, int]:
         """Have the group's commit name a copy of another checkpoint, P as it was; returns P.
 
-        Where P was set back or is gone it is the furthest that a commit can have been: C of those checkpoints
-        that one may have named. Arguments as in `GroupSource`. Raises StateMismatch if a worker of the group
-        is running, if no commit has got as far as the checkpoint, or if records behind it are gone and not to
-        be skipped; Unreachable.
+        Where P is gone, or an offset that isn't ours stands in its place, it is the furthest C of those
+        checkpoints that a commit may have named: outputs may come again, none is left out. Arguments as in
+        `GroupSource`. Raises StateMismatch if a worker of the group is running, if no commit has got as far
+        as the checkpoint, or if records behind it are gone and not to be skipped; Unreachable.
         """
         self._options.group = self._group
         self._options.exactly_once, self._options.producer = self._exactly_once, self._producer
@@ -233,11 +233,7 @@ class KafkaSource:
             )
         first, last = link.call(plane.bounds)
         begin = skipped(dict(reached).get(checkpoint, {}), first, last, skip)
-        known = [
-            committed.published,
-            *(flat(offsets) for offsets in (begin, *dict(reached[oldest:]).values())),
-        ]
-        published = {p: min(last[p], max(offsets.get(p, 0) for offsets in known)) for p in plane.places}
+        published = furthest(committed.published, [begin, *dict(reached[oldest:]).values()], last)
         at = self._commands_place
         if at in published and at not in committed.published and not published[at]:
             published[at] = last[at]
