@@ -254,16 +254,17 @@ class GroupSource(Source, Protocol):
     def use(
         self,
         checkpoint: str,
+        resume: Resume,
         reached: Sequence[tuple[str, Mapping[str, Mapping[int, int]]]],
         make: Callable[[int, Mapping[str, Mapping[int, int]]], tuple[str, int]],
         skip: bool,
     ) -> dict[int, int]:
         """With no worker running: have the commit name a copy of a checkpoint, P as it was; returns P.
 
-        reached: id and C, by topic and partition, of every checkpoint, newest first: what P is raised to
-        where it is lower or missing. make: makes the copy, given the least epoch that it may have and what
-        C is raised to; returns its id and epoch. skip: raise C over records that are gone; without it that
-        is a StateMismatch. Raises Unreachable, StateMismatch.
+        resume: where the checkpoint goes on. reached: id and C, by topic and partition, of every checkpoint,
+        newest first: what P is raised to where it is lower or missing. make: makes the copy, given the least
+        epoch that it may have and what C is raised to; returns its id and epoch. skip: raise C over records
+        that are gone; without it that is a StateMismatch. Raises Unreachable, StateMismatch.
         """
 
     def committed(self) -> str | None:

@@ -256,6 +256,19 @@ def test_a_folder_of_another_topic_is_refused(used: Place, broker: Broker, tmp_p
     assert "is not the one that this state has learned from" in refused(other)
 
 
+def test_a_checkpoint_of_another_topic_is_not_committed(used: Place, broker: Broker, tmp_path: Path) -> None:
+    """It would be refused by the next start, whose advice is to choose a checkpoint."""
+    other = new_place(broker, tmp_path)
+    other.send(EVENTS[:5])
+    shutil.copytree(used.folder / "state", tmp_path / "state")
+    checkpoints = other.checkpoints()
+    assert f"topic {other.topic} is not the one that this state has learned from" in use(
+        other, checkpoints[-1], status=3
+    )
+    assert other.committed() == {}
+    assert other.checkpoints() == checkpoints
+
+
 def test_a_topic_made_anew_is_another_topic(broker: Broker, tmp_path: Path) -> None:
     place = new_place(broker, tmp_path)
     place.send(EVENTS[:20])

@@ -200,6 +200,7 @@ class KafkaSource:
     def use(
         self,
         checkpoint: str,
+        resume: Resume,
         reached: Sequence[tuple[str, Offsets]],
         make: Callable[[int, Offsets], tuple[str, int]],
         skip: bool,
@@ -208,12 +209,14 @@ class KafkaSource:
 
         Where P is gone, or an offset that isn't ours stands in its place, it is the furthest C of those
         checkpoints that a commit may have named: outputs may come again, none is left out. Arguments as in
-        `GroupSource`. Raises StateMismatch if a worker of the group is running, if no commit has got as far
-        as the checkpoint, or if records behind it are gone and not to be skipped; Unreachable.
+        `GroupSource`. Raises StateMismatch if the checkpoint is of another topic, if a worker of the group
+        is running, if no commit has got as far as the checkpoint, or if records behind it are gone and not
+        to be skipped; Unreachable.
         """
         self._options.group = self._group
         self._options.exactly_once, self._options.producer = self._exactly_once, self._producer
         link = self._connect([self.topic, *self._outputs], [self._commands, self._answers], lambda: False)
+        refuse_other(resume, self.topic, self._topics[self.topic].id)
         plane = link.plane
         busy = StateMismatch(
             f"a worker of group {self._group} is running, or was killed a few seconds ago: stop it first"
