@@ -262,16 +262,17 @@ class GroupSource(Source, Protocol):
     def use(
         self,
         checkpoint: str,
+        resume: Resume,
         reached: Sequence[tuple[str, Mapping[str, Mapping[int, int]]]],
         make: Callable[[int, Mapping[str, Mapping[int, int]]], tuple[str, int]],
         skip: bool,
     ) -> dict[int, int]:
         """With no worker running: have the commit name a copy of a checkpoint, P as it was; returns P.
 
-        reached: id and C, by topic and partition, of every checkpoint, newest first: what P is raised to
-        where it is lower or missing. make: makes the copy, given the least epoch that it may have and what
-        C is raised to; returns its id and epoch. skip: raise C over records that are gone; without it that
-        is a StateMismatch. Raises Unreachable, StateMismatch.
+        resume: where the checkpoint goes on. reached: id and C, by topic and partition, of every checkpoint,
+        newest first: what P is raised to where it is lower or missing. make: makes the copy, given the least
+        epoch that it may have and what C is raised to; returns its id and epoch. skip: raise C over records
+        that are gone; without it that is a StateMismatch. Raises Unreachable, StateMismatch.
         """
 
     def committed(self) -> str | None:
@@ -285,6 +286,10 @@ class GroupSource(Source, Protocol):
 
     def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
         """From any thread. offsets: how far the learner is. None before reading has begun."""
+
+    def passed(self, offsets: Mapping[int, int]) -> dict[int, int]:
+        """Of the partitions where that is known: where whoever has all below `offsets` may go on as well,
+        since no record lies between (marks of transactions have offsets too)."""
 
     @property
     def silence(self) -> float:
@@ -342,6 +347,9 @@ class GroupSink(Sink, Protocol):
 
         answered: the command that it was taken for, whose `answer` leaves with the commit that names it.
         """
+
+    def passed(self, place: tuple[str, int], offset: int) -> None:
+        """Raise P of a partition to `offset`: what lies below, and was not written, is no record."""
 
     def settle(self, timeout: float) -> bool:
         """Wait until all that was flushed and named is committed; False after `timeout` seconds."""

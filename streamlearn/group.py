@@ -85,6 +85,9 @@ class Alone:
         """Of answers that became visible since the last call: seconds since their records' time, how many."""
         return []
 
+    def advance(self, offsets: dict[int, int], cursors: dict[int, int], keeper: Keeper) -> None:
+        """Move C, and P, past offsets behind the last answered record that hold none."""
+
     def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
         """Of the partitions that are not read to their end, the end as it is now."""
         return {}
@@ -173,6 +176,12 @@ class Group(Alone):
 
     def ages(self) -> list[tuple[float, int]]:
         return self._source.ages()
+
+    def advance(self, offsets: dict[int, int], cursors: dict[int, int], keeper: Keeper) -> None:
+        for partition, offset in self._source.passed(offsets).items():
+            self._sink.passed((self._source.topic, partition), offset)
+            offsets[partition] = cursors[partition] = offset
+            keeper.moved()
 
     def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
         return {p: end for p, end in self._source.ends().items() if offsets.get(p, 0) < end}

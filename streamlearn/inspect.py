@@ -200,8 +200,12 @@ def _use(settings: Settings, store: CheckpointStore, name: str | None, as_json: 
             made.append(store.use(name, least, _moved(chosen.body["position"], begin) if begin else None))
             return made[0].id, made[0].epoch
 
-        published = None if source is None else source.use(name, _reached(store), make, skip)
-        if source is None:
+        published = None
+        if source is not None:
+            from streamlearn.durable import resume_of  # (only here: others need not wait for it)
+
+            published = source.use(name, resume_of(chosen), _reached(store), make, skip)
+        else:
             if skip:
                 raise SettingsError("--skip-lost is for checkpoints of a Kafka topic")
             make(0, {})

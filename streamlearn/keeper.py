@@ -98,6 +98,10 @@ class Keeper:
             log.warning("what was forgotten is still in %s, which are pinned", ", ".join(pinned))
         return True
 
+    def moved(self) -> None:
+        """C has, though no record has come: worth a checkpoint too."""
+        self._records = -1
+
     def due(self, counts: Counts) -> bool:
         """Is it time for a checkpoint, is there anything new to keep, and is none being written?"""
         if self._writing is not None or self._total(counts) == self._records:

@@ -203,6 +203,7 @@ class Worker:
             elif self.source.ended:
                 return self._end()
             else:
+                self.group.advance(self.offsets, self.cursors, self.keeper)
                 self._waits()
                 if self._waited(waiting_since := waiting_since or turn):
                     if not self._learn_partial():

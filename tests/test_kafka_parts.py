@@ -13,6 +13,7 @@ import pytest
 from connectors.datasets import DatasetSource
 from connectors.kafka.admin import HEADERS, Line, compare, shape
 from connectors.kafka.cluster import Topic, check_name, within
+from connectors.kafka.gaps import Gaps
 from connectors.kafka.marker import Marker, Marking
 from connectors.kafka.messages import Message
 from connectors.kafka.pace import Pace, Times
@@ -215,9 +216,8 @@ def test_the_end_is_never_below_what_was_read(
         behind=lambda reads: False,
     )
     box = SimpleNamespace(depth=0)
-    plane = SimpleNamespace(
-        watch=watch, next={place: read}, inbox=box, outbox=box, counts={}, held=lambda: True
-    )
+    reads = {"next": {place: read}, "gaps": Gaps()}
+    plane = SimpleNamespace(watch=watch, inbox=box, outbox=box, counts={}, held=lambda: True, **reads)
     source: Any = SimpleNamespace(topic="t", _link=SimpleNamespace(plane=plane))
     traffic = KafkaSource.traffic(source, {0: applied})
     assert traffic is not None

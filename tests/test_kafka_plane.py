@@ -11,6 +11,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from connectors.kafka.boxes import Message
+from connectors.kafka.gaps import Gaps
 from connectors.kafka.options import Options
 from connectors.kafka.plane import DataPlane
 from connectors.kafka.records import HEADER, batches, bytes_of
@@ -31,21 +32,26 @@ class Client:
     """A log of 1000 records; `meanwhile` runs while records are waited for, by call."""
 
     meanwhile: dict[int, Callable[[], None]]
-    position: int = -1
+    at: int = -1
     calls: int = 0
     seeks: list[int] = field(default_factory=list)
 
     def seek(self, place: TopicPartition, offset: int) -> None:
-        self.position = offset
+        self.at = offset
         self.seeks.append(offset)
 
     async def getmany(self, **_: Any) -> dict[TopicPartition, list[Read]]:
         await asyncio.sleep(0)
         self.calls += 1
         self.meanwhile.pop(self.calls, lambda: None)()
-        start = self.position
-        self.position = min(1000, start + 10)
-        return {PLACE: [Read(offset) for offset in range(start, self.position)]} if start < 1000 else {}
+        start = self.at
+        self.at = min(1000, start + 10)
+        if self.at == 1000 and start < 1000:
+            self.at += 2  # marks of transactions
+        return {PLACE: [Read(offset) for offset in range(start, min(1000, self.at))]} if start < 1000 else {}
+
+    async def position(self, place: TopicPartition) -> int:
+        return self.at
 
 
 def test_records_that_come_across_a_rebalance_are_read_again() -> None:
@@ -80,7 +86,12 @@ def test_records_that_come_across_a_rebalance_are_read_again() -> None:
             await asyncio.sleep(0)
             assert not pump.done()
             found += [record.position.offset for record in plane.inbox.take(100, 0)]
+        while plane.next["t", 0] < 1002:
+            await asyncio.sleep(0)
+            assert not pump.done()
         pump.cancel()
+        assert plane.gaps.over(("t", 0), 1000) == 1002
+        assert plane.gaps.over(("t", 0), 999) == 999
         assert len(client.seeks) > 4
         return found
 
@@ -111,6 +122,16 @@ def test_what_was_given_up_is_not_read_on(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr("connectors.kafka.plane.refuse_gone", all_there)
     asyncio.run(asyncio.wait_for(lost(), 60))
+
+
+def test_gaps_end_where_records_begin() -> None:
+    gaps, place = Gaps(), ("t", 0)
+    gaps.passed(place, 50, 51)
+    gaps.passed(place, 51, 53)  # no record between: one gap
+    assert [gaps.over(place, at) for at in (49, 50, 52, 53)] == [49, 53, 53, 53]
+    gaps.passed(place, 60, 61)
+    assert [gaps.over(place, at) for at in (50, 59, 60, 61)] == [50, 59, 61, 61]
+    assert gaps.over(("t", 1), 60) == 60
 
 
 class Builder:

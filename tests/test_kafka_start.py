@@ -133,6 +133,22 @@ def test_a_commit_without_metadata_is_refused_until_one_is_chosen(
     assert place.hashes == never_stopped.hashes
 
 
+@pytest.mark.parametrize("reset_to", [0, 100])
+def test_an_offset_that_is_not_ours_says_nothing_of_what_was_published(
+    reset_to: int, used: Place, never_stopped: Place, tmp_path: Path
+) -> None:
+    """A reset to the latest must not leave answers out: they come, from the furthest checkpoint on."""
+    place = another_place(used, tmp_path)
+    place.commit({("", 0): (reset_to, "")})
+    refused(place)
+    said = use(place, place.checkpoints()[0])
+    assert "outputs of records below {0: 60} don't come again" in said
+    assert f"answers of {place.topic}:0 are visible (its offset was reset or has expired)" in said
+    assert "those of records from 60 to 99 come, and may come again" in said
+    goes_on(place)
+    assert place.hashes == never_stopped.hashes
+
+
 def test_an_offset_set_back_by_hand_is_refused(used: Place, never_stopped: Place, tmp_path: Path) -> None:
     """Records are not learned twice."""
     place = another_place(used, tmp_path)
@@ -238,6 +254,19 @@ def test_a_folder_of_another_topic_is_refused(used: Place, broker: Broker, tmp_p
     # Of a group that is not ours, for this topic: the state of its folder would be loaded.
     other.commit({("", 0): (LEARNED, json.dumps({"checkpoint": used.named(), "epoch": 5}))})
     assert "is not the one that this state has learned from" in refused(other)
+
+
+def test_a_checkpoint_of_another_topic_is_not_committed(used: Place, broker: Broker, tmp_path: Path) -> None:
+    """It would be refused by the next start, whose advice is to choose a checkpoint."""
+    other = new_place(broker, tmp_path)
+    other.send(EVENTS[:5])
+    shutil.copytree(used.folder / "state", tmp_path / "state")
+    checkpoints = other.checkpoints()
+    assert f"topic {other.topic} is not the one that this state has learned from" in use(
+        other, checkpoints[-1], status=3
+    )
+    assert other.committed() == {}
+    assert other.checkpoints() == checkpoints
 
 
 def test_a_topic_made_anew_is_another_topic(broker: Broker, tmp_path: Path) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import TopicPartition
+from kafka import KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
 
 from ops.kafka.broker import Broker
+from streamlearn.events import Event
 from tests.kafka import Message, administrator
-from tests.kafka_worker import Place, new_place
-from tests.processes import line
+from tests.kafka_worker import Place, Run, new_place
+from tests.processes import line, wait_for
 from tests.streams import vectors
 from tests.test_disk import Mount, fill, mount  # noqa: F401  # a fixture
 
@@ -62,6 +64,24 @@ def test_a_topic_that_is_deleted_while_the_worker_runs(of: str, broker: Broker, 
     assert last_line(run.said) == (
         f"run: Kafka at {broker.address}: topic {place.name(of)} is gone: was it deleted? The state is kept"
     )
+
+
+@pytest.mark.parametrize("more", [(), SOON])
+def test_a_topic_that_is_made_anew_while_the_worker_runs(
+    more: tuple[str, ...], broker: Broker, tmp_path: Path
+) -> None:
+    """To the client it is the same topic; with SOON it may see it vanish, and the group is rebalanced."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:50])
+    with place.run(*more) as run:
+        place.until_answered(run, 50)
+        with administrator(broker) as admin:
+            admin.delete_topics([place.topic])
+            wait_for(lambda: place.topic not in admin.list_topics(), "it is gone")
+            admin.create_topics({place.topic: {"num_partitions": 1, "replication_factor": 1}})
+        place.send(EVENTS[100:])
+        assert run.ends() == 3
+    assert f"run: topic {place.topic} was deleted and made anew while it was read" in last_line(run.said)
 
 
 def test_a_topic_that_grows(broker: Broker, tmp_path: Path) -> None:
@@ -134,7 +154,7 @@ def test_retention_that_has_passed_the_state(broker: Broker, tmp_path: Path) -> 
     place.leave()
     gone = (
         f"the state goes on at offset {at} of {place.topic}:0, but the log begins at 90: retention has "
-        f"passed it, {90 - at} records are gone. Nothing was skipped: `streamlearn checkpoints use ID "
+        f"passed it, up to {90 - at} records are gone. Nothing was skipped: `streamlearn checkpoints use ID "
         "--skip-lost` (with these settings) goes on without them, or start with another source.group_id and "
         "checkpoint.folder"
     )
@@ -174,6 +194,47 @@ def test_going_on_without_the_records_that_are_lost(broker: Broker, tmp_path: Pa
         if (partition or not 30 <= offset < 45)
     ]
     assert place.newest["position"]["offsets"][place.topic] == {"0": 50, "1": 50}
+
+
+def send_in_a_transaction(place: Place, events: Sequence[Event]) -> None:
+    """Behind them is a mark, at an offset of its own."""
+    producer = KafkaProducer(bootstrap_servers=place.broker.address, transactional_id=place.topic)
+    producer.init_transactions()
+    producer.begin_transaction()
+    for event in events:
+        producer.send(place.topic, line(event).strip())
+    producer.commit_transaction()
+    producer.close()
+
+
+def test_retention_that_has_passed_a_mark_of_a_transaction_alone(broker: Broker, tmp_path: Path) -> None:
+    """It is no record: whoever has read all goes on, over a rebalance and from a start."""
+    place = new_place(broker, tmp_path)
+
+    def until_at(run: Run, offset: int) -> None:
+        run.until(lambda: place.committed()["", 0][0] == offset, f"P is {offset}: nothing lags")
+        run.until(lambda: place.reached() == offset and place.named() == place.checkpoints()[-1], "C too")
+        delete_below(place, offset)
+
+    send_in_a_transaction(place, EVENTS[:50])
+    with place.run() as run:
+        place.until_answered(run, 50)
+        until_at(run, 51)
+        with place.run() as other:
+            other.says("standing by with checkpoint ")
+            place.send(EVENTS[50:60])
+            place.until_answered(run, 60)
+            assert other.stops() == 0
+        send_in_a_transaction(place, EVENTS[60:100])
+        place.until_answered(run, 100)
+        until_at(run, 102)
+        assert run.stops() == 0
+    with place.run() as run:
+        run.says("goes on from")
+        place.send(EVENTS[100:120])
+        place.until_answered(run, 120)
+        assert run.stops() == 0
+    assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:120]]
 
 
 def test_messages_larger_than_what_is_fetched_at_once(broker: Broker, tmp_path: Path) -> None:

@@ -40,11 +40,11 @@ FULL = "STREAMLEARN_TEST_FULL"
 class Client:
     """Records without end in one partition, commands in another."""
 
-    position: dict[TopicPartition, int]
+    at: dict[TopicPartition, int]
     stopped: set[TopicPartition] = field(default_factory=set)
 
     def assignment(self) -> set[TopicPartition]:
-        return set(self.position)
+        return set(self.at)
 
     def paused(self) -> set[TopicPartition]:
         return set(self.stopped)
@@ -56,14 +56,17 @@ class Client:
         self.stopped -= set(places)
 
     def seek(self, place: TopicPartition, offset: int) -> None:
-        self.position[place] = offset
+        self.at[place] = offset
+
+    async def position(self, place: TopicPartition) -> int:
+        return self.at[place]
 
     async def getmany(self, *_: TopicPartition, **__: Any) -> dict[TopicPartition, list[Read]]:
         await asyncio.sleep(0)
         found = {}
         for place in self.assignment() - self.stopped:
-            start = self.position[place]
-            self.position[place] += 500
+            start = self.at[place]
+            self.at[place] += 500
             found[place] = [Read(offset, b"x" * 900) for offset in range(start, start + 500)]
         return found
 
@@ -79,8 +82,8 @@ def test_commands_that_nobody_takes_do_not_fill_the_memory(monkeypatch: pytest.M
         one.commands_topic = "c"
         client = Client({events: 0, commands: 0})
         one.consumer = client
-        one.given(frozenset(client.position))
-        one._owned = frozenset(client.position)
+        one.given(frozenset(client.at))
+        one._owned = frozenset(client.at)
         one.next = {("t", 0): 0, ("c", 0): 0}
         one._seek()
         pump = asyncio.create_task(one._pump())
@@ -95,9 +98,9 @@ def test_commands_that_nobody_takes_do_not_fill_the_memory(monkeypatch: pytest.M
                 assert len(some) <= plane.COMMANDS_AT_ONCE, "there is learning between them"
                 taken += [record.position.offset for record in some]
             async with asyncio.timeout(30):
-                while client.position[commands] == len(taken):
+                while client.at[commands] == len(taken):
                     await asyncio.sleep(0)
-        assert client.position[events] <= 9 * 500
+        assert client.at[events] <= 9 * 500
         assert taken == list(range(len(taken)))
         pump.cancel()
 

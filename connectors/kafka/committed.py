@@ -74,7 +74,8 @@ async def read_committed(
     """Ask the broker. topic: of the events, whose commits name the checkpoint. asker: who goes on to ask.
 
     Raises Unreachable; if `strict` StateMismatch where the commits disagree or aren't ours, else the
-    checkpoint is the newest that any of them names.
+    checkpoint is the newest that any of them names, and offsets that name none are left out: they say nothing
+    of what was published.
     """
     asking = asker or Asker(options)
     try:
@@ -93,9 +94,11 @@ async def read_committed(
     found = {place: at for place, at in found.items() if at[0] >= 0}
     if strict:
         return interpret(str(options.group), topic, found)
-    names = [_parse(metadata) for (of, _), (_, metadata) in found.items() if of == topic]
+    said = {place: _parse(metadata) for place, (_, metadata) in found.items()}
+    names = [at for place, at in said.items() if place[0] == topic]
     named, epoch = max(((name or "", epoch) for name, epoch in names), default=("", 0))
-    return Committed({place: at[0] for place, at in found.items()}, named or None, epoch)
+    ours = {place: at[0] for place, at in found.items() if said[place][0] is not None}
+    return Committed(ours, named or None, epoch)
 
 
 async def _surely(options: Options) -> dict[Place, tuple[int, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from connectors.kafka.boxes import Place
 from connectors.kafka.refusals import refuse_outside
@@ -38,3 +38,26 @@ def skipped(
             )
             begin.setdefault(topic, {})[partition] = first[place]
     return begin
+
+
+def furthest(
+    committed: Mapping[Place, int], checkpoints: Sequence[Offsets], last: Mapping[Place, int]
+) -> dict[Place, int]:
+    """P of every partition of `last`, where each ends: as our own commit says, and no less than any C of the
+    checkpoints that one may have named.
+
+    Without such a commit outputs beyond that C may be visible, or not: they come again rather than never.
+    """
+    known = [committed, *map(flat, checkpoints)]
+    published = {p: min(end, max(offsets.get(p, 0) for offsets in known)) for p, end in last.items()}
+    for (topic, partition), offset in published.items():
+        if (topic, partition) not in committed and any(topic in each for each in checkpoints):
+            end = last[topic, partition]
+            if offset < end:
+                log.warning(
+                    "no commit of a worker says which answers of %s:%d are visible (its offset was reset or "
+                    "has expired): those of records from %d to %d come, and may come again",
+                    *(topic, partition, offset, end - 1),
+                    extra={"fields": {"topic": topic, "partition": partition, "offset": offset}},
+                )
+    return published

@@ -30,7 +30,8 @@ class Options:
 
     connection: parameters that every client gets. group: the consumer group; None reads without one.
     instance: the name of this member of it, by which it is known again after a restart; None: no name.
-    limits: bytes that a batch of messages may have, by topic. consumer, producer: what is passed on.
+    limits: bytes that a batch of messages may have, by topic. ids: by topic that is read, once that is
+    checked; a topic made anew has another one. consumer, producer: what is passed on.
     reach: what `connectors.kafka.reach` wants to know. topic: of the events.
     merge_idle: seconds after which a partition without records is left out of the merging by time; None: no
     merging.
@@ -46,6 +47,7 @@ class Options:
     patience: float = 300.0
     learner_patience: float = 600.0
     limits: dict[str, int] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
     inbox_bytes: int = 16 * MIB
     outbox_bytes: int = 16 * MIB
     consumer: Mapping[str, Any] = field(default_factory=dict, repr=False)

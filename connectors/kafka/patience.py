@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from aiokafka.errors import KafkaConnectionError
@@ -12,7 +13,8 @@ from kafka import errors
 
 from connectors.kafka.errors import explain
 from connectors.kafka.options import Options
-from connectors.kafka.topics import describe_once
+from connectors.kafka.refusals import refuse_anew
+from connectors.kafka.topics import Topic, describe_once
 from streamlearn.events import Unreachable
 
 RETRY_SECONDS = 0.5
@@ -39,9 +41,9 @@ async def attempt(options: Options, start: Callable[[], Awaitable[Any]]) -> None
 
 
 async def refuse_gone(options: Options) -> None:
-    """Raises Unreachable if a topic that was there is there no more; nothing while nobody answers.
+    """Raises Unreachable if a topic that was there is there no more, StateMismatch if it was made anew.
 
-    The client waits for one for ever: it might come yet.
+    Nothing while nobody answers. The client waits for one for ever: it might come yet.
     """
     missing = list(options.limits)
     for again in (False, True):
@@ -51,9 +53,26 @@ async def refuse_gone(options: Options) -> None:
             there = await asyncio.to_thread(describe_once, options.connection, missing, TRY_SECONDS)
         except errors.KafkaError:
             return
+        _compare(options, there)
         missing = [name for name in missing if name not in there]
         if not missing:
             return
     raise Unreachable(
         f"{options.where}: topic {', '.join(missing)} is gone: was it deleted? The state is kept"
     )
+
+
+async def refuse_other_ids(options: Options) -> None:
+    """Raises StateMismatch if a topic that is read was made anew; nothing while it isn't there.
+
+    To the client it is the same topic: it would go on at the old one's offset, amid other records.
+    """
+    with suppress(errors.KafkaError):
+        asked = asyncio.to_thread(describe_once, options.connection, list(options.ids), TRY_SECONDS)
+        _compare(options, await asked)
+
+
+def _compare(options: Options, there: Mapping[str, Topic]) -> None:
+    for name, known in options.ids.items():
+        if name in there:
+            refuse_anew(name, known, there[name].id)

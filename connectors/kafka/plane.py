@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CorruptRecordException, KafkaError
 from mode import Service
 
@@ -25,11 +25,12 @@ from connectors.kafka.committed import Asker, Committed, read_committed
 from connectors.kafka.committer import STOP_SECONDS, Committer
 from connectors.kafka.consumer import consumer_of
 from connectors.kafka.errors import explain
+from connectors.kafka.gaps import Gaps
 from connectors.kafka.merge import MergedInbox, inbox_of
 from connectors.kafka.names import read_any, unreadable
 from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt, refuse_gone
-from connectors.kafka.records import records_of
+from connectors.kafka.records import Records, records_of
 from connectors.kafka.watch import Watch
 from streamlearn.events import ConnectorError, Fenced, Record, Unreachable, UsageError
 
@@ -44,8 +45,6 @@ ASK_SECONDS = 0.2
 COMMANDS_BYTES = 1 << 20
 """Of commands that wait; each may take a checkpoint."""
 COMMANDS_AT_ONCE = 8
-
-Records = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
 class DataPlane(Service):
@@ -75,7 +74,8 @@ class DataPlane(Service):
         self.commands_topic = ""
         self._commands = Inbox(COMMANDS_BYTES, lambda: loop.call_soon_threadsafe(self._room.set))
         self.next: dict[Place, int] = {}
-        """The record after the last one that went into the inbox."""
+        """The record after the last one that went into the inbox, or the end of the gap behind that."""
+        self.gaps = Gaps()
         self._owned: frozenset[TopicPartition] = frozenset()
         self._assignment: frozenset[TopicPartition] = frozenset()
         self._incomplete_since: float | None = None
@@ -263,6 +263,7 @@ class DataPlane(Service):
                 await self._hold()
             turn = self._turn
             self._deliver(await self._fetched(*self._wanted(), timeout_ms=FETCH_MS), turn)
+            await self.gaps.look(self.consumer, self.next, self._gate.is_set)
 
     async def _open(self) -> bool:
         """Are the partitions ours and sought? Waits for a while. Raises what keeps the member away."""

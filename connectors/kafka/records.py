@@ -12,6 +12,8 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
 from connectors.kafka.boxes import Message, Place
 from streamlearn.events import Position, Record, Unreachable
 
+Records = Mapping[TopicPartition, Sequence[ConsumerRecord]]
+
 BATCH_BYTES = 512 * 1024
 """Bytes that are sent together, at most; a larger message goes alone."""
 HEADER = 100

@@ -5,6 +5,9 @@ from __future__ import annotations
 from connectors.kafka.boxes import Place
 from streamlearn.events import Resume, StateMismatch
 
+NO_ID = "00000000-0000-0000-0000-000000000000"
+"""What a broker says that knows no ids."""
+
 
 def refuse_other(resume: Resume, topic: str, id: str) -> None:
     """Raises StateMismatch where the state was taken of another source than the topic with that id."""
@@ -24,13 +27,22 @@ def refuse_other(resume: Resume, topic: str, id: str) -> None:
         )
 
 
+def refuse_anew(topic: str, known: str, id: str) -> None:
+    """Raises StateMismatch where a topic that is read, with the id `known`, has another id by now."""
+    if known != id and NO_ID not in (known, id):
+        raise StateMismatch(
+            f"topic {topic} was deleted and made anew while it was read (id {known}, now {id}): the state is "
+            "of the old one, and kept; start with another source.group_id and checkpoint.folder"
+        )
+
+
 def refuse_outside(place: Place, at: int, first: int, last: int) -> None:
     """Raises StateMismatch where offset `at` is not in the log, which begins at `first`, ends at `last`."""
     if first <= at <= last:
         return
     topic, partition = place
     if at < first:
-        what = f"the log begins at {first}: retention has passed it, {first - at} records are gone"
+        what = f"the log begins at {first}: retention has passed it, up to {first - at} records are gone"
         way = "`streamlearn checkpoints use ID --skip-lost` (with these settings) goes on without them, or"
     else:
         what, way = f"the log ends at {last}: it was cut or made anew", "bring the records back, or"

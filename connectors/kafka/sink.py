@@ -124,6 +124,11 @@ class KafkaSink:
             waiting.append(message)
             self._next[place] = offset + 1
 
+    def passed(self, place: Place, offset: int) -> None:
+        """Below `offset` there are no records but those whose outputs were written."""
+        if offset > self._published.get(place, 0):
+            self._next[place] = offset
+
     def flush(self) -> dict[str, int]:
         """Hand over; raises Stalled while the broker takes nothing and much waits."""
         link = self._opened()

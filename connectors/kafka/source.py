@@ -11,7 +11,7 @@ from typing import Any
 from connectors.kafka.boxes import Named, Place
 from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.ends import ends_of
-from connectors.kafka.going_back import Offsets, flat, skipped
+from connectors.kafka.going_back import Offsets, furthest, skipped
 from connectors.kafka.link import Link
 from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
@@ -200,20 +200,23 @@ class KafkaSource:
     def use(
         self,
         checkpoint: str,
+        resume: Resume,
         reached: Sequence[tuple[str, Offsets]],
         make: Callable[[int, Offsets], tuple[str, int]],
         skip: bool,
     ) -> dict[int, int]:
         """Have the group's commit name a copy of another checkpoint, P as it was; returns P.
 
-        Where P was set back or is gone it is the furthest that a commit can have been: C of those checkpoints
-        that one may have named. Arguments as in `GroupSource`. Raises StateMismatch if a worker of the group
-        is running, if no commit has got as far as the checkpoint, or if records behind it are gone and not to
-        be skipped; Unreachable.
+        Where P is gone, or an offset that isn't ours stands in its place, it is the furthest C of those
+        checkpoints that a commit may have named: outputs may come again, none is left out. Arguments as in
+        `GroupSource`. Raises StateMismatch if the checkpoint is of another topic, if a worker of the group
+        is running, if no commit has got as far as the checkpoint, or if records behind it are gone and not
+        to be skipped; Unreachable.
         """
         self._options.group = self._group
         self._options.exactly_once, self._options.producer = self._exactly_once, self._producer
         link = self._connect([self.topic, *self._outputs], [self._commands, self._answers], lambda: False)
+        refuse_other(resume, self.topic, self._topics[self.topic].id)
         plane = link.plane
         busy = StateMismatch(
             f"a worker of group {self._group} is running, or was killed a few seconds ago: stop it first"
@@ -233,11 +236,7 @@ class KafkaSource:
             )
         first, last = link.call(plane.bounds)
         begin = skipped(dict(reached).get(checkpoint, {}), first, last, skip)
-        known = [
-            committed.published,
-            *(flat(offsets) for offsets in (begin, *dict(reached[oldest:]).values())),
-        ]
-        published = {p: min(last[p], max(offsets.get(p, 0) for offsets in known)) for p in plane.places}
+        published = furthest(committed.published, [begin, *dict(reached[oldest:]).values()], last)
         at = self._commands_place
         if at in published and at not in committed.published and not published[at]:
             published[at] = last[at]
@@ -284,6 +283,7 @@ class KafkaSource:
         link = self.link
         first, last = link.call(link.plane.bounds, resume.stopped)
         refuse_other(resume, self.topic, self._topics[self.topic].id)
+        self._options.ids = {name: self._topics[name].id for name in self._read()}
         start: dict[Place, int] = {}
         for place in first:
             if place[0] == self._commands:
@@ -310,6 +310,7 @@ class KafkaSource:
         # just come to count has no offset there yet.)
         known = resume.fingerprint.get("merged", list(resume.offsets or (p for _, p in places)))
         idle = [place for place in places if place[1] not in known]
+        merged.over = self.link.plane.gaps.over
         merged.begin(places, idle, self.link.plane.committer.published)
 
     def poll(self, max_records: int, timeout: float) -> list[Record]:
@@ -348,7 +349,7 @@ class KafkaSource:
         plane = getattr(link, "plane", None)  # none yet while it connects
         if plane is None or not plane.next:
             return None
-        drained, reads = plane.watch.drained, dict(plane.next)
+        drained, reads, over = plane.watch.drained, dict(plane.next), plane.gaps.over
         # Looked up now and then: what has been read since is below the end, too.
         ends = {
             partition: max(end, reads.get((topic, partition), 0))
@@ -357,7 +358,8 @@ class KafkaSource:
         }
         lag = {}
         for partition, end in ends.items():
-            at, place = offsets.get(partition, 0), (self.topic, partition)
+            place = (self.topic, partition)
+            at = over(place, offsets.get(partition, 0))
             # Behind the last record there may be marks of transactions, which are no records.
             all_read = place in drained and at >= reads.get(place, 0)
             lag[partition] = 0 if all_read else max(0, end - at)
@@ -370,6 +372,11 @@ class KafkaSource:
             plane.watch.behind(reads),
             plane.held(),
         )
+
+    def passed(self, offsets: Mapping[int, int]) -> dict[int, int]:
+        over = self.link.plane.gaps.over
+        raised = {partition: over((self.topic, partition), at) for partition, at in offsets.items()}
+        return {partition: to for partition, to in raised.items() if to > offsets[partition]}
 
     @property
     def silence(self) -> float:

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 from connectors.kafka.boxes import Inbox, Outbox, Place
 from connectors.kafka.committer import Committer
 from connectors.kafka.options import Options
-from connectors.kafka.patience import refuse_gone
+from connectors.kafka.patience import refuse_gone, refuse_other_ids
 from streamlearn.events import Fenced, Unreachable
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Watch:
         return any(place not in drained and end > reads.get(place, end) for place, end in ends.items())
 
     async def run(self, consumer: AIOKafkaConsumer, reads: Mapping[Place, int]) -> None:
-        """Look again and again at what it `reads`. Raises Unreachable, Fenced."""
+        """Look again and again at what it `reads`. Raises Unreachable, Fenced, StateMismatch."""
         options = self._options
         while True:
             try:
@@ -89,6 +89,7 @@ class Watch:
                 self.answered()
                 with suppress(KafkaError, TimeoutError):  # a rebalance came between
                     await asyncio.wait_for(self._look(consumer), WATCH_SECONDS)
+                await refuse_other_ids(options)
             if self._committer.takes > COMMIT_SECONDS:
                 await refuse_gone(options)
             came = time.monotonic() - max(self._inbox.taken_at, self._outbox.waited_at)
