@@ -50,7 +50,7 @@ def _check(settings: Settings) -> int:
     sink = make_sink(settings, source)
     store = CheckpointStore(settings.checkpoint.folder, settings.checkpoint.keep)
     _refuse_locked(store.folder)
-    group = group_of(source, sink, store)
+    group = group_of(source, sink, store, settings)
     claim = group.survey()
     found = store.newest(lambda text: print(f"warning: {text}")) if claim is None else group.found(claim)
     resume, marks = Resume(), None

@@ -65,7 +65,7 @@ class Worker:
         self.vitals = vitals or Vitals(settings.exporter.stall_seconds)
         self.learner = Learner(settings)
         self.learner.most_held_dead = settings.delivery.max_dead_letters_in_row
-        self.group = group_of(source, sink, store)
+        self.group = group_of(source, sink, store, settings)
         waits = getattr(source, "waits", lambda: None)
         self.keeper = Keeper(settings.checkpoint, store, self.learner, not self.group, waits)
         self.instruments = Instruments(
