@@ -60,7 +60,7 @@ def _check(settings: Settings) -> int:
         print(f"state: none in {settings.checkpoint.folder}; a first start")
     else:
         manifest, parts = found
-        if not untouched(manifest):
+        if not untouched(manifest, claim.published if claim is not None else None):
             for change in check_settings(settings, manifest):
                 print(f"setting adopted: {change}")
             restore(learner, manifest, parts)
