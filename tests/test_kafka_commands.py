@@ -192,6 +192,26 @@ def test_what_is_no_command_is_answered_in_its_turn(broker: Broker, tmp_path: Pa
         assert said in tell(place, words, status=2)["said"]
 
 
+def test_a_first_start_skips_what_was_asked_before_and_tell_says_so(broker: Broker, tmp_path: Path) -> None:
+    """It may have been meant for a group before; one that has begun carries out what it finds."""
+    place = new_place(broker, tmp_path)
+    said = tell(place, "pause", "--timeout", "1", status=4)["said"]
+    assert said.endswith(
+        "carried out by the next one of the group, unless that is its first start, which skips what was "
+        "asked for before there was a worker"
+    )
+    place.send(EVENTS[:50])
+    with place.run() as run:
+        place.until_kept(run, 50)
+        run.kill()
+    assert answers(place) == []
+    tell(place, "checkpoint", "--timeout", "1", status=4)
+    with place.run() as run:
+        run.until(lambda: answers(place), "it is answered")
+        assert [(each["command"], each["paused"]) for each in answers(place)] == [("checkpoint", False)]
+        assert run.stops() == 0
+
+
 def test_without_the_topics_commands_are_off_and_said_to_be(broker: Broker, tmp_path: Path) -> None:
     place = new_place(broker, tmp_path, without=(".commands", ".answers"))
     place.send(EVENTS[:50])
