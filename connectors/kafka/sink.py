@@ -14,7 +14,16 @@ from connectors.kafka.records import HEADER, bytes_of
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.topics import Topic, describe
 from streamlearn.codec import encode_prediction, encode_too_large, original
-from streamlearn.events import Output, Position, Prediction, Rejection, Tombstone, Unreachable, UsageError
+from streamlearn.events import (
+    Output,
+    Position,
+    Prediction,
+    Record,
+    Rejection,
+    Tombstone,
+    Unreachable,
+    UsageError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +127,8 @@ class KafkaSink:
                 message = self._prediction(output)
             elif isinstance(output, Tombstone):
                 key = output.record.key
-                message = Message(self._place(self._predictions, output, key), key, None)
+                place_of = self._place(self._predictions, output, key)
+                message = Message(place_of, key, None, self._passed_on(output.record))
             else:
                 message = self._dead_letter(output)
             waiting.append(message)
@@ -205,12 +215,14 @@ class KafkaSink:
             place = self._place(self._predictions, prediction, key)
             if self._by_partition(self._predictions):
                 self._beside[partition] = place
-        headers: Sequence[tuple[str, bytes]] = ()
-        if record is not None and record.headers and self._headers:
-            every = "*" in self._headers
-            headers = [header for header in record.headers if every or header[0] in self._headers]
+        headers = self._passed_on(record) if record is not None and record.headers else ()
         message = Message(place, key, encode_prediction(prediction, self._epoch), headers)
         return message if self._fits(message) else self._small(message, prediction)
+
+    def _passed_on(self, record: Record) -> Sequence[tuple[str, bytes | None]]:
+        """Of its headers those that its prediction, or what is its prediction, carries too."""
+        every = "*" in self._headers
+        return [header for header in record.headers if every or header[0] in self._headers]
 
     def _dead_letter(self, rejection: Rejection) -> Message:
         record = rejection.record
@@ -239,5 +251,9 @@ class KafkaSink:
             *(*output.position, size, topic),
             extra={"fields": output.position._asdict()},
         )
-        headers = [h for h in message.headers if h[0].startswith("__connect.errors.") and len(h[1]) < LONGEST]
+        headers = [
+            (name, value)
+            for name, value in message.headers
+            if name.startswith("__connect.errors.") and len(value or b"") < LONGEST
+        ]
         return Message(message.place, None, encode_too_large(output, size, limit), headers)
