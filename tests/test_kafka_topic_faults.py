@@ -11,7 +11,9 @@ import pytest
 from kafka import TopicPartition
 from kafka.admin import ConfigResource
 
+from connectors.kafka.murmur import partition_of
 from ops.kafka.broker import Broker
+from streamlearn.events import Event
 from tests.kafka import Message, administrator
 from tests.kafka_worker import Place, new_place
 from tests.processes import line
@@ -87,6 +89,37 @@ def test_a_topic_that_grows(broker: Broker, tmp_path: Path) -> None:
         assert run.stops() == 0
     assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:150]]
     assert place.newest["records"] == 150
+
+
+def test_outputs_go_by_the_counts_that_there_are(broker: Broker, tmp_path: Path) -> None:
+    """More partitions of the events than of the predictions: by the key. As many again: by the number."""
+    place = new_place(broker, tmp_path, partitions=2)
+    soon = (*SOON, "--sink.client.metadata_max_age_ms", "500")
+
+    def sent(events: list[Event], partition: int) -> dict[str, bytes]:
+        place.send([Message(line(each).strip(), each.id.encode(), (), partition) for each in events])
+        return {each.id: each.id.encode() for each in events}
+
+    def places() -> dict[str, int | None]:
+        return {json.loads(each.value or b"")["id"]: each.partition for each in place.read()}
+
+    with place.run(*soon) as run:
+        sent(EVENTS[:25], 0)
+        sent(EVENTS[25:50], 1)
+        place.until_answered(run, 50)
+        assert [places()[event.id] for event in EVENTS[:50]] == [0] * 25 + [1] * 25
+        with administrator(broker) as admin:
+            admin.create_partitions({place.topic: 4})
+        run.says("has a new partition, 3")
+        keys = sent(EVENTS[50:75], 2) | sent(EVENTS[75:100], 0)
+        place.until_answered(run, 100)
+        found = places()
+        assert {id: found[id] for id in keys} == {id: partition_of(key, 2) for id, key in keys.items()}
+        with administrator(broker) as admin:
+            admin.create_partitions({place.name(".predictions"): 4})
+        rest = iter(EVENTS[100:])
+        run.until(lambda: sent([next(rest)], 3) and 3 in places().values(), "they go by the number")
+        assert run.stops() == 0
 
 
 def test_one_that_takes_over_sees_what_has_grown(broker: Broker, tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ class KafkaSink:
             self._options.exactly_once, self._options.commit_interval = False, interval
             self._options.producer = dict(options.get("client") or {})
         self._topics: Mapping[str, Topic] = {}
+        self._counts: Mapping[str, int] = {}
+        """Partitions that there are, by topic."""
         self._epoch = 0
         self._published: dict[Place, int] = {}
         self._waiting: list[Message] = []
@@ -118,6 +120,7 @@ class KafkaSink:
 
     def write(self, outputs: Sequence[Output]) -> None:
         published, waiting = self._published, self._waiting
+        self._count()
         for output in outputs:
             topic, partition, offset = output.position
             place = (topic, partition)
@@ -194,17 +197,32 @@ class KafkaSink:
 
     # -- messages
 
+    def _count(self) -> None:
+        """Topics may have grown since the start: the events' in the plane, the others' in the producer."""
+        counts = {name: topic.partitions for name, topic in self._topics.items()}
+        plane = self._opened().plane
+        if plane.committer.producer is not None:
+            cluster = plane.committer.producer.client.cluster
+            for name in (self._predictions, self._dead_letters):
+                counts[name] = max(counts[name], len(cluster.partitions_for_topic(name) or ()))
+        if self._source is not None:
+            read = self._source.topic
+            counts[read] = max(counts[read], sum(topic == read for topic, _ in tuple(plane.next)))
+        if counts != self._counts:
+            self._counts = counts
+            self._beside.clear()
+
     def _place(self, topic: str, output: Output, key: bytes | None) -> Place:
         """The record's partition where both topics have as many, else by the key, else by the partition."""
-        count = self._topics[topic].partitions
+        count = self._counts[topic]
         if self._by_partition(topic):
             return topic, min(output.position.partition, count - 1)
         return topic, partition_of(key, count) if key is not None else output.position.partition % count
 
     def _by_partition(self, topic: str) -> bool:
         """Whether the record's partition alone says which one its output goes to."""
-        read = self._source.topics[self._source.topic].partitions if self._source is not None else 0
-        return self._topics[topic].partitions in (1, read)
+        read = self._counts[self._source.topic] if self._source is not None else 0
+        return self._counts[topic] in (1, read)
 
     def _prediction(self, prediction: Prediction) -> Message:
         record = prediction.record
