@@ -18,7 +18,15 @@ from streamlearn.group import group_of
 from streamlearn.logs import setup
 from streamlearn.observe import Vitals
 from streamlearn.run import guarded
-from streamlearn.settings import FILE_SINK, Settings, SettingsError, commands_topic, outputs, sink_connector
+from streamlearn.settings import (
+    FILE_SINK,
+    KAFKA_SINK,
+    Settings,
+    SettingsError,
+    commands_topic,
+    outputs,
+    sink_connector,
+)
 from streamlearn.wiring import (
     make_codec,
     make_sink,
@@ -84,6 +92,9 @@ def _check(settings: Settings) -> int:
         _sample(settings, source, resume, learner)
     else:
         print(f"source: {kind} (not read by check)")
+    if sink_connector(settings) == KAFKA_SINK:
+        # To try that is to write, and to fence the worker that runs.
+        print("sink: whether the broker lets us write was not tried (WRITE on topics and transactional id)")
     print("settings are fine")
     return 0
 
