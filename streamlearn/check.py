@@ -18,7 +18,15 @@ from streamlearn.group import group_of
 from streamlearn.logs import setup
 from streamlearn.observe import Vitals
 from streamlearn.run import guarded
-from streamlearn.settings import FILE_SINK, Settings, SettingsError, commands_topic, outputs, sink_connector
+from streamlearn.settings import (
+    FILE_SINK,
+    KAFKA_SINK,
+    Settings,
+    SettingsError,
+    commands_topic,
+    outputs,
+    sink_connector,
+)
 from streamlearn.wiring import (
     make_codec,
     make_sink,
@@ -50,7 +58,7 @@ def _check(settings: Settings) -> int:
     sink = make_sink(settings, source)
     store = CheckpointStore(settings.checkpoint.folder, settings.checkpoint.keep)
     _refuse_locked(store.folder)
-    group = group_of(source, sink, store)
+    group = group_of(source, sink, store, settings)
     claim = group.survey()
     found = store.newest(lambda text: print(f"warning: {text}")) if claim is None else group.found(claim)
     resume, marks = Resume(), None
@@ -60,7 +68,7 @@ def _check(settings: Settings) -> int:
         print(f"state: none in {settings.checkpoint.folder}; a first start")
     else:
         manifest, parts = found
-        if not untouched(manifest):
+        if not untouched(manifest, claim.published if claim is not None else None):
             for change in check_settings(settings, manifest):
                 print(f"setting adopted: {change}")
             restore(learner, manifest, parts)
@@ -84,6 +92,9 @@ def _check(settings: Settings) -> int:
         _sample(settings, source, resume, learner)
     else:
         print(f"source: {kind} (not read by check)")
+    if sink_connector(settings) == KAFKA_SINK:
+        # To try that is to write, and to fence the worker that runs.
+        print("sink: whether the broker lets us write was not tried (WRITE on topics and transactional id)")
     print("settings are fine")
     return 0
 

@@ -137,7 +137,8 @@ COMMANDS = {
         "be undone. Give the worker's settings: --source.bootstrap_servers, --source.group_id, ….\n"
         "  --timeout   seconds to wait for it (60)\n"
         "  --json      the answer as it came\n"
-        "Status 4: no broker, or no answer in time (the command stands, and will be carried out).",
+        "Status 4: no broker, or no answer in time (the command stands, and will be carried out by the next\n"
+        "worker of the group, unless that is its first start, which skips it).",
     ),
     "methods": Command(
         "",

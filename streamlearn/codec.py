@@ -330,14 +330,15 @@ def encode_prediction(prediction: Prediction, epoch: int) -> bytes:
 def encode_dead_letter(rejection: Rejection) -> bytes:
     """One JSON object, without a newline: reason, detail, source, the original value and key in base64.
 
-    A record without a key has no "key".
+    A record without a key has no "key", a tombstone the "value" null.
     """
     record = rejection.record
+    value = original(record)
     letter: dict[str, Any] = {
         "reason": rejection.reason,
         "detail": rejection.detail,
         "source": list(rejection.position),
-        "value": base64.b64encode(original(record)).decode(),
+        "value": base64.b64encode(value).decode() if value is not None else None,
     }
     if record.key is not None:
         letter["key"] = base64.b64encode(record.key).decode()
@@ -350,8 +351,10 @@ def encode_too_large(output: Output, size: int, limit: int) -> bytes:
     return _encode({"reason": "output_too_large", "detail": detail, "source": list(output.position)})
 
 
-def original(record: Record) -> bytes:
-    """The bytes of a record as it came; a row of a table has none, and becomes JSON."""
+def original(record: Record) -> bytes | None:
+    """The bytes of a record as it came, None for a tombstone; a row of a table has none, and becomes JSON."""
+    if record.tombstone:
+        return None
     return record.value if record.value or record.fields is None else _dump(record.fields)
 
 

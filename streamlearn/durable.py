@@ -126,14 +126,19 @@ def restore(learner: OnlineLearner, manifest: Manifest, parts: Snapshot) -> None
         raise Disagreement(f"checkpoint {manifest.id} doesn't fit this learner: {error}") from error
 
 
-def untouched(manifest: Manifest) -> bool:
-    """Was it taken before the first record? Then a start is a first start, with whatever settings."""
+def untouched(manifest: Manifest, published: Mapping[int, int] | None = None) -> bool:
+    """Was it taken before the first record? Then a start is a first start, with whatever settings.
+
+    published: P by partition, where a group has one: what is answered beyond the checkpoint was answered by a
+    learner of its settings.
+    """
     position = manifest.body.get("position")
     if position is None or manifest.body["records"] or manifest.body.get("clean"):
         return False
     start = position.get("start", {})
     offsets = position["offsets"].get(position["topic"], {})
-    return all(offset == start.get(partition, 0) for partition, offset in offsets.items())
+    answered = {str(partition): offset for partition, offset in (published or {}).items()}
+    return all(offset == start.get(p, 0) == answered.get(p, offset) for p, offset in offsets.items())
 
 
 def resume_of(manifest: Manifest) -> Resume:

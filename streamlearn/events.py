@@ -44,7 +44,7 @@ class Record:
     position: Position
     cursor: int = 0
     key: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: tuple[tuple[str, bytes | None], ...] = ()
     fields: Mapping[str, Any] | None = None
     tombstone: bool = False
 

@@ -24,6 +24,7 @@ from streamlearn.events import (
 )
 from streamlearn.keeper import Keeper
 from streamlearn.observe import Vitals
+from streamlearn.settings import Settings
 from streamlearn.standby import Found, StandBy
 
 log = logging.getLogger(__name__)
@@ -109,9 +110,11 @@ class Alone:
 class Group(Alone):
     """Of the workers of a group one learns; a commit says which checkpoint is the truth."""
 
-    def __init__(self, source: GroupSource, sink: GroupSink, store: CheckpointStore) -> None:
+    def __init__(
+        self, source: GroupSource, sink: GroupSink, store: CheckpointStore, settings: Settings
+    ) -> None:
         self._source, self._sink, self._store = source, sink, store
-        self._standing_by = StandBy(store)
+        self._standing_by = StandBy(store, settings)
         self._handed: dict[str, Manifest] = {}
         self._confirmed: str | None = None
         self._published: dict[int, int] = {}
@@ -224,8 +227,8 @@ class Group(Alone):
                 )
 
 
-def group_of(source: Source, sink: Sink, store: CheckpointStore) -> Alone:
+def group_of(source: Source, sink: Sink, store: CheckpointStore, settings: Settings) -> Alone:
     """The group of a source and a sink that have one."""
     if not getattr(sink, "grouped", False):
         return Alone(source, sink)
-    return Group(cast(GroupSource, source), cast(GroupSink, sink), store)
+    return Group(cast(GroupSource, source), cast(GroupSink, sink), store, settings)

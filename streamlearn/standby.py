@@ -20,8 +20,9 @@ from streamlearn.checkpoint import (
     age,
     is_id,
 )
-from streamlearn.durable import Disagreement, resume_of, untouched
+from streamlearn.durable import Disagreement, check_settings, resume_of, untouched
 from streamlearn.events import Claim, StateMismatch
+from streamlearn.settings import Settings
 from streamlearn.state import Snapshot
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,8 @@ Found = tuple[Manifest, Snapshot]
 class StandBy:
     """Looks into the state folder on behalf of a group's commits."""
 
-    def __init__(self, store: CheckpointStore) -> None:
-        self._store = store
+    def __init__(self, store: CheckpointStore, settings: Settings) -> None:
+        self._store, self._settings = store, settings
         self._at_hand: Found | None = None
         self._held: IO[str] | None = None
         self._of: IO[str] | None = None
@@ -93,11 +94,16 @@ class StandBy:
         self._of = handle
 
     def look(self, checkpoint: str | None) -> None:
-        """Have the checkpoint that the group's commit names at hand, read and checked."""
+        """Have the checkpoint that the group's commit names at hand, read and checked.
+
+        Raises Disagreement: who could not go on from it doesn't stand by, and isn't taken for one that can.
+        """
         if checkpoint is None or (self._at_hand is not None and self._at_hand[0].id == checkpoint):
             return
         try:
             manifest = self._store.read(checkpoint)
+            if not untouched(manifest):  # every start stands by for a moment, a first one again as well
+                check_settings(self._settings, manifest)
             self._at_hand = manifest, self._store.load(manifest)
         except (Damaged, WrongFormat) as error:
             log.warning("standing by, checkpoint %s can't be read: %s", checkpoint, error)

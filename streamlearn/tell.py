@@ -75,7 +75,8 @@ def _said(answer: Mapping[str, Any] | None, kind: str, group: str, timeout: floa
     if answer is None:
         print(
             f"no answer within {timeout:g} s: is a worker of group {group} running? The command stands in "
-            "the topic, and is carried out by the next one that reads it",
+            "the topic, and is carried out by the next one of the group, unless that is its first start, "
+            "which skips what was asked for before there was a worker",
             file=sys.stderr,
         )
         return UNREACHABLE

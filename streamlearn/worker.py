@@ -65,7 +65,7 @@ class Worker:
         self.vitals = vitals or Vitals(settings.exporter.stall_seconds)
         self.learner = Learner(settings)
         self.learner.most_held_dead = settings.delivery.max_dead_letters_in_row
-        self.group = group_of(source, sink, store)
+        self.group = group_of(source, sink, store, settings)
         waits = getattr(source, "waits", lambda: None)
         self.keeper = Keeper(settings.checkpoint, store, self.learner, not self.group, waits)
         self.instruments = Instruments(
@@ -101,7 +101,7 @@ class Worker:
         if found is not None:
             manifest, parts = found
             resume, marks = resume_of(manifest), manifest.body["outputs"]
-            if not untouched(manifest):
+            if not untouched(manifest, claim.published if claim is not None else None):
                 self._restore(manifest, parts)
                 self.resumed = manifest
             elif claim is None:

@@ -38,7 +38,7 @@ class Message:
 
     value: bytes | None
     key: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: tuple[tuple[str, bytes | None], ...] = ()
     partition: int | None = None
     """None: chosen by the key, or any where there is no key. As it was read: never None."""
     timestamp: int | None = None

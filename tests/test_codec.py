@@ -302,6 +302,12 @@ def test_a_row_that_a_later_stage_refuses_has_a_content_too() -> None:
     assert base64.b64decode(orjson.loads(letter)["value"]) == b'{"a":"1"}'
 
 
+def test_the_dead_letter_of_a_tombstone_is_not_that_of_an_empty_value() -> None:
+    records = [Record(b"", HERE), Record(b"", HERE, tombstone=True)]
+    letters = [orjson.loads(encode_dead_letter(Rejection("empty", "", record))) for record in records]
+    assert [letter["value"] for letter in letters] == ["", None]
+
+
 def test_numpy_rows() -> None:
     x = np.arange(12, dtype=np.uint8).reshape(3, 4)
     e = event(decode_row({"x": x, "y": np.int64(3), "id": np.str_("a"), "ts": np.float32(1.5)}))

@@ -16,6 +16,7 @@ from streamlearn.events import Claim, GroupSink, GroupSource, Traffic
 from streamlearn.group import Group
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Vitals
+from streamlearn.settings import Settings
 from streamlearn.standby import StandBy
 from tests.streams import settings, vectors
 
@@ -56,7 +57,7 @@ class Life:
 
     def __init__(self, folder: Path, claimed: str | None, keep: int) -> None:
         self.store, self.sink = CheckpointStore(folder, keep), Sink()
-        self.group = Group(cast(GroupSource, Source()), cast(GroupSink, self.sink), self.store)
+        self.group = Group(cast(GroupSource, Source()), cast(GroupSink, self.sink), self.store, Settings())
         self.learner = OnlineLearner(settings())
         self.offset = 0
         found = self.group.found(Claim(claimed, 1, {0: 0}, {0: 1000}))
@@ -100,7 +101,8 @@ def test_while_nothing_can_be_committed_all_that_may_be_named_stays(tmp_path: Pa
 def test_nothing_is_decided_by_the_clock_while_records_are_read_again(tmp_path: Path) -> None:
     # Of partition 1, P is behind the last record: a mark of a transaction, which is never read.
     source = Source(Claim("c", 1, {0: 0, 1: 0}, {0: 100, 1: 51}), {0: 500, 1: 50})
-    group = Group(cast(GroupSource, source), cast(GroupSink, Sink()), CheckpointStore(tmp_path, 1))
+    store = CheckpointStore(tmp_path, 1)
+    group = Group(cast(GroupSource, source), cast(GroupSink, Sink()), store, Settings())
     group.claim(Vitals(1.0), lambda: False)
     for handle in (group._standing_by._held, group._standing_by._of):
         assert handle is not None
@@ -112,7 +114,7 @@ def test_nothing_is_decided_by_the_clock_while_records_are_read_again(tmp_path: 
 
 def test_a_copied_folder_is_another_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def name(folder: Path) -> str:
-        standing_by = StandBy(CheckpointStore(folder, 1))
+        standing_by = StandBy(CheckpointStore(folder, 1), Settings())
         found = standing_by.member()
         assert standing_by._held is not None
         standing_by._held.close()  # the end of its process

@@ -20,7 +20,7 @@ messages = st.lists(
         st.tuples(st.sampled_from("ab"), st.integers(0, 1)),
         st.none() | st.binary(max_size=5),
         st.none() | st.binary(max_size=300),
-        st.lists(st.tuples(st.text(max_size=3), st.binary(max_size=5)), max_size=2)
+        st.lists(st.tuples(st.text(max_size=3), st.none() | st.binary(max_size=5)), max_size=2)
         .map(tuple)
         .filter(lambda headers: all(name.isprintable() for name, _ in headers)),
     ),

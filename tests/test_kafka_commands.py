@@ -153,6 +153,23 @@ def test_a_tombstone_forgets_and_is_passed_on(broker: Broker, tmp_path: Path) ->
     )
 
 
+def test_what_is_null_stays_null(broker: Broker, tmp_path: Path) -> None:
+    """A value and the values of headers, in predictions and dead letters; a tombstone keeps its headers."""
+    place = new_place(broker, tmp_path)
+    headers: tuple[tuple[str, bytes | None], ...] = (("a", None), ("b", b""), ("c", b"1"))
+    whole = [Message(line(event).strip(), b"k", headers) for event in EVENTS[:50]]
+    of_nobody, gone = Message(None, b"\xff", headers), Message(None, b"k", headers)
+    place.send([*whole, Message(b"{", b"k", headers), of_nobody, gone])
+    with place.run("--sink.headers", "*", "--codec.tombstones", "forget") as run:
+        place.until_answered(run, 51)
+        assert run.stops() == 0
+    assert {each.headers for each in place.read()} == {headers}
+    assert place.read()[-1].value is None
+    bad, dead = place.read(".dead_letters")
+    assert (bad.value, bad.headers[:3]) == (b"{", headers)
+    assert (dead.value, dead.headers[:3]) == (None, headers)
+
+
 def test_what_is_no_command_is_answered_in_its_turn(broker: Broker, tmp_path: Path) -> None:
     place = new_place(broker, tmp_path)
     with place.run() as run:
@@ -190,6 +207,26 @@ def test_what_is_no_command_is_answered_in_its_turn(broker: Broker, tmp_path: Pa
         ("pause now", "takes no argument"),
     ):
         assert said in tell(place, words, status=2)["said"]
+
+
+def test_a_first_start_skips_what_was_asked_before_and_tell_says_so(broker: Broker, tmp_path: Path) -> None:
+    """It may have been meant for a group before; one that has begun carries out what it finds."""
+    place = new_place(broker, tmp_path)
+    said = tell(place, "pause", "--timeout", "1", status=4)["said"]
+    assert said.endswith(
+        "carried out by the next one of the group, unless that is its first start, which skips what was "
+        "asked for before there was a worker"
+    )
+    place.send(EVENTS[:50])
+    with place.run() as run:
+        place.until_kept(run, 50)
+        run.kill()
+    assert answers(place) == []
+    tell(place, "checkpoint", "--timeout", "1", status=4)
+    with place.run() as run:
+        run.until(lambda: answers(place), "it is answered")
+        assert [(each["command"], each["paused"]) for each in answers(place)] == [("checkpoint", False)]
+        assert run.stops() == 0
 
 
 def test_without_the_topics_commands_are_off_and_said_to_be(broker: Broker, tmp_path: Path) -> None:

@@ -38,6 +38,17 @@ def test_compressed_topics(broker: Broker, tmp_path: Path, codec: str) -> None:
         assert run.stops() == 0
 
 
+def test_check_says_that_it_has_written_nothing(broker: Broker, tmp_path: Path) -> None:
+    """Where ACLs forbid that, it would find all fine."""
+    place = new_place(broker, tmp_path)
+    with place.command("check") as check:
+        assert check.ends() == 0
+    *_, note, last = check.said.splitlines()
+    assert "whether the broker lets us write was not tried" in note
+    assert last == "settings are fine"
+    assert place.committed() == {}
+
+
 def test_commands_are_switched_off_and_the_worker_is_killed(broker: Broker, tmp_path: Path) -> None:
     """The member is another one at once, and its commits name checkpoints all the same."""
     place = new_place(broker, tmp_path)

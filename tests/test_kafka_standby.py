@@ -107,6 +107,22 @@ def test_one_that_was_killed_and_comes_back_soon_goes_on_itself(broker: Broker, 
     each_once(place)
 
 
+def test_one_with_other_settings_does_not_stand_by(broker: Broker, tmp_path: Path) -> None:
+    """It could not go on from what the learner makes: that is said at once, not when it is needed."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:50])
+    with place.run() as learner:
+        place.until_kept(learner, 50)
+        with place.run("--memory.capacity", "70") as other:
+            assert other.ends() == 3
+            assert "was made with other settings: memory.capacity was 50, now 70. Set them" in other.said
+            assert "standing by with checkpoint" not in other.said
+        place.send(EVENTS[50:])
+        place.until_answered(learner, 400)
+        assert learner.stops() == 0
+    each_once(place)
+
+
 def test_one_that_comes_back_from_a_long_stop_shows_nothing_and_exits(broker: Broker, tmp_path: Path) -> None:
     """Frozen past its session, amid outputs; what it had open is aborted, what it still sends is refused."""
     place = new_place(broker, tmp_path)

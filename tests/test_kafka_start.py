@@ -62,10 +62,10 @@ def goes_on(place: Place, *saying: str, answers: int = 40) -> str:
     return run.said
 
 
-def refused(place: Place, command: str = "run") -> str:
+def refused(place: Place, command: str = "run", more: tuple[str, ...] = ()) -> str:
     """What it says, without the time; nothing has changed."""
     before, committed, read = place.checkpoints(), place.committed(), place.read()
-    with place.command(command) as run:
+    with place.command(command, *more) as run:
         assert run.ends() == 3, run.said
     place.leave()
     assert place.checkpoints() == before
@@ -92,6 +92,23 @@ def test_no_commit_and_only_checkpoint_zero_is_a_first_start_again(broker: Broke
         place.forget_offsets()
         assert place.committed() == {}
         assert place.checkpoints() != []
+
+
+def test_checkpoint_zero_behind_answers_is_of_its_settings(broker: Broker, tmp_path: Path) -> None:
+    """Killed before the first real checkpoint: the answers that are seen came from a learner of those."""
+    place = new_place(broker, tmp_path)
+    rarely = ("--checkpoint.seconds", "600")
+    place.send(EVENTS[:20])
+    with place.run(*rarely) as run:
+        place.until_answered(run, 20)
+        run.until(lambda: place.committed()["", 0][0] == 20, "they are committed")
+        run.kill()
+    assert place.reached() == 0
+    said = refused(place, more=("--memory.capacity", "70"))
+    assert "was made with other settings: memory.capacity was 50, now 70. Set them back" in said
+    assert refused(place, "check", ("--memory.capacity", "70")) == said
+    place.send(EVENTS[20:])
+    goes_on(place, f"goes on from {place.named()}", answers=100)
 
 
 def test_no_commit_and_a_later_checkpoint_is_refused_until_one_is_chosen(

@@ -12,6 +12,7 @@ import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
 
+from connectors.kafka.murmur import partition_of
 from ops.kafka.broker import Broker
 from streamlearn.events import Event
 from tests.kafka import Message, administrator
@@ -107,6 +108,37 @@ def test_a_topic_that_grows(broker: Broker, tmp_path: Path) -> None:
         assert run.stops() == 0
     assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:150]]
     assert place.newest["records"] == 150
+
+
+def test_outputs_go_by_the_counts_that_there_are(broker: Broker, tmp_path: Path) -> None:
+    """More partitions of the events than of the predictions: by the key. As many again: by the number."""
+    place = new_place(broker, tmp_path, partitions=2)
+    soon = (*SOON, "--sink.client.metadata_max_age_ms", "500")
+
+    def sent(events: list[Event], partition: int) -> dict[str, bytes]:
+        place.send([Message(line(each).strip(), each.id.encode(), (), partition) for each in events])
+        return {each.id: each.id.encode() for each in events}
+
+    def places() -> dict[str, int | None]:
+        return {json.loads(each.value or b"")["id"]: each.partition for each in place.read()}
+
+    with place.run(*soon) as run:
+        sent(EVENTS[:25], 0)
+        sent(EVENTS[25:50], 1)
+        place.until_answered(run, 50)
+        assert [places()[event.id] for event in EVENTS[:50]] == [0] * 25 + [1] * 25
+        with administrator(broker) as admin:
+            admin.create_partitions({place.topic: 4})
+        run.says("has a new partition, 3")
+        keys = sent(EVENTS[50:75], 2) | sent(EVENTS[75:100], 0)
+        place.until_answered(run, 100)
+        found = places()
+        assert {id: found[id] for id in keys} == {id: partition_of(key, 2) for id, key in keys.items()}
+        with administrator(broker) as admin:
+            admin.create_partitions({place.name(".predictions"): 4})
+        rest = iter(EVENTS[100:])
+        run.until(lambda: sent([next(rest)], 3) and 3 in places().values(), "they go by the number")
+        assert run.stops() == 0
 
 
 def test_one_that_takes_over_sees_what_has_grown(broker: Broker, tmp_path: Path) -> None:
@@ -258,6 +290,21 @@ def test_messages_larger_than_what_is_fetched_at_once(broker: Broker, tmp_path: 
     assert dead.value == b"{" + large[1]
     assert [each["id"] for each in place.predictions()][20:] == ["w0", "w2", "w0", "w1"]
     assert place.newest["records"] == 24
+
+
+def test_predictions_without_keys_for_a_compacted_topic(broker: Broker, tmp_path: Path) -> None:
+    """The client has no name for the broker's code."""
+    place = new_place(broker, tmp_path)
+    with administrator(broker) as admin:
+        compact = {"cleanup.policy": "compact"}
+        admin.alter_configs([ConfigResource("TOPIC", place.name(".predictions"), compact)])
+    place.send(EVENTS[:50])
+    with place.run() as run:
+        assert run.ends() == 4
+    assert "is cleanup.policy compact set on an output's topic? That takes no record" in last_line(run.said)
+    with place.command("topics --check") as topics:
+        assert topics.ends() == 0
+    assert "those without a key are refused: set it to delete" in topics.said
 
 
 def test_outputs_that_are_too_large_for_their_topics(broker: Broker, tmp_path: Path) -> None:

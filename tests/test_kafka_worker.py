@@ -36,7 +36,8 @@ def by_source(place: Place, of: str) -> dict[tuple[int, int], Message]:
         if of == ".predictions":
             topic, partition, offset = json.loads(message.value or b"")["source"]
         else:
-            said = {name: value.decode() for name, value in message.headers if name.startswith(ERRORS)}
+            headers = [(name, value or b"") for name, value in message.headers]
+            said = {name: value.decode() for name, value in headers if name.startswith(ERRORS)}
             topic, partition, offset = (said[f"{ERRORS}{name}"] for name in ("topic", "partition", "offset"))
         assert topic == place.topic
         assert (int(partition), int(offset)) not in found, "answered twice"
@@ -76,9 +77,9 @@ def test_every_record_has_one_output_where_its_reader_looks_for_it(broker: Broke
             assert body["epoch"] == 1
             assert (body["label"] is None) == (body["known_classes"] == 0)
         else:
-            assert answer.value == (message.value or b"")
+            assert answer.value == message.value
             assert answer.headers[: len(message.headers)] == message.headers
-            reasons.append(dict(answer.headers)[f"{ERRORS}exception.class.name"].decode())
+            reasons.append((dict(answer.headers)[f"{ERRORS}exception.class.name"] or b"").decode())
             assert dict(answer.headers)[f"{ERRORS}exception.message"]
     assert len(predictions) + len(dead) == len(sent)
     assert sorted(reasons) == ["empty", "not_finite", "undecodable", "wrong_shape"]

@@ -24,7 +24,7 @@ class Message(NamedTuple):
     place: Place
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Sequence[tuple[str, bytes | None]] = ()
 
 
 class Named(NamedTuple):
@@ -212,5 +212,5 @@ def sizes_of(records: Sequence[Record]) -> int:
     return OVERHEAD * len(records) + values + keys + headers
 
 
-def _size_of_headers(headers: Sequence[tuple[str, bytes]]) -> int:
-    return sum(OVERHEAD + len(name) + len(value) for name, value in headers)
+def _size_of_headers(headers: Sequence[tuple[str, bytes | None]]) -> int:
+    return sum(OVERHEAD + len(name) + len(value or b"") for name, value in headers)

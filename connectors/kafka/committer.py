@@ -86,6 +86,8 @@ class Committer:
             "acks": "all",
             "enable_idempotence": True,
             "max_batch_size": BATCH_BYTES,
+            # As the consumer's: so soon new partitions are found.
+            "metadata_max_age_ms": 30_000,
             # A connection that died unseen is given up after this, and the request sent again.
             "request_timeout_ms": min(patience, REQUEST_MS),
         }

@@ -72,6 +72,13 @@ def explain(error: BaseException, where: str) -> ConnectorError:
         return Unreachable(
             f"{where}: an output is larger than its topic takes: set the topic's max.message.bytes higher"
         )
+    if type(error) is errors.UnknownError:
+        # INVALID_RECORD (87) is among the codes that aiokafka has no name for.
+        return Unreachable(
+            f"{where}: the broker refuses what it was sent, for a reason that the client has no name for: is "
+            "cleanup.policy compact set on an output's topic? That takes no record without a key; "
+            "`streamlearn topics --check` says what doesn't fit"
+        )
     if isinstance(error, TimeoutError | errors.KafkaTimeoutError | errors.RequestTimedOutError):
         return Unreachable(
             f"{where}: no answer in time; what was not committed is made again at the next start"

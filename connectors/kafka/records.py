@@ -35,9 +35,7 @@ def records_of(tp: TopicPartition, messages: Sequence[ConsumerRecord]) -> list[R
             position,
             position.offset + 1,
             message.key,
-            tuple((name, value if value is not None else b"") for name, value in message.headers)
-            if message.headers
-            else (),
+            tuple(message.headers),
             None,
             message.value is None,
         )
@@ -84,7 +82,7 @@ def bytes_of(message: Message) -> int:
     size = len(message.value or b"") + len(message.key or b"") + PREFIXES
     if not message.headers:
         return size
-    return size + sum(3 * len(name) + len(value) + PREFIXES for name, value in message.headers)
+    return size + sum(3 * len(name) + len(value or b"") + PREFIXES for name, value in message.headers)
 
 
 def _add(batch: Any, message: Message, now: int) -> bool:

@@ -14,7 +14,16 @@ from connectors.kafka.records import HEADER, bytes_of
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.topics import Topic, describe
 from streamlearn.codec import encode_prediction, encode_too_large, original
-from streamlearn.events import Output, Position, Prediction, Rejection, Tombstone, Unreachable, UsageError
+from streamlearn.events import (
+    Output,
+    Position,
+    Prediction,
+    Record,
+    Rejection,
+    Tombstone,
+    Unreachable,
+    UsageError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +75,8 @@ class KafkaSink:
             self._options.exactly_once, self._options.commit_interval = False, interval
             self._options.producer = dict(options.get("client") or {})
         self._topics: Mapping[str, Topic] = {}
+        self._counts: Mapping[str, int] = {}
+        """Partitions that there are, by topic."""
         self._epoch = 0
         self._published: dict[Place, int] = {}
         self._waiting: list[Message] = []
@@ -109,6 +120,7 @@ class KafkaSink:
 
     def write(self, outputs: Sequence[Output]) -> None:
         published, waiting = self._published, self._waiting
+        self._count()
         for output in outputs:
             topic, partition, offset = output.position
             place = (topic, partition)
@@ -118,7 +130,8 @@ class KafkaSink:
                 message = self._prediction(output)
             elif isinstance(output, Tombstone):
                 key = output.record.key
-                message = Message(self._place(self._predictions, output, key), key, None)
+                place_of = self._place(self._predictions, output, key)
+                message = Message(place_of, key, None, self._passed_on(output.record))
             else:
                 message = self._dead_letter(output)
             waiting.append(message)
@@ -189,17 +202,32 @@ class KafkaSink:
 
     # -- messages
 
+    def _count(self) -> None:
+        """Topics may have grown since the start: the events' in the plane, the others' in the producer."""
+        counts = {name: topic.partitions for name, topic in self._topics.items()}
+        plane = self._opened().plane
+        if plane.committer.producer is not None:
+            cluster = plane.committer.producer.client.cluster
+            for name in (self._predictions, self._dead_letters):
+                counts[name] = max(counts[name], len(cluster.partitions_for_topic(name) or ()))
+        if self._source is not None:
+            read = self._source.topic
+            counts[read] = max(counts[read], sum(topic == read for topic, _ in tuple(plane.next)))
+        if counts != self._counts:
+            self._counts = counts
+            self._beside.clear()
+
     def _place(self, topic: str, output: Output, key: bytes | None) -> Place:
         """The record's partition where both topics have as many, else by the key, else by the partition."""
-        count = self._topics[topic].partitions
+        count = self._counts[topic]
         if self._by_partition(topic):
             return topic, min(output.position.partition, count - 1)
         return topic, partition_of(key, count) if key is not None else output.position.partition % count
 
     def _by_partition(self, topic: str) -> bool:
         """Whether the record's partition alone says which one its output goes to."""
-        read = self._source.topics[self._source.topic].partitions if self._source is not None else 0
-        return self._topics[topic].partitions in (1, read)
+        read = self._counts[self._source.topic] if self._source is not None else 0
+        return self._counts[topic] in (1, read)
 
     def _prediction(self, prediction: Prediction) -> Message:
         record = prediction.record
@@ -210,12 +238,14 @@ class KafkaSink:
             place = self._place(self._predictions, prediction, key)
             if self._by_partition(self._predictions):
                 self._beside[partition] = place
-        headers: Sequence[tuple[str, bytes]] = ()
-        if record is not None and record.headers and self._headers:
-            every = "*" in self._headers
-            headers = [header for header in record.headers if every or header[0] in self._headers]
+        headers = self._passed_on(record) if record is not None and record.headers else ()
         message = Message(place, key, encode_prediction(prediction, self._epoch), headers)
         return message if self._fits(message) else self._small(message, prediction)
+
+    def _passed_on(self, record: Record) -> Sequence[tuple[str, bytes | None]]:
+        """Of its headers those that its prediction, or what is its prediction, carries too."""
+        every = "*" in self._headers
+        return [header for header in record.headers if every or header[0] in self._headers]
 
     def _dead_letter(self, rejection: Rejection) -> Message:
         record = rejection.record
@@ -244,5 +274,9 @@ class KafkaSink:
             *(*output.position, size, topic),
             extra={"fields": output.position._asdict()},
         )
-        headers = [h for h in message.headers if h[0].startswith("__connect.errors.") and len(h[1]) < LONGEST]
+        headers = [
+            (name, value)
+            for name, value in message.headers
+            if name.startswith("__connect.errors.") and len(value or b"") < LONGEST
+        ]
         return Message(message.place, None, encode_too_large(output, size, limit), headers)

@@ -27,6 +27,9 @@ def tell(
 ) -> dict[str, Any] | None:
     """Send a command, wait for its answer; None after `timeout` seconds: it stands in the topic.
 
+    There the group's next worker finds it; but a first start begins at the end, behind what may have been
+    meant for a group before it.
+
     options: those of the source, with `commands` and `answers`, the topics. command: the record, given what
     the answer is to be known by. Raises Unreachable.
     """
