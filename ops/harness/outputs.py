@@ -105,7 +105,7 @@ def as_sent(found: Sequence[Output], expected: Expected, dead: bool, name: str) 
             continue
         _, key, headers, value = output.content
         passed = tuple(header for header in headers if not header[0].startswith(ERRORS))
-        same = key == sent.key and passed == sent.headers and (not dead or value == (sent.value or b""))
+        same = key == sent.key and passed == sent.headers and (not dead or value == sent.value)
         if not same:
             differing.append(output.of)
     what = "key, headers and bytes" if dead else "key and headers"
