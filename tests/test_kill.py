@@ -12,9 +12,10 @@ import pytest
 
 import streamlearn.methods
 from ops.harness.compare import Result, compare
+from ops.harness.cover import FEWEST_TO_COVER
 from ops.harness.place import evidence
 from ops.harness.stream import FORMATS, Stream, write_stream
-from ops.harness.trial import FEWEST_TO_COVER, Plan, attempt, table
+from ops.harness.trial import Plan, attempt, table
 from streamlearn.codec import Codec
 from streamlearn.config import CodecSettings
 from streamlearn.events import Position, Record, Rejection

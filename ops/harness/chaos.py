@@ -18,9 +18,10 @@ from ops.harness import outputs
 from ops.harness.acts import act
 from ops.harness.campaign import BROKER_SECONDS, LEAST_CHUNK, WORK_SECONDS, Campaign, Group
 from ops.harness.compare import Check, parts, surplus, whole
+from ops.harness.cover import FEWEST_TO_COVER
 from ops.harness.life import HarnessError
 from ops.harness.outputs import Expected, Position
-from ops.harness.plan import FEWEST_TO_COVER, Outcome, Plan, table
+from ops.harness.plan import Outcome, Plan, table
 from ops.harness.stream import write_stream
 from ops.harness.topics import Message, read
 from ops.harness.trial import asked

@@ -9,13 +9,10 @@ from typing import Any
 
 from ops.harness.campaign import FRESH, Act
 from ops.harness.compare import Check
+from ops.harness.cover import lacking
 from ops.harness.stream import MOST_CLASSES
 
 ABSENCES = ("killed", "frozen", "killed, worker too")
-FEWEST_TO_COVER = 10
-"""Kills from which on every kind of moment must have been hit."""
-MOST_AGAIN = 3
-"""Times as many kills as were asked for, at most, until it has."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +90,12 @@ class Outcome:
 
     @property
     def lacks(self) -> str:
-        """What the next kill is for; "" when there were enough, in a write and in a transaction too.
-
-        A write is over in milliseconds, so that whether a kill comes in time is chance; few kills go on
-        until one has, for as many again and again as were asked for. After that the check fails.
-        """
+        """What the next kill is for; "" when there were enough, in a write and in a transaction too."""
         kills = self.kills
-        if len(kills) < self.plan.kills:
-            return "progress"
-        if not FEWEST_TO_COVER <= len(kills) < MOST_AGAIN * self.plan.kills:
-            return ""
-        if not any(act.in_write for act in kills):
-            return "write"
-        in_one = not self.plan.exactly_once or any(act.in_transaction for act in kills)
-        return "" if in_one else "transaction"
+        hit = {"write": any(act.in_write for act in kills)}
+        if self.plan.exactly_once:
+            hit["transaction"] = any(act.in_transaction for act in kills)
+        return lacking(len(kills), self.plan.kills, hit)
 
     def figures(self) -> dict[str, Any]:
         kills, kinds = self.kills, Counter(act.kind for act in self.acts)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.harness.compare import Check, Result, compare
+from ops.harness.cover import FEWEST_TO_COVER, lacking
 from ops.harness.life import HarnessError, Life, live
 from ops.harness.place import Place
 from ops.harness.stream import FORMATS, MOST_CLASSES, Stream, write_stream
@@ -28,11 +29,6 @@ AIMS = {"progress": 0.45, "write": 0.35, "reading again": 0.06, "SIGTERM": 0.1, 
 FIRST = ("start-up", "write", "SIGTERM", "progress")
 """The first lives, so that these are among however few: an empty folder is killed at its first checkpoint."""
 MOST_ENLARGED = 4
-
-FEWEST_TO_COVER = 10
-"""Kills from which on both kinds of moments must have been hit; a few may all fall into one."""
-MOST_AGAIN = 3
-"""Times as many kills as were asked for, at most, until they have."""
 
 
 @dataclass(frozen=True)
@@ -83,19 +79,13 @@ class Outcome:
 
     @property
     def lacks(self) -> str:
-        """What the next life is for; "" when there were kills enough, of both kinds of moments.
-
-        A write is over in milliseconds, so that whether a kill comes in time is chance; few kills go on
-        until one has, for as many again and again as were asked for. After that the check fails.
-        """
+        """What the next life is for; "" when there were kills enough, of both kinds of moments."""
         kills = self.kills
-        if len(kills) < self.plan.kills:
-            return "progress"
-        if not FEWEST_TO_COVER <= len(kills) < MOST_AGAIN * self.plan.kills:
-            return ""
-        if not any(life.in_write for life in kills):
-            return "write"
-        return "" if any(not life.during for life in kills) else "progress"
+        hit = {
+            "write": any(life.in_write for life in kills),
+            "progress": not all(life.during for life in kills),
+        }
+        return lacking(len(kills), self.plan.kills, hit)
 
     def figures(self) -> dict[str, Any]:
         kills, stopped = self.kills, [life for life in self.lives if life.stopped]
