@@ -304,10 +304,11 @@ class EvaluationSettings(Section):
         description="of windowed forgetting and plasticity, evaluations, from small to large",
         json_schema_extra=SHAPES,
     )
-    images_per_image_learned: float = Field(
-        0.1,
+    images_per_image_learned: float | None = Field(
+        None,
         gt=0,
-        description="budget of the evaluations: held-out examples predicted per example trained on",
+        description="budget of the evaluations: held-out examples predicted per example trained on; unset: "
+        "0.1 of images, 0.5 of vectors",
         json_schema_extra=SHAPES,
     )
 

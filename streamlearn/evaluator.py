@@ -27,8 +27,15 @@ Candidates = Callable[[Array], dict[str, Array]]
 NEVER = (1 << 63) - 1
 """A choice that no share takes."""
 
-PROBE = 16
-"""Steps between two questions to all predictors about a batch that is about to be learned."""
+PROBE = 4
+"""Steps between two probes, at least: questions to all predictors about a batch before it is learned."""
+
+PROBED = 16
+"""Inputs of a batch that a probe asks about, at most."""
+
+OF_IMAGES, OF_VECTORS = 0.1, 0.5
+"""Budgets in images evaluated per image learned, where none is set. To learn from a vector costs many times
+what it costs to predict one, since most of the time goes into calls: there the larger one is hardly felt."""
 
 MOST_TASKS = 256
 """Tasks with a set of their own. Names come from outside: a field `task` may hold ticket numbers."""
@@ -59,7 +66,8 @@ class Evaluator:
         self.classes_per_set = own.classes_per_set
         self.held = HeldOut(own, own.capacity or 0, shape, dtype)
         self.continual = Continual(own.windows)
-        self.schedule = Schedule(own)
+        ratio = own.images_per_image_learned or (OF_IMAGES if len(shape) == 3 else OF_VECTORS)
+        self.schedule = Schedule(own.interval, ratio)
         self.groups: dict[str, int] = {}
         """Numbers of the evaluation sets by key, in order of appearance."""
         self._group_of: dict[int, int] = {}
@@ -120,16 +128,17 @@ class Evaluator:
     def arrive(self, x: Array, y: Array, step: int) -> None:
         """The batch of a step before it is learned, inputs as stored [n, *shape] and class numbers [n].
 
-        Now and then all predictors are asked about it, which says who lags behind a drifting stream.
+        Now and then all predictors are asked about some of it: who lags behind a drifting stream shows there.
         """
         serving = self.serving
-        if not serving.auto or not self.held.capacity or step % PROBE or not serving.model.classes:
+        if step % PROBE or not serving.auto or not self.held.capacity or not serving.model.classes:
             return
+        x, y = x[:PROBED], y[:PROBED]
         cost = len(x) * serving.forwards
-        if self.schedule.due(cost, step, forced=True):
-            self.schedule.charge(cost)
+        if self.schedule.probe_due(cost):
+            self.schedule.probed(cost)
             self.images += cost
-            serving.arrive({name: numbers == y for name, numbers in self.candidates(x).items()})
+            serving.arrive(step, y, {name: numbers == y for name, numbers in self.candidates(x).items()})
 
     def after_step(self, step: int, events: int, images: int, new: bool) -> None:
         """To be called when a step has ended.
@@ -160,7 +169,7 @@ class Evaluator:
         self.continual.record(step, events, fixed[: self.announced], rolling[: self.announced])
         # Who is to serve is judged by the newest examples: on old ones of a drifting stream the past wins.
         newest = self.held.newest
-        self.serving.choose({name: hits[newest] for name, hits in right.items()}, self.held.y[newest])
+        self.serving.choose(step, self.held.y[newest], {name: hits[newest] for name, hits in right.items()})
         self.nearest = self.serving.nearest(NEAREST)
 
     def asked_again(self, step: int, events: int) -> Continual:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from streamlearn.config import EvaluationSettings
 from streamlearn.state import Part
 
 FORCED = 8
 """Evaluations of new classes may run ahead of the budget by so many evaluations; so many may be saved up."""
+PROBES = 0.25
+"""Share of what is earned that is set aside for probes, which no debt keeps from being taken."""
 
 
 class Schedule:
-    """Earns `images_per_image_learned` for every image learned; an evaluation costs the images it predicts.
+    """Earns `ratio` for every image learned; an evaluation, and a probe, costs the images it predicts.
 
-    At any time: images evaluated <= images_per_image_learned * images learned + FORCED * the largest cost.
+    At any time: images predicted <= ratio * images learned + FORCED * the largest evaluation + the largest
+    probe.
     """
 
-    def __init__(self, settings: EvaluationSettings) -> None:
-        self._ratio = settings.images_per_image_learned
-        self._interval = settings.interval
+    def __init__(self, interval: int, ratio: float) -> None:
+        """interval: steps between scheduled evaluations, at least."""
+        self._ratio = ratio
+        self._interval = interval
         self.credit = 0.0
+        self.aside = 0.0
+        """Of what was earned since the last probe, what the next one may cost. It is part of the credit."""
         self.interval_steps: int | None = None
         """Steps between the last two scheduled evaluations: a larger number hides drops."""
         self.last: int | None = None
@@ -26,7 +31,9 @@ class Schedule:
 
     def earned(self, images: int) -> None:
         """So many images were learned."""
-        self.credit += self._ratio * images
+        earned = self._ratio * images
+        self.credit += earned
+        self.aside += PROBES * earned
 
     def due(self, cost: int, step: int, forced: bool = False) -> bool:
         """Whether to evaluate `cost` images at `step`. Changes nothing: tell `spent` if it is done.
@@ -50,9 +57,14 @@ class Schedule:
                 self.interval_steps = step - self.last_scheduled
             self.last_scheduled = step
 
-    def charge(self, cost: int) -> None:
-        """So many images were predicted beside the evaluations."""
+    def probe_due(self, cost: int) -> bool:
+        """Whether a probe of `cost` images may be taken. Changes nothing: tell `probed` if it is."""
+        return self.aside >= cost
+
+    def probed(self, cost: int) -> None:
+        """A probe of `cost` images was taken."""
         self.credit -= cost
+        self.aside = 0.0
 
     def part(self) -> Part:
         return Part(values={name: getattr(self, name) for name in _VALUES})
@@ -62,4 +74,4 @@ class Schedule:
             setattr(self, name, part.values[name])
 
 
-_VALUES = ("credit", "interval_steps", "last", "last_scheduled")
+_VALUES = ("credit", "aside", "interval_steps", "last", "last_scheduled")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from streamlearn.arithmetic import Numbers, fetched, host, join, tensor, unit
+from streamlearn.arrivals import Arrivals, in_columns
 from streamlearn.average import Average
 from streamlearn.config import ServingSettings
 from streamlearn.events import Array
@@ -21,8 +22,6 @@ from streamlearn.state import Part, copy
 WEIGHTS, AVERAGE, MEANS = "weights", "average", "means"
 SURE = 2.0
 """Standard errors by which another predictor must be better to take over."""
-FADING = 0.98
-"""Of what was noted about arriving events, each time some are."""
 MEAN_RATE = 0.05
 """Share of a row in its class's running mean."""
 LATE = 1024
@@ -133,9 +132,8 @@ class Serving:
         self.average: Average | None = None
         if self.auto or self.name == AVERAGE:
             self.average = Average(model, settings.rate, settings.power, settings.restart)
-        self.ahead: Array = np.zeros((3, 3))
-        """How often, lately, predictor i was right about an arriving event and j was not; by FADING."""
         self.means = ClassMeans(model) if self.auto or self.name == MEANS else None
+        self.arrivals = Arrivals(len(self.names))
 
     def after_step(self, rows: Rows) -> None:
         """Follow the weights after a step on `rows`."""
@@ -226,41 +224,36 @@ class Serving:
             ends = (above[:, best.indices] + first).T.tolist()
             return [(a, b, c) for (a, b), c in zip(ends, best.values.tolist(), strict=True)]
 
-    def arrive(self, right: Mapping[str, Array]) -> None:
-        """Note who was right about events that have just arrived, before they are learned: bool [n] each."""
-        hits = np.stack([right[name] for name in self.names]).astype(np.float64)
-        self.ahead = FADING * self.ahead + hits @ (1 - hits).T
+    def arrive(self, step: int, y: Array, right: Mapping[str, Array]) -> None:
+        """Note who was right about events that step `step` is about to learn: bool [n] each, of classes y."""
+        self.arrivals.note(step, y, in_columns(right, self.names))
 
-    def choose(self, right: Mapping[str, Array], y: Array) -> None:
-        """Let another predictor answer if it is surely better on the held-out examples.
+    def choose(self, step: int, y: Array, right: Mapping[str, Array]) -> None:
+        """Let another predictor answer if it is surely better.
 
-        right: whether each predictor was right, bool [n] each; y: class numbers [n]. Compared is the
-        class-balanced accuracy, example by example: what differs must exceed SURE standard errors of the
-        paired difference, so that a handful of examples doesn't make the choice flicker. One that is surely
-        worse on the events that have arrived lately is not taken: the stream drifts, and held-out examples
-        are older than that.
+        y: class numbers of held-out examples [n]; right: whether each predictor was right, bool [n] each.
+        Classes that arrive at the time are judged by their arrivals instead. Compared is the class-balanced
+        accuracy, example by example: what differs must exceed SURE standard errors of the paired
+        difference, so that a handful of examples doesn't make the choice flicker.
         """
-        if not self.auto or not len(y):
+        if not self.auto:
+            return
+        y, hits = self.arrivals.beside(step, y, in_columns(right, self.names))
+        if not len(y):
             return
         _, inverse, counts = np.unique(y, return_inverse=True, return_counts=True)
         weight = 1.0 / (counts[inverse] * len(counts))
-        serving, best = right[self.name].astype(np.float64), 0.0
-        now = self.names.index(self.name)
-        chosen = self.name
-        for i, name in enumerate(self.names):
-            difference = weight * (right[name] - serving)
-            gain, error = float(difference.sum()), math.sqrt(float((difference**2).sum()))
-            ahead, behind = float(self.ahead[i, now]), float(self.ahead[now, i])
-            lags = behind - ahead > SURE * math.sqrt(behind + ahead)
-            if gain > SURE * error and gain > best and not lags:
-                chosen, best = name, gain
-        self.name = chosen
+        gains = weight[:, None] * (hits.astype(np.float64) - hits[:, [self.names.index(self.name)]])
+        best = 0.0
+        for name, gain, squares in zip(self.names, gains.sum(0), (gains**2).sum(0), strict=True):
+            if gain > SURE * math.sqrt(squares) and gain > best:
+                self.name, best = name, float(gain)
 
     def part(self) -> Part:
         tensors: dict[str, Tensor] = {}
         values: dict[str, object] = {"name": self.name}
         if self.auto:
-            tensors["ahead"] = torch.from_numpy(self.ahead.copy())
+            tensors |= {f"arrivals.{name}": tensor for name, tensor in self.arrivals.part().tensors.items()}
         if self.average is not None:
             part = self.average.part()
             tensors |= {f"average.{name}": tensor for name, tensor in part.tensors.items()}
@@ -273,9 +266,13 @@ class Serving:
         """Take the state in `part`; ValueError if it is of another net."""
         self.name = part.values["name"]
         if self.auto:
-            self.ahead = part.tensors["ahead"].numpy().copy()
+            self.arrivals.load(Part(_own("arrivals.", part)))
         if self.average is not None:
-            own = {n.partition(".")[2]: t for n, t in part.tensors.items() if n.startswith("average.")}
-            self.average.load(Part(own, part.values["average"]))
+            self.average.load(Part(_own("average.", part), part.values["average"]))
         if self.means is not None:
             self.means.rows = part.tensors["means"].to(self.model.device, copy=True)
+
+
+def _own(prefix: str, part: Part) -> dict[str, Tensor]:
+    """The tensors that somebody put into `part` under names of this prefix."""
+    return {n.removeprefix(prefix): t for n, t in part.tensors.items() if n.startswith(prefix)}

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamlearn import evaluator
+from streamlearn.arrivals import ENOUGH, RECENT, Arrivals
 from streamlearn.config import (
     CoreSettings,
     EvaluationSettings,
@@ -21,7 +24,7 @@ from streamlearn.durable import Learner
 from streamlearn.events import Event
 from streamlearn.learner import OnlineLearner
 from streamlearn.serving import AVERAGE, MEANS, WEIGHTS
-from tests.streams import bits, images, vectors
+from tests.streams import WHOLE_STREAMS, bits, images, vectors
 
 
 def learner(**evaluation: object) -> OnlineLearner:
@@ -200,8 +203,15 @@ def test_the_share_of_images_is_uint8() -> None:
 
 
 def choice(serving: OnlineLearner, right: Mapping[str, Sequence[int]], y: Sequence[int]) -> str:
-    serving.serving.choose({name: np.array(hits, bool) for name, hits in right.items()}, np.array(y))
+    hits = {name: np.array(hits, bool) for name, hits in right.items()}
+    serving.serving.choose(serving.counts.steps, np.array(y), hits)
     return serving.serving.name
+
+
+def arrive(one: OnlineLearner, step: int, number: int, **right: int) -> None:
+    """Ten events of class `number` come, about which the predictors of value 1 are right."""
+    hits = {name: np.full(10, bool(right.get(name, 0))) for name in one.serving.names}
+    one.serving.arrive(step, np.full(10, number), hits)
 
 
 def test_another_predictor_takes_over_only_when_it_is_surely_better() -> None:
@@ -231,27 +241,79 @@ def test_the_choice_is_class_balanced() -> None:
     assert choice(one, {WEIGHTS: weights, AVERAGE: average, MEANS: average}, y) == AVERAGE
 
 
-def test_who_lags_behind_the_stream_is_not_chosen() -> None:
+def test_a_class_that_arrives_is_judged_by_its_arrivals() -> None:
     """Better on the held-out examples and worse on what arrives: that is drift."""
     one = learner()
     one.learn(labeled(50))
     y = [0] * 20 + [1] * 20
-    better: dict[str, Sequence[int]] = {WEIGHTS: [0] * 40, AVERAGE: [1] * 40, MEANS: [0] * 40}
-    one.serving.arrive({WEIGHTS: np.ones(10, bool), AVERAGE: np.zeros(10, bool), MEANS: np.zeros(10, bool)})
-    assert choice(one, better, y) == WEIGHTS
-    for _ in range(500):
-        one.serving.arrive({name: np.ones(10, bool) for name in (WEIGHTS, AVERAGE, MEANS)})
-    assert choice(one, better, y) == AVERAGE, "what was long ago has faded"
+    held: dict[str, Sequence[int]] = {WEIGHTS: [0] * 40, AVERAGE: [1] * 40, MEANS: [0] * 40}
+    for number in (0, 1):
+        arrive(one, one.counts.steps, number, weights=1)
+    assert choice(one, held, y) == WEIGHTS
+    one.serving.name = AVERAGE
+    assert choice(one, held, y) == WEIGHTS, "who has come to lag behind gives way"
+    one.counts.steps += RECENT
+    assert choice(one, held, y) == AVERAGE, "what was long ago says nothing of the weights of today"
 
 
-def test_arrivals_are_noted_now_and_then() -> None:
+def test_a_class_that_is_away_is_judged_by_what_was_held_out() -> None:
+    """Who follows the newest class is right about what arrives, and has forgotten the others."""
+    one = learner()
+    one.learn(labeled(50))
+    arrive(one, one.counts.steps, 3, weights=1)
+    y = [0] * 20 + [1] * 20 + [3] * 20
+    held: dict[str, Sequence[int]] = {WEIGHTS: [0] * 40 + [1] * 20, AVERAGE: [1] * 60, MEANS: [0] * 60}
+    assert choice(one, held, y) == AVERAGE
+
+
+@WHOLE_STREAMS
+@given(st.lists(st.tuples(st.integers(0, 70), st.lists(st.integers(0, 4), max_size=9)), max_size=30))
+def test_the_evidence_is_the_newest_of_every_class(batches: list[tuple[int, list[int]]]) -> None:
+    """Against a loop over all that ever came; and it goes on from its state."""
+    rng, arrivals, came, step = np.random.default_rng(0), Arrivals(2), [], 0
+    for pause, numbers in batches:
+        step += pause
+        right = rng.random((len(numbers), 2)) < 0.5
+        arrivals.note(step, np.array(numbers, np.int64), right)
+        came += [(step, n, hits) for n, hits in zip(numbers, right.tolist(), strict=True)]
+        twin = Arrivals(2)
+        twin.load(arrivals.part())
+        arrivals = twin
+    step += 1
+    recent = [(n, hits) for at, n, hits in came if at > step - RECENT]
+    known = {n for n, _ in recent if sum(n == other for other, _ in recent) >= ENOUGH}
+    held = [(n, [True, False]) for n in range(6)]
+    expected = [pair for pair in held if pair[0] not in known] + [pair for pair in recent if pair[0] in known]
+    y, right = arrivals.beside(step, np.arange(6), np.array([hits for _, hits in held]))
+    assert list(zip(y.tolist(), right.tolist(), strict=True)) == expected
+
+
+def test_arrivals_are_noted_within_the_budget() -> None:
     one = learner()
     rng = np.random.default_rng(0)
     one.learn([Event(str(i), rng.normal(size=5), str(rng.integers(4))) for i in range(400)])
-    assert one.serving.ahead.any()
-    assert not np.diag(one.serving.ahead).any()
+    assert 0 < len(one.serving.arrivals) <= 400
     asked = one.trainer.evaluator.images
-    assert asked <= 0.1 * one.counts.images + 8 * 2 * 40
+    assert asked <= evaluator.OF_VECTORS * one.counts.images + 8 * 2 * 40 + 2 * evaluator.PROBED
+
+
+def test_who_lags_behind_a_stream_that_jumps_does_not_go_on_answering() -> None:
+    """Six clusters change their labels all at once: the average takes long, the held-out examples longer."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(6, 20)) * 0.8
+    y = rng.integers(0, 6, 3000)
+    x = centres[y] + rng.normal(size=(3000, 20))
+    y[1500:] = (y[1500:] + 1) % 6
+    one = OnlineLearner(CoreSettings(serving=ServingSettings(predictor="auto")))
+    events = [Event(str(i), x[i], f"c{y[i]}") for i in range(len(y))]
+    one.learn(events[:1500])
+    one.serving.name = AVERAGE
+    one.learn(events[1500:2200])
+    assert one.serving.name != AVERAGE
+    learned, right = one.prequential.events, one.prequential.figures("cumulative").accuracy or 0.0
+    one.learn(events[2200:])
+    all_right = (one.prequential.figures("cumulative").accuracy or 0.0) * one.prequential.events
+    assert (all_right - right * learned) / 800 > 0.7
 
 
 def test_a_given_predictor_is_not_changed() -> None:

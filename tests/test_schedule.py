@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlearn.config import EvaluationSettings
-from streamlearn.schedule import FORCED, Schedule
+from streamlearn.schedule import FORCED, PROBES, Schedule
 from streamlearn.state import Part
 from tests.streams import WHOLE_STREAMS
 
@@ -16,21 +15,30 @@ RATIO = 0.125  # exact in binary: so are the sums of it
 
 
 def made(interval: int = 1, ratio: float = RATIO) -> Schedule:
-    return Schedule(EvaluationSettings(interval=interval, images_per_image_learned=ratio))
+    return Schedule(interval, ratio)
 
 
-steps = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 50), st.booleans()), max_size=60)
-"""Of every step: images learned, what an evaluation costs, whether new classes ask for one."""
+steps = st.lists(
+    st.tuples(st.integers(0, 200), st.integers(0, 50), st.booleans(), st.integers(0, 40)), max_size=60
+)
+"""Of every step: images learned, what an evaluation costs, whether new classes ask for one, and what a probe
+costs (0: none is wanted)."""
 
 
 @WHOLE_STREAMS
 @given(steps, st.integers(1, 5))
-def test_the_budget_holds(stream: list[tuple[int, int, bool]], interval: int) -> None:
+def test_the_budget_holds(stream: list[tuple[int, int, bool, int]], interval: int) -> None:
     schedule = made(interval)
-    learned = evaluated = largest = 0
+    learned = evaluated = largest = probed = largest_probe = 0
     done: list[int] = []
     scheduled: list[int] = []
-    for step, (images, cost, forced) in enumerate(stream):
+    for step, (images, cost, forced, probe) in enumerate(stream):
+        if probe and schedule.probe_due(probe):
+            schedule.probed(probe)
+            evaluated += probe
+            probed += probe
+            largest_probe = max(largest_probe, probe)
+            assert probed <= PROBES * RATIO * learned
         schedule.earned(images)
         learned += images
         largest = max(largest, cost)
@@ -43,20 +51,23 @@ def test_the_budget_holds(stream: list[tuple[int, int, bool]], interval: int) ->
                 assert not done or step - done[-1] >= interval
                 scheduled.append(step)
             done.append(step)
-        assert evaluated <= RATIO * learned + FORCED * largest
+        assert evaluated <= RATIO * learned + FORCED * largest + largest_probe
         assert schedule.interval_steps == (scheduled[-1] - scheduled[-2] if len(scheduled) > 1 else None)
 
 
 @WHOLE_STREAMS
 @given(steps, st.integers(0, 60))
-def test_it_goes_on_from_a_state(stream: list[tuple[int, int, bool]], at: int) -> None:
-    def decide(schedule: Schedule, step: int) -> bool:
-        images, cost, forced = stream[step]
+def test_it_goes_on_from_a_state(stream: list[tuple[int, int, bool, int]], at: int) -> None:
+    def decide(schedule: Schedule, step: int) -> tuple[bool, bool]:
+        images, cost, forced, probe = stream[step]
+        probes = schedule.probe_due(probe)
+        if probes:
+            schedule.probed(probe)
         schedule.earned(images)
         due = schedule.due(cost, step, forced)
         if due:
             schedule.spent(cost, step, forced)
-        return due
+        return probes, due
 
     ours, twin = made(2, 0.1), made(2, 0.1)
     for step in range(min(at, len(stream))):
@@ -104,6 +115,21 @@ def test_new_classes_are_evaluated_on_credit_but_not_for_ever() -> None:
     schedule.earned(40 * 8)
     assert schedule.due(40, 20, forced=True)
     assert schedule.interval_steps is None
+
+
+def test_debts_keep_no_probe_from_being_taken() -> None:
+    """80 images a step earn 10, a quarter of it for probes: one of 10 images is due every fourth step."""
+    schedule = made()
+    while schedule.due(40, 0, forced=True):
+        schedule.spent(40, 0, forced=True)
+    taken = []
+    for step in range(1, 13):
+        schedule.earned(80)
+        if schedule.probe_due(10):
+            schedule.probed(10)
+            taken.append(step)
+    assert taken == [4, 8, 12]
+    assert schedule.credit == 12 * 10 - 3 * 10 - FORCED * 40
 
 
 def test_an_evaluation_is_not_scheduled_right_after_a_forced_one() -> None:
