@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,41 +28,53 @@ class Arrivals:
     """
 
     def __init__(self, predictors: int) -> None:
-        # One row an answer, oldest first.
-        self._step = np.zeros(0, np.int64)
-        self._y = np.zeros(0, np.int64)
-        self._right = np.zeros((0, predictors), np.bool_)
+        # (step, class numbers [n], right [n, predictors]) of every batch that was asked about, oldest first.
+        self._batches: deque[tuple[int, Array, Array]] = deque()
+        self._none = np.zeros(0, np.int64), np.zeros((0, predictors), np.bool_)
 
     def __len__(self) -> int:
-        return len(self._step)
+        return sum(len(y) for _, y, _ in self._batches)
 
     def note(self, step: int, y: Array, right: Array) -> None:
-        """The answers to a batch that step `step` learns: class numbers [n], bool [n, predictors]."""
-        recent = self._step > step - RECENT
-        self._step = np.concatenate([self._step[recent], np.full(len(y), step)])
-        self._y = np.concatenate([self._y[recent], y])
-        self._right = np.concatenate([self._right[recent], right])
+        """The answers to a batch that step `step` learns: class numbers [n], bool [n, predictors].
+
+        Both are kept, and must not change any more.
+        """
+        self._age(step)
+        self._batches.append((step, y, right))
+
+    def _age(self, step: int) -> None:
+        while self._batches and self._batches[0][0] <= step - RECENT:
+            self._batches.popleft()
 
     def beside(self, step: int, y: Array, right: Array) -> tuple[Array, Array]:
         """The evidence at `step`: y [n], right [n, predictors] of held-out examples, with ours.
 
         Those of the classes of which ENOUGH recent answers are known give way to these.
         """
-        recent = self._step > step - RECENT
-        arrived, hits = self._y[recent], self._right[recent]
+        self._age(step)
+        arrived, hits = self._columns()
         numbers, counts = np.unique(arrived, return_counts=True)
         known = numbers[counts >= ENOUGH]
         ours, theirs = np.isin(arrived, known), ~np.isin(y, known)
         return np.concatenate([y[theirs], arrived[ours]]), np.concatenate([right[theirs], hits[ours]])
 
+    def _columns(self) -> tuple[Array, Array]:
+        y, right = self._none
+        return (
+            np.concatenate([y, *(batch[1] for batch in self._batches)]),
+            np.concatenate([right, *(batch[2] for batch in self._batches)]),
+        )
+
     def part(self) -> Part:
-        columns = {"step": self._step, "y": self._y, "right": self._right}
-        return Part({name: torch.from_numpy(column.copy()) for name, column in columns.items()})
+        y, right = (torch.from_numpy(column) for column in self._columns())
+        return Part({"y": y, "right": right}, {"batches": [(at, len(y)) for at, y, _ in self._batches]})
 
     def load(self, part: Part) -> None:
-        self._step, self._y, self._right = (
-            part.tensors[name].numpy().copy() for name in ("step", "y", "right")
-        )
+        batches = part.values["batches"]
+        cuts = np.cumsum([n for _, n in batches])[:-1]
+        y, right = (np.split(part.tensors[name].numpy().copy(), cuts) for name in ("y", "right"))
+        self._batches = deque((at, y[i], right[i]) for i, (at, _) in enumerate(batches))
 
 
 def in_columns(right: Mapping[str, Array], names: Sequence[str]) -> Array:

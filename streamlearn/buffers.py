@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from streamlearn.arithmetic import Numbers, host, index
+from streamlearn.arithmetic import Numbers, host, index, tensor
 from streamlearn.config import MemorySettings
 from streamlearn.events import Array
 from streamlearn.state import SegmentedPart, Slices
@@ -83,6 +83,12 @@ class Memory:
         self.priority[target] = priority[source]
         self.size = max(self.size, int(target.max()) + 1)
         self.changed[target // self.segment_rows] = True
+
+    def shift(self, by: Array) -> None:
+        """Take `by`, float64 [*shape], off the x of all examples."""
+        held = self._x[: self.size]
+        held[...] = host(tensor(held).double() - torch.from_numpy(by).to(self.device))
+        self.changed[: self.segments] = True
 
     def forget(self, key: int) -> Array | None:
         """Take out the examples of this key; None if there are none.

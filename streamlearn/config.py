@@ -308,7 +308,7 @@ class EvaluationSettings(Section):
         None,
         gt=0,
         description="budget of the evaluations: held-out examples predicted per example trained on; unset: "
-        "0.1 of images, 0.5 of vectors",
+        "0.1 of images, 0.25 of vectors",
         json_schema_extra=SHAPES,
     )
 

@@ -33,7 +33,7 @@ PROBE = 4
 PROBED = 16
 """Inputs of a batch that a probe asks about, at most."""
 
-OF_IMAGES, OF_VECTORS = 0.1, 0.5
+OF_IMAGES, OF_VECTORS = 0.1, 0.25
 """Budgets in images evaluated per image learned, where none is set. To learn from a vector costs many times
 what it costs to predict one, since most of the time goes into calls: there the larger one is hardly felt."""
 
@@ -86,8 +86,11 @@ class Evaluator:
         """Whether a labeled event is held out; then it must not be learned.
 
         x: as it came [*shape]; number: of its class; choice: a 64-bit hash of its id. To be called for every
-        accepted labeled event, in order. A set's first event is never held out.
+        accepted labeled event, in order. A set's first event is never held out, nor is any before the first
+        step, which settles what inputs are stored as.
         """
+        if not self.announced:
+            choice = NEVER
         group = self._group_of.get(number) if task is None else None
         is_task = False
         if group is None:

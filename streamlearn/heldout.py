@@ -243,6 +243,10 @@ class HeldOut:
             self._rolling.open(cell)
             self._fixed_in[group] = self._fixed_in.get(group, 0) + 1
 
+    def shift(self, by: Array) -> None:
+        """Take `by`, float64 [*shape], off the x of all examples."""
+        self.x[...] = self.x - by
+
     def forget(self, choice: int) -> bool:
         """Take out the example that this hash chose, and overwrite it with zeros; whether there was one.
 

@@ -23,6 +23,9 @@ MAD = 1.4826
 WAIT = 128
 """A batch waits until it and what waits already are this part of the weight of the past."""
 
+STEPS = 64
+"""Where a standard deviation is fewer than so many steps of float32, the origin moves."""
+
 LEAST_VARIANCE = 1e-70
 """Below, 1 / std would overflow float32: such a feature counts as constant and has no scale of its own."""
 
@@ -38,7 +41,9 @@ class Normaliser:
 
     What is stored and computed with is float32, which knows a time in seconds since 1970 to two minutes
     only. So the median of a vector stream's first batch is its `origin`, and is taken off every input while
-    it is still float64.
+    it is still float64. The first batch may be no sample of what comes, and streams drift: a feature whose
+    mean has come to lie so far from its origin that float32 no longer resolves its spread gets its mean for
+    a new one. What was stored relative to the old one has to move with it (`lost`, `move`).
     """
 
     def __init__(self, shape: Sequence[int], horizon: int, device: torch.device, enabled: bool) -> None:
@@ -55,6 +60,8 @@ class Normaliser:
         self._moments: Array = np.stack([np.zeros(size), np.ones(size)])
         self._sums: Array = np.zeros((2, size))
         self.waiting = 0
+        self.lost = False
+        """Whether some feature needs another origin: `move` is to be called before anything else."""
         self._pair: Array = np.zeros((2, size), np.float32)
         self._onto_device()
         self._derive()
@@ -92,6 +99,8 @@ class Normaliser:
         if constant:
             reach = np.where(variance > 0, LIMIT * np.sqrt(variance), np.inf)
         self._reach = -reach, reach
+        if self.origin.shape and self.enabled:
+            self.lost = bool((_step(mean) * STEPS > np.sqrt(variance)).any())
 
     def relative(self, x: Array) -> Array:
         """Raw inputs [n, *shape] as they are stored: uint8, or float32 relative to the origin."""
@@ -105,6 +114,19 @@ class Normaliser:
         if not self.anchored and x.dtype != np.uint8:
             self.origin = np.median(x, axis=0)
         self.anchored = True
+
+    def move(self) -> Array:
+        """Make the mean the origin of every feature that needs another one.
+
+        Returns what is to be taken off all inputs stored so far: float64 [features], mostly zeros. To be
+        called between steps, when `lost`: a step that loses a feature has left nothing waiting.
+        """
+        mean, variance = self._moments
+        by: Array = np.where(_step(mean) * STEPS > np.sqrt(variance), mean, 0.0)
+        self.origin = self.origin + by.reshape(self.shape)
+        mean -= by
+        self._derive()
+        return by
 
     def update(self, x: Array) -> None:
         """Take a batch of stored inputs [n, *shape] into the statistics."""
@@ -194,6 +216,12 @@ class Normaliser:
         self.anchored = bool(part.values["anchored"])
         self.waiting = int(part.values["waiting"])
         self._derive()
+
+
+def _step(numbers: Array) -> Array:
+    """From a number of this size to the next in float32, about."""
+    step: Array = np.abs(numbers) * 2.0**-23
+    return step
 
 
 def _wide(numbers: Array, values: Array) -> Array:

@@ -253,7 +253,9 @@ class Serving:
         tensors: dict[str, Tensor] = {}
         values: dict[str, object] = {"name": self.name}
         if self.auto:
-            tensors |= {f"arrivals.{name}": tensor for name, tensor in self.arrivals.part().tensors.items()}
+            part = self.arrivals.part()
+            tensors |= {f"arrivals.{name}": tensor for name, tensor in part.tensors.items()}
+            values["arrivals"] = dict(part.values)
         if self.average is not None:
             part = self.average.part()
             tensors |= {f"average.{name}": tensor for name, tensor in part.tensors.items()}
@@ -266,7 +268,7 @@ class Serving:
         """Take the state in `part`; ValueError if it is of another net."""
         self.name = part.values["name"]
         if self.auto:
-            self.arrivals.load(Part(_own("arrivals.", part)))
+            self.arrivals.load(Part(_own("arrivals.", part), part.values["arrivals"]))
         if self.average is not None:
             self.average.load(Part(_own("average.", part), part.values["average"]))
         if self.means is not None:

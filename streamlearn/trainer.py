@@ -147,6 +147,8 @@ class Trainer:
         new_set = self.evaluator.before_step(counts.steps, counts.learned)
         if new_set:
             mark("evaluate")
+        if self.normaliser.lost:
+            self._move_origin()
         self.normaliser.anchor(pending_x)
         stored = self.normaliser.relative(pending_x)
         self.evaluator.arrive(stored, y, counts.steps)
@@ -193,6 +195,12 @@ class Trainer:
         if moved is not None:
             self.method.forget(moved)
         return before - self.memory.size, int(self.evaluator.held.forget(choice))
+
+    def _move_origin(self) -> None:
+        """Give features that float32 no longer resolves a new origin, and what is stored the same one."""
+        by = self.normaliser.move()
+        self.memory.shift(by)
+        self.evaluator.held.shift(by)
 
     def grow(self, classes: int) -> None:
         """Give everything that has a row a class rows for `classes` classes."""

@@ -1,0 +1,129 @@
+"""The origin that inputs are stored relative to: settled by a batch, moved where the stream has gone away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from streamlearn import Learner
+from streamlearn.config import (
+    CoreSettings,
+    EvaluationSettings,
+    LearningSettings,
+    MemorySettings,
+    ModelSettings,
+)
+from streamlearn.events import Event
+from streamlearn.learner import OnlineLearner
+from streamlearn.normalise import Normaliser
+from tests.streams import bits
+
+HORIZON = 50
+
+
+def made() -> CoreSettings:
+    return CoreSettings(
+        model=ModelSettings(normalise_horizon=HORIZON),
+        memory=MemorySettings(capacity=200),
+        evaluation=EvaluationSettings(held_out=0.1),
+    )
+
+
+def stream(odd: Callable[[int, float], float], count: int) -> list[Event]:
+    """Two classes that only the first number tells apart; `odd` makes something else of it."""
+    rng = np.random.default_rng(0)
+    events = []
+    for i in range(count):
+        label = i % 2
+        first = odd(i, 3 * label + rng.normal() / 2)
+        events.append(Event(str(i), np.array([first, rng.normal()]), f"c{label}"))
+    return events
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda i, x: 1e9 if i < 6 else x,
+        lambda i, x: (1e9 if i < 10 else 1.7e9) + x,
+        lambda i, x: 1.7e9 + 1e7 * min(i // 500, 2) + x,
+    ],
+    ids=["outliers in the first batch", "a jump", "jumps"],
+)
+def test_a_feature_that_has_gone_far_from_its_origin_is_still_resolved(
+    odd: Callable[[int, float], float],
+) -> None:
+    one = OnlineLearner(made())
+    events = stream(odd, 4000)
+    one.learn(events[:3000])
+    moved = one.normaliser.origin.copy()
+    right = one.prequential.figures("cumulative").accuracy or 0.0
+    before = right * one.prequential.events
+    one.learn(events[3000:])
+    after = (one.prequential.figures("cumulative").accuracy or 0.0) * one.prequential.events
+    assert (after - before) / 1000 > 0.95
+    assert abs(moved[0] - events[2999].x[0]) < 1000 and abs(moved[1]) < 3
+
+
+def test_what_is_stored_moves_with_the_origin() -> None:
+    """A memory and held-out sets full of the past stay what they are when they are normalised."""
+    one = OnlineLearner(made())
+    trainer = None
+    for event in stream(lambda i, x: x + (1e8 if i >= 500 else 0.0), 4000):
+        before = None
+        if one.counts.learned and one.normaliser.lost and trainer is None:
+            trainer = one.trainer
+            origin = trainer.normaliser.origin.copy()
+            before = origin + trainer.memory.x[: trainer.memory.size].double().numpy()
+            held = origin + trainer.evaluator.held.x.astype(np.float64)
+            trainer._move_origin()
+            origin = trainer.normaliser.origin
+            after = origin + trainer.memory.x[: trainer.memory.size].double().numpy()
+            held_after = origin + trainer.evaluator.held.x.astype(np.float64)
+            # To a step of float32 where it lies farthest.
+            assert np.abs(after - before).max() <= 8 and np.abs(held_after - held).max() <= 8
+            assert abs(origin[0]) > 1e7 and not trainer.normaliser.lost
+        one.learn([event])
+    assert trainer is not None
+
+
+def test_a_resumed_learner_moves_the_origin_where_the_other_did(tmp_path: Path) -> None:
+    events = stream(lambda i, x: 1e9 if i < 6 else x, 3000)
+    whole, learner = Learner(made()), Learner(made())
+    origins = set()
+    for start in range(0, 3000, 10):
+        part = events[start : start + 10]
+        whole.learn(part)
+        learner.learn(part)
+        origins.add(float(whole.normaliser.origin[0]))
+        if whole.normaliser.lost or start % 700 == 0:
+            learner.save(tmp_path)
+            learner = Learner.load(tmp_path)
+    assert len(origins) == 2, "it has moved"
+    assert bits(learner.snapshot(full=True)) == bits(whole.snapshot(full=True))
+
+
+def test_constant_features_and_ordinary_ones_keep_their_origin() -> None:
+    normaliser = Normaliser((4,), 100, torch.device("cpu"), True)
+    rng = np.random.default_rng(0)
+    origins = []
+    for i in range(300):
+        x = np.stack(
+            [np.full(10, 7.0), rng.normal(size=10), np.zeros(10), 1.7e9 + i + rng.random(10)], axis=1
+        )
+        normaliser.anchor(x)
+        origins.append(normaliser.origin.tolist())
+        normaliser.update(normaliser.relative(x))
+        assert not normaliser.lost
+    assert origins == [origins[0]] * 300
+
+
+def test_nothing_is_held_out_before_there_is_an_origin() -> None:
+    """Stored relative to zero it would be moved by an origin that it never had."""
+    one = OnlineLearner(made().model_copy(update={"learning": LearningSettings(stream_batch=64)}))
+    one.learn(stream(lambda i, x: 1.7e9 + x, 400))
+    held = one.trainer.evaluator.held
+    assert held.size and np.abs(held.x).max() < 100
