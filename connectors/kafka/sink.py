@@ -12,7 +12,7 @@ from connectors.kafka.murmur import partition_of
 from connectors.kafka.options import options_of
 from connectors.kafka.records import HEADER, bytes_of
 from connectors.kafka.source import KafkaSource
-from connectors.kafka.topics import Topic, describe
+from connectors.kafka.topics import Topic, describe, refuse_missing
 from streamlearn.codec import encode_prediction, encode_too_large, original
 from streamlearn.events import (
     Output,
@@ -99,15 +99,10 @@ class KafkaSink:
         else:
             self._link = Link(self._options)
             self._link.start()
-            self._topics = self._link.call(
-                lambda: describe(self._options, [self._predictions, self._dead_letters])
-            )
-            missing = {self._predictions, self._dead_letters} - set(self._topics)
-            if missing:
-                raise Unreachable(
-                    f"{self._options.where}: there is no topic {', '.join(sorted(missing))}: "
-                    "`streamlearn topics` makes it"
-                )
+            names = [self._predictions, self._dead_letters]
+            found = self._link.call(lambda: describe(self._options, names))
+            refuse_missing(self._options, found, names)
+            self._topics = found.there
             self._options.limits = {name: topic.largest for name, topic in self._topics.items()}
             link = self._link
             link.call(lambda: link.plane.committer.start(transactional=False))

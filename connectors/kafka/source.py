@@ -16,7 +16,7 @@ from connectors.kafka.link import Link
 from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
 from connectors.kafka.refusals import refuse_other, refuse_outside
-from connectors.kafka.topics import Topic, describe
+from connectors.kafka.topics import Topic, commands_of, describe, refuse_missing
 from streamlearn.events import (
     Claim,
     Record,
@@ -119,7 +119,7 @@ class KafkaSource:
                     raise Stopped("stopped while standing by")
             if stood_by:
                 # They may have grown meanwhile.
-                self._topics |= link.call(lambda: describe(options, names), stopped)
+                self._topics |= link.call(lambda: describe(options, names), stopped).there
             if not link.call(lambda: plane.whole(self._read()), stopped):
                 continue
             committed, still = link.call(lambda: plane.claim(self.topic), stopped)
@@ -170,25 +170,14 @@ class KafkaSource:
             self._link = Link(self._options)
             self._link.start()
         link = self._link
-        self._topics = link.call(lambda: describe(self._options, [*names, *more]), stopped)
-        missing = [name for name in names if name not in self._topics]
-        if missing:
-            raise Unreachable(
-                f"{self._options.where}: there is no topic {', '.join(missing)}: `streamlearn topics` with "
-                "these settings makes what is missing"
-            )
-        self._options.limits = {name: topic.largest for name, topic in self._topics.items()}
-        if more and set(more) <= set(self._topics):
-            if self._topics[self._commands].partitions > 1:
-                raise UsageError(
-                    f"topic {self._commands} has several partitions: commands need one, in order"
-                )
-            link.plane.commands_topic = self._commands
-        elif more:
-            log.warning(
-                "there is no topic %s: commands (`streamlearn tell`) are off; `streamlearn topics` makes it",
-                " and no topic ".join(name for name in more if name not in self._topics),
-            )
+        options = self._options
+        options.reads = frozenset((self.topic, self._commands))
+        found = link.call(lambda: describe(options, [*names, *more]), stopped)
+        refuse_missing(options, found, names)
+        self._topics = dict(found.there)
+        options.limits = {name: topic.largest for name, topic in self._topics.items()}
+        if more:
+            link.plane.commands_topic = commands_of(options, found, *more)
         link.call(lambda: link.plane.connect(self._read()), stopped)
         return link
 
