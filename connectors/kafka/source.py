@@ -13,6 +13,7 @@ from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.ends import ends_of
 from connectors.kafka.going_back import Offsets, furthest, skipped
 from connectors.kafka.link import Link
+from connectors.kafka.members import Strangers, surveyed
 from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
 from connectors.kafka.refusals import refuse_other, refuse_outside
@@ -70,6 +71,7 @@ class KafkaSource:
         self._producer: Mapping[str, Any] = {}
         self._stopped: Callable[[], bool] = lambda: False
         self._heard = 0.0
+        self._strangers = Strangers(self._options, self.topic)
 
     def pair(
         self,
@@ -130,7 +132,7 @@ class KafkaSource:
         """What `claim` would say now, without becoming a member of the group."""
         link = self._connect([self.topic, *self._outputs], [self._commands, self._answers], lambda: False)
         grouped = replace(self._options, group=self._group)
-        return self._claim_of(link.call(lambda: read_committed(grouped, self.topic)), lambda: False)
+        return self._claim_of(link.call(lambda: surveyed(grouped, self.topic)), lambda: False)
 
     def _claim_of(self, committed: Committed, stopped: Callable[[], bool]) -> Claim:
         link = self.link
@@ -252,6 +254,7 @@ class KafkaSource:
             found = self.link.call(
                 lambda: read_committed(options, self.topic, asker=plane.standby), self._stopped, timeout
             )
+            self.link.call(lambda: self._strangers.look(plane.standby), self._stopped, timeout)
         except Unreachable as error:
             away = time.monotonic() - self._heard
             if away > options.patience:
