@@ -292,21 +292,6 @@ def test_messages_larger_than_what_is_fetched_at_once(broker: Broker, tmp_path: 
     assert place.newest["records"] == 24
 
 
-def test_predictions_without_keys_for_a_compacted_topic(broker: Broker, tmp_path: Path) -> None:
-    """The client has no name for the broker's code."""
-    place = new_place(broker, tmp_path)
-    with administrator(broker) as admin:
-        compact = {"cleanup.policy": "compact"}
-        admin.alter_configs([ConfigResource("TOPIC", place.name(".predictions"), compact)])
-    place.send(EVENTS[:50])
-    with place.run() as run:
-        assert run.ends() == 4
-    assert "is cleanup.policy compact set on an output's topic? That takes no record" in last_line(run.said)
-    with place.command("topics --check") as topics:
-        assert topics.ends() == 0
-    assert "those without a key are refused: set it to delete" in topics.said
-
-
 def test_outputs_that_are_too_large_for_their_topics(broker: Broker, tmp_path: Path) -> None:
     """In place of one: where it would be from, and how large it was. What fits comes whole, however many."""
     place = new_place(broker, tmp_path)

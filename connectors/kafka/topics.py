@@ -23,17 +23,22 @@ RETRY_SECONDS = 0.5
 TRY_SECONDS = 10.0
 DENIED = errors.TopicAuthorizationFailedError.errno
 LARGEST = "max.message.bytes"
+POLICY = "cleanup.policy"
 DEFAULT_LARGEST = 1048588
 """Kafka's own default, for topics whose configuration this user may not see."""
 
 
 @dataclass(frozen=True)
 class Topic:
-    """id: changes when a topic is deleted and made anew. largest: bytes that a batch of messages may have."""
+    """id: changes when a topic is deleted and made anew. largest: bytes that a batch of messages may have.
+
+    policy: how old messages go; empty where this user may not see it.
+    """
 
     id: str
     partitions: int
     largest: int = DEFAULT_LARGEST
+    policy: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,17 +75,19 @@ def describe_once(connection: dict[str, Any], names: Sequence[str], patience: fl
         answer = admin.describe_topics(list(names))
         found = {topic["name"]: topic for topic in answer if not topic["error_code"] and topic["partitions"]}
         denied = frozenset(topic["name"] for topic in answer if topic["error_code"] == DENIED)
-        sizes: dict[str, int] = {}
+        configs: dict[str, dict[str, str]] = {}
         with suppress(errors.KafkaError, KeyError):
-            asked = [
-                ConfigResource(ConfigResourceType.TOPIC, name, configs={LARGEST: None}) for name in found
-            ]
+            wanted = {LARGEST: None, POLICY: None}
+            asked = [ConfigResource(ConfigResourceType.TOPIC, name, configs=wanted) for name in found]
             answers = admin.describe_configs(asked, config_filter="all")["topic"] if asked else {}
-            sizes = {name: int(entry[LARGEST]["value"]) for name, entry in answers.items()}
-        there = {
-            name: Topic(str(topic["topic_id"]), len(topic["partitions"]), sizes.get(name, DEFAULT_LARGEST))
-            for name, topic in found.items()
-        }
+            configs = {name: {k: v["value"] for k, v in of.items()} for name, of in answers.items()}
+        there = {}
+        for name, topic in found.items():
+            said = configs.get(name, {})
+            largest = int(said.get(LARGEST, DEFAULT_LARGEST))
+            there[name] = Topic(
+                str(topic["topic_id"]), len(topic["partitions"]), largest, said.get(POLICY, "")
+            )
         return Topics(there, denied)
     finally:
         admin.close()
@@ -124,6 +131,16 @@ def commands_of(options: Options, found: Topics, commands: str, answers: str) ->
             "there is no topic %s: %s; `streamlearn topics` makes it", " and no topic ".join(gone), off
         )
     return ""
+
+
+def compacted(topics: Mapping[str, Topic]) -> list[str]:
+    """A sentence on each of these, which are written to, that takes no record without a key."""
+    return [
+        f"topic {name} has cleanup.policy {topic.policy}: the broker refuses records without a key there, "
+        "which would end the worker, and keeps only the last of those with one key: set it to delete"
+        for name, topic in topics.items()
+        if "compact" in topic.policy
+    ]
 
 
 def unseen(options: Options, names: Sequence[str]) -> str:
