@@ -291,6 +291,9 @@ class GroupSource(Source, Protocol):
         """Of the partitions where that is known: where whoever has all below `offsets` may go on as well,
         since no record lies between (marks of transactions have offsets too)."""
 
+    def commands_passed(self, at: int) -> int:
+        """The same of the commands: where whoever has all below `at` may go on."""
+
     @property
     def silence(self) -> float:
         """Seconds for which the thread that reads has given no sign of life. From any thread."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
 
 from connectors.kafka.murmur import partition_of
@@ -161,11 +159,6 @@ def test_one_that_takes_over_sees_what_has_grown(broker: Broker, tmp_path: Path)
     assert place.newest["records"] == 150
 
 
-def delete_below(place: Place, offset: int) -> None:
-    with administrator(place.broker) as admin:
-        admin.delete_records({TopicPartition(place.topic, 0): offset})
-
-
 def test_retention_that_has_passed_the_state(broker: Broker, tmp_path: Path) -> None:
     """Nothing is skipped silently: neither at a start, nor amid the reading."""
     place = new_place(broker, tmp_path)
@@ -176,7 +169,7 @@ def test_retention_that_has_passed_the_state(broker: Broker, tmp_path: Path) -> 
         run.freeze()
         place.send(EVENTS[50:60])
         place.send(EVENTS[60:100])
-        delete_below(place, 90)
+        place.delete_below(90)
         run.thaw()
         assert run.ends() == 3
     assert "the offsets to go on from are no longer in the log" in last_line(run.said)
@@ -208,7 +201,7 @@ def test_going_on_without_the_records_that_are_lost(broker: Broker, tmp_path: Pa
         place.until_answered(run, 60)
         assert run.stops() == 0
     place.send([Message(line(event).strip(), partition=n % 2) for n, event in enumerate(EVENTS[60:100])])
-    delete_below(place, 45)  # of partition 0, where 30 to 49 are new
+    place.delete_below(45)  # of partition 0, where 30 to 49 are new
     named = place.named()
     assert named is not None
     with place.command(["checkpoints", "use", named, "--skip-lost"]) as run:
@@ -228,17 +221,6 @@ def test_going_on_without_the_records_that_are_lost(broker: Broker, tmp_path: Pa
     assert place.newest["position"]["offsets"][place.topic] == {"0": 50, "1": 50}
 
 
-def send_in_a_transaction(place: Place, events: Sequence[Event]) -> None:
-    """Behind them is a mark, at an offset of its own."""
-    producer = KafkaProducer(bootstrap_servers=place.broker.address, transactional_id=place.topic)
-    producer.init_transactions()
-    producer.begin_transaction()
-    for event in events:
-        producer.send(place.topic, line(event).strip())
-    producer.commit_transaction()
-    producer.close()
-
-
 def test_retention_that_has_passed_a_mark_of_a_transaction_alone(broker: Broker, tmp_path: Path) -> None:
     """It is no record: whoever has read all goes on, over a rebalance and from a start."""
     place = new_place(broker, tmp_path)
@@ -246,9 +228,9 @@ def test_retention_that_has_passed_a_mark_of_a_transaction_alone(broker: Broker,
     def until_at(run: Run, offset: int) -> None:
         run.until(lambda: place.committed()["", 0][0] == offset, f"P is {offset}: nothing lags")
         run.until(lambda: place.reached() == offset and place.named() == place.checkpoints()[-1], "C too")
-        delete_below(place, offset)
+        place.delete_below(offset)
 
-    send_in_a_transaction(place, EVENTS[:50])
+    place.transact(EVENTS[:50])
     with place.run() as run:
         place.until_answered(run, 50)
         until_at(run, 51)
@@ -257,7 +239,7 @@ def test_retention_that_has_passed_a_mark_of_a_transaction_alone(broker: Broker,
             place.send(EVENTS[50:60])
             place.until_answered(run, 60)
             assert other.stops() == 0
-        send_in_a_transaction(place, EVENTS[60:100])
+        place.transact(EVENTS[60:100])
         place.until_answered(run, 100)
         until_at(run, 102)
         assert run.stops() == 0

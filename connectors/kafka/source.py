@@ -370,6 +370,9 @@ class KafkaSource:
         raised = {partition: over((self.topic, partition), at) for partition, at in offsets.items()}
         return {partition: to for partition, to in raised.items() if to > offsets[partition]}
 
+    def commands_passed(self, at: int) -> int:
+        return self.link.plane.gaps.over(self._commands_place, at)
+
     @property
     def silence(self) -> float:
         return self._link.silence if self._link is not None else 0.0
