@@ -133,9 +133,9 @@ class Group(Alone):
     def claim(self, vitals: Vitals, stopped: Callable[[], bool]) -> Claim | None:
         def stand_by() -> None:
             vitals.play("standby")
-            named = self._source.committed()
+            standing = self._source.standing()
             with vitals.inside("reading the checkpoint that the group's commit names"):
-                self._standing_by.look(named)
+                self._standing_by.look(standing)
 
         claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
         self._standing_by.own(self._source.fingerprint({}))

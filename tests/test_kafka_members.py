@@ -13,7 +13,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError
 
 from connectors.kafka.committed import Asker
-from connectors.kafka.members import Strangers
+from connectors.kafka.members import Members
 from connectors.kafka.options import Options
 from ops.kafka.broker import Broker
 from streamlearn.events import UsageError
@@ -115,7 +115,7 @@ def test_only_one_that_stays_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     options = Options({}, "Kafka at a:1", group="g", consumer={"session_timeout_ms": 20_000})
-    found = Strangers(options, "ours")
+    found = Members(options, "ours")
 
     def look(answer: dict[str, Any] | Exception, later: float) -> bool:
         nonlocal now
@@ -139,9 +139,24 @@ def test_only_one_that_stays_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         asyncio.run(found.look(Told(theirs)))
 
 
+def test_a_learner_of_ours_lives_once_it_has_outlasted_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one go: who is gone in a rebalance may have been dead before."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    found = Members(Options({}, "Kafka at a:1", group="g"), "ours")
+    ours, amid = group_of("ours", "commands"), group_of(state="CompletingRebalance")
+    steps = [(ours, 0.0), (ours, 6.5), (amid, 1.0), (ours, 1.0), (ours, 6.5), (ours, 1.0), (amid, 0.0)]
+    led = []
+    for answer, later in steps:
+        now += later
+        assert not asyncio.run(found.look(Told(answer)))
+        led.append(found.led)
+    assert led == [False, False, False, False, False, True, False]
+
+
 def test_a_broker_that_does_not_say_who_is_there(caplog: pytest.LogCaptureFixture) -> None:
     """One line, and on it goes."""
-    found = Strangers(Options({}, "Kafka at a:1", group="g"), "ours")
+    found = Members(Options({}, "Kafka at a:1", group="g"), "ours")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert not asyncio.run(found.look(Told(GroupAuthorizationFailedError())))

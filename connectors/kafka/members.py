@@ -27,20 +27,25 @@ STABLE = "Stable"
 """Amid a rebalance the broker doesn't say what members read."""
 
 
-class Strangers:
-    """Members that learn another topic: they are refused, once they have outlasted a session.
+class Members:
+    """The member that learns, as others see it: of another topic it is refused, once it has outlasted a
+    session.
 
-    Before, it may be our own predecessor, which read that topic and was killed. All methods belong to the
-    loop.
+    Before, it may be our own predecessor, which was killed. All methods belong to the loop.
     """
 
     def __init__(self, options: Options, topic: str) -> None:
         self._options, self._topic = options, topic
-        self._since: float | None = None
-        self._said = False
+        self._strange: float | None = None
+        self._ours: float | None = None
+        """Since when another topic, or ours, is learned (monotonic seconds)."""
+        self.led = False
+        """Whether another one learns our topic, and lives."""
+        self._said = self._warned = False
 
     async def look(self, asker: Asker) -> bool:
-        """Are there any? Raises UsageError where they stay, or are no workers of streamlearn."""
+        """Is another topic learned? Raises UsageError where that stays so, or the members are no workers of
+        streamlearn."""
         try:
             group = await asker.members()
         except Exception as error:
@@ -50,32 +55,39 @@ class Strangers:
         if group["protocol_type"] == "consumer" and group["protocol"] not in ("", ASSIGNOR):
             raise explain(InconsistentGroupProtocolError(), self._options.where)
         if group["members"] and group["state"] != STABLE:
-            return self._since is not None
-        found = strangers(group["members"], self._topic)
-        if not found:
-            self._since = None
-            return False
-        self._weigh(found)
-        return True
+            self._ours, self.led = None, False
+            return self._strange is not None
+        now, found = time.monotonic(), learning(group["members"])
+        ours = any(self._topic in topics for topics in found.values())
+        self._ours = (self._ours or now) if ours else None
+        self.led = self._ours is not None and now - self._ours > self._session
+        strange = next((each for each in found.items() if self._topic not in each[1]), None)
+        self._strange = (self._strange or now) if strange is not None else None
+        if strange is not None:
+            self._weigh(*strange)
+        return strange is not None
+
+    @property
+    def _session(self) -> float:
+        """Seconds: who has stayed for longer lives."""
+        given = (CONSUMER | dict(self._options.consumer))["session_timeout_ms"]
+        return float(given) / 1000 + MORE_SECONDS
 
     async def outlast(self, asker: Asker) -> None:
         """Wait until there are none. Raises as `look`."""
         while await self.look(asker):
             await asyncio.sleep(PAUSE_SECONDS)
 
-    def _weigh(self, found: Mapping[str, Iterable[str]]) -> None:
-        options = self._options
-        client = CONSUMER | dict(options.consumer)
-        session = float(client["session_timeout_ms"]) / 1000 + MORE_SECONDS
-        host, topics = next(iter(found.items()))
-        reads = ", ".join(topics)
-        if self._since is None:
-            self._since = time.monotonic()
+    def _weigh(self, host: str, topics: Iterable[str]) -> None:
+        options, reads = self._options, ", ".join(topics)
+        stayed = time.monotonic() - (self._strange or 0.0)
+        if not self._warned:
+            self._warned = True
             log.warning(
                 "group %s has a member at %s that reads %s, not %s: waiting for %.0f s whether it goes",
-                *(options.group, host, reads, self._topic, session),
+                *(options.group, host, reads, self._topic, self._session),
             )
-        elif time.monotonic() - self._since > session:
+        elif stayed > self._session:
             raise UsageError(
                 f"{options.where}: a worker of another topic is in group {options.group}: it is at {host} "
                 f"and reads {reads}, not {self._topic}. One worker of a group learns, so this one would "
@@ -98,24 +110,24 @@ async def surveyed(options: Options, topic: str) -> Committed:
     asker = Asker(options)
     try:
         committed = await read_committed(options, topic, asker=asker)
-        await Strangers(options, topic).outlast(asker)
+        await Members(options, topic).outlast(asker)
     finally:
         await asker.close()
     return committed
 
 
-def strangers(members: Iterable[Mapping[str, Any]], topic: str) -> dict[str, list[str]]:
-    """What they read, by host: of those members that have been given something, but nothing of `topic`.
+def learning(members: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What is read, by host: by those members that have been given something.
 
-    One that was given nothing stands by: it sees for itself that it is in the wrong group.
+    One that was given nothing stands by: it sees for itself whether it is in the wrong group.
     """
-    found = {}
+    found: dict[str, list[str]] = {}
     for member in members:
         try:
             assigned = ConsumerProtocolMemberAssignment.decode(member["member_assignment"])
         except Exception:
             continue  # whoever is told in words that we don't know isn't one of ours
-        topics = {of for of, _ in assigned.assignment}
-        if topics and topic not in topics:
-            found[str(member["client_host"]).lstrip("/")] = sorted(topics)
+        if assigned.assignment:
+            host = str(member["client_host"]).lstrip("/")
+            found.setdefault(host, []).extend(sorted({of for of, _ in assigned.assignment}))
     return found

@@ -13,7 +13,7 @@ from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.ends import ends_of
 from connectors.kafka.going_back import Offsets, furthest, skipped
 from connectors.kafka.link import Link
-from connectors.kafka.members import Strangers, surveyed
+from connectors.kafka.members import Members, surveyed
 from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
 from connectors.kafka.refusals import refuse_other, refuse_outside
@@ -22,6 +22,7 @@ from streamlearn.events import (
     Claim,
     Record,
     Resume,
+    Standing,
     StateMismatch,
     Stopped,
     Traffic,
@@ -71,7 +72,7 @@ class KafkaSource:
         self._producer: Mapping[str, Any] = {}
         self._stopped: Callable[[], bool] = lambda: False
         self._heard = 0.0
-        self._strangers = Strangers(self._options, self.topic)
+        self._members = Members(self._options, self.topic)
 
     def pair(
         self,
@@ -246,15 +247,15 @@ class KafkaSource:
     def _commands_place(self) -> Place:
         return self._commands, 0
 
-    def committed(self) -> str | None:
-        """For one that stands by, who waits for a broker that is away as long as a learner would: None."""
+    def standing(self) -> Standing:
+        """For one that stands by, who waits for a broker that is away as long as a learner would."""
         options, plane = self._options, self.link.plane
         try:
             timeout = min(ANSWER_SECONDS, options.patience)
             found = self.link.call(
                 lambda: read_committed(options, self.topic, asker=plane.standby), self._stopped, timeout
             )
-            self.link.call(lambda: self._strangers.look(plane.standby), self._stopped, timeout)
+            self.link.call(lambda: self._members.look(plane.standby), self._stopped, timeout)
         except Unreachable as error:
             away = time.monotonic() - self._heard
             if away > options.patience:
@@ -262,9 +263,10 @@ class KafkaSource:
                     f"{options.where}: no broker has answered for {away:.0f} s (source.patience): giving up"
                 ) from error
             log.warning("standing by, though no broker answers: %s", error)
-            return None
+            return Standing()
         self._heard = time.monotonic()
-        return found.checkpoint
+        published = {p: offset for (topic, p), offset in found.published.items() if topic == self.topic}
+        return Standing(found.checkpoint, published, self._members.led)
 
     # -- reading
 
