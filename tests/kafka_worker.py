@@ -209,14 +209,15 @@ class Place:
         given = [line(each).strip() if isinstance(each, Event) else each for each in records]
         produce(self.broker, self.name(to), given)
 
-    def transact(self, values: Sequence[Event | bytes], of: str = "") -> None:
-        """Send in a transaction: behind the records is a mark, at an offset of its own."""
+    def transact(self, values: Sequence[Event | bytes], of: str = "", commit: bool = True) -> None:
+        """Send in a transaction, or abort that: behind the records is a mark, at an offset of its own."""
         producer = KafkaProducer(bootstrap_servers=self.broker.address, transactional_id=self.name(of))
         producer.init_transactions()
         producer.begin_transaction()
         for each in values:
             producer.send(self.name(of), each if isinstance(each, bytes) else line(each).strip())
-        producer.commit_transaction()
+        producer.flush()
+        (producer.commit_transaction if commit else producer.abort_transaction)()
         producer.close()
 
     def delete_below(self, offset: int, of: str = "") -> None:

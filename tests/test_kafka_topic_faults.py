@@ -14,7 +14,7 @@ from connectors.kafka.murmur import partition_of
 from ops.kafka.broker import Broker
 from streamlearn.events import Event
 from tests.kafka import Message, administrator
-from tests.kafka_worker import Place, Run, new_place
+from tests.kafka_worker import Place, new_place
 from tests.processes import line, wait_for
 from tests.streams import vectors
 from tests.test_disk import Mount, fill, mount  # noqa: F401  # a fixture
@@ -157,98 +157,6 @@ def test_one_that_takes_over_sees_what_has_grown(broker: Broker, tmp_path: Path)
             assert other.stops() == 0
     assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:150]]
     assert place.newest["records"] == 150
-
-
-def test_retention_that_has_passed_the_state(broker: Broker, tmp_path: Path) -> None:
-    """Nothing is skipped silently: neither at a start, nor amid the reading."""
-    place = new_place(broker, tmp_path)
-    place.send(EVENTS[:50])
-    with place.run(*NARROW) as run:
-        place.until_kept(run, 50)
-        # It asks for offset 50 already: what comes now it may be given, and no more.
-        run.freeze()
-        place.send(EVENTS[50:60])
-        place.send(EVENTS[60:100])
-        place.delete_below(90)
-        run.thaw()
-        assert run.ends() == 3
-    assert "the offsets to go on from are no longer in the log" in last_line(run.said)
-    assert "retention has passed them" in last_line(run.said)
-    at = place.reached()
-    assert at in (50, 60)
-    place.leave()
-    gone = (
-        f"the state goes on at offset {at} of {place.topic}:0, but the log begins at 90: retention has "
-        f"passed it, up to {90 - at} records are gone. Nothing was skipped: `streamlearn checkpoints use ID "
-        "--skip-lost` (with these settings) goes on without them, or start with another source.group_id and "
-        "checkpoint.folder"
-    )
-    named = place.named()
-    assert named is not None
-    for command in ("run", "check", ["checkpoints", "use", named]):
-        with place.command(command) as run:
-            assert run.ends() == 3
-        place.leave()
-        assert run.said.splitlines()[-1].endswith(f": {gone}"), command
-    assert len(place.read()) in (50, 60)
-
-
-def test_going_on_without_the_records_that_are_lost(broker: Broker, tmp_path: Path) -> None:
-    """Only what the topic has lost is left out, on whichever partition, and only because it was asked for."""
-    place = new_place(broker, tmp_path, partitions=2)
-    place.send([Message(line(event).strip(), partition=n % 2) for n, event in enumerate(EVENTS[:60])])
-    with place.run() as run:
-        place.until_answered(run, 60)
-        assert run.stops() == 0
-    place.send([Message(line(event).strip(), partition=n % 2) for n, event in enumerate(EVENTS[60:100])])
-    place.delete_below(45)  # of partition 0, where 30 to 49 are new
-    named = place.named()
-    assert named is not None
-    with place.command(["checkpoints", "use", named, "--skip-lost"]) as run:
-        assert run.ends() == 0
-    assert f"{place.topic}:0: 15 records are skipped" in run.said
-    place.leave()
-    with place.run() as run:
-        place.until_answered(run, 85)
-        assert run.stops() == 0
-    answered = [tuple(each["source"][1:]) for each in place.predictions()]
-    assert sorted(answered) == [
-        (partition, offset)
-        for partition in (0, 1)
-        for offset in range(50)
-        if (partition or not 30 <= offset < 45)
-    ]
-    assert place.newest["position"]["offsets"][place.topic] == {"0": 50, "1": 50}
-
-
-def test_retention_that_has_passed_a_mark_of_a_transaction_alone(broker: Broker, tmp_path: Path) -> None:
-    """It is no record: whoever has read all goes on, over a rebalance and from a start."""
-    place = new_place(broker, tmp_path)
-
-    def until_at(run: Run, offset: int) -> None:
-        run.until(lambda: place.committed()["", 0][0] == offset, f"P is {offset}: nothing lags")
-        run.until(lambda: place.reached() == offset and place.named() == place.checkpoints()[-1], "C too")
-        place.delete_below(offset)
-
-    place.transact(EVENTS[:50])
-    with place.run() as run:
-        place.until_answered(run, 50)
-        until_at(run, 51)
-        with place.run() as other:
-            other.says("standing by with checkpoint ")
-            place.send(EVENTS[50:60])
-            place.until_answered(run, 60)
-            assert other.stops() == 0
-        place.transact(EVENTS[60:100])
-        place.until_answered(run, 100)
-        until_at(run, 102)
-        assert run.stops() == 0
-    with place.run() as run:
-        run.says("goes on from")
-        place.send(EVENTS[100:120])
-        place.until_answered(run, 120)
-        assert run.stops() == 0
-    assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:120]]
 
 
 def test_messages_larger_than_what_is_fetched_at_once(broker: Broker, tmp_path: Path) -> None:

@@ -26,11 +26,13 @@ MOST_EPOCHS = 1 << 31
 
 @dataclass(frozen=True)
 class Committed:
-    """published: P by partition, where there is one. checkpoint, epoch: of the metadata."""
+    """published: P by partition, where there is one. checkpoint, epoch: of the metadata. gaps: offsets
+    between which there was no record, as known (see `Gaps`)."""
 
     published: Mapping[Place, int] = field(default_factory=dict)
     checkpoint: str | None = None
     epoch: int = 0
+    gaps: Mapping[Place, tuple[int, int]] = field(default_factory=dict)
 
 
 class Asker:
@@ -115,7 +117,7 @@ async def read_committed(
     names = [at for place, at in said.items() if place[0] == topic]
     named, epoch = max(((name or "", epoch) for name, epoch in names), default=("", 0))
     ours = {place: at[0] for place, at in found.items() if said[place][0] is not None}
-    return Committed(ours, named or None, epoch)
+    return Committed(ours, named or None, epoch, gaps_of(found))
 
 
 async def _surely(options: Options) -> dict[Place, tuple[int, str]]:
@@ -170,7 +172,26 @@ def interpret(group: str, topic: str, found: Mapping[Place, tuple[int, str]]) ->
             "or they were reset by hand. `streamlearn checkpoints use ID` (with these settings) puts them "
             "right, or start with another source.group_id and checkpoint.folder"
         )
-    return Committed({place: offset for place, (offset, _) in found.items()}, checkpoint, epoch)
+    published = {place: offset for place, (offset, _) in found.items()}
+    return Committed(published, checkpoint, epoch, gaps_of(found))
+
+
+def metadata_of(checkpoint: str | None, epoch: int, gap: tuple[int, int] | None) -> str:
+    """What stands beside a committed offset."""
+    body = {"checkpoint": checkpoint, "epoch": epoch} | ({"gap": gap} if gap is not None else {})
+    return json.dumps(body, separators=(",", ":"))
+
+
+def gaps_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, tuple[int, int]]:
+    """Those that the metadata name."""
+    gaps = {}
+    for place, (_, metadata) in found.items():
+        if _parse(metadata)[0] is None:
+            continue
+        match json.loads(metadata).get("gap"):
+            case [int(begin), int(end)] if 0 <= begin < end:
+                gaps[place] = begin, end
+    return gaps
 
 
 def _parse(metadata: str) -> tuple[str | None, int]:

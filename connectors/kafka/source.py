@@ -159,6 +159,7 @@ class KafkaSource:
         if at in published and at not in committed.published:
             published[at] = last[at]  # what was asked for before there was anybody to ask
         plane.committer.published = published
+        plane.gaps.learn(committed.gaps)
         return Claim(
             committed.checkpoint,
             committed.epoch,
@@ -227,7 +228,8 @@ class KafkaSource:
                 "one, or an older one"
             )
         first, last = link.call(plane.bounds)
-        begin = skipped(dict(reached).get(checkpoint, {}), first, last, skip)
+        plane.gaps.learn(committed.gaps)
+        begin = skipped(dict(reached).get(checkpoint, {}), first, last, skip, plane.gaps.over)
         published = furthest(committed.published, [begin, *dict(reached[oldest:]).values()], last)
         at = self._commands_place
         if at in published and at not in committed.published and not published[at]:
@@ -286,6 +288,7 @@ class KafkaSource:
                 start[place] = self._begin.get(place, (first if self._start == "earliest" else last)[place])
             else:
                 start[place] = resume.offsets.get(place[1], first[place])
+            start[place] = link.plane.gaps.over(place, start[place])
             refuse_outside(place, start[place], first[place], last[place])
         for place, offset in link.plane.committer.published.items():
             if offset > last.get(place, offset):
