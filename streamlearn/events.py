@@ -228,6 +228,19 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """What one that stands by sees of its group.
+
+    checkpoint, published: as in `Claim`, as committed by now. led: whether another one surely learns, and
+    isn't merely remembered by the broker.
+    """
+
+    checkpoint: str | None = None
+    published: Mapping[int, int] = field(default_factory=dict)
+    led: bool = False
+
+
+@dataclass(frozen=True)
 class Traffic:
     """What a group's source says of itself, as of this moment or the last look at the brokers.
 
@@ -275,10 +288,11 @@ class GroupSource(Source, Protocol):
         that are gone; without it that is a StateMismatch. Raises Unreachable, StateMismatch.
         """
 
-    def committed(self) -> str | None:
-        """The checkpoint that the group's commit names now, for a worker that stands by; None: not known.
+    def standing(self) -> Standing:
+        """What a worker that stands by can know; nothing while nobody answers.
 
-        Raises Unreachable once nobody has answered for longer than patience.
+        Raises Unreachable once nobody has answered for longer than patience, UsageError where it would stand
+        by for ever.
         """
 
     def commands(self) -> list[Record]:
@@ -290,6 +304,9 @@ class GroupSource(Source, Protocol):
     def passed(self, offsets: Mapping[int, int]) -> dict[int, int]:
         """Of the partitions where that is known: where whoever has all below `offsets` may go on as well,
         since no record lies between (marks of transactions have offsets too)."""
+
+    def commands_passed(self, at: int) -> int:
+        """The same of the commands: where whoever has all below `at` may go on."""
 
     @property
     def silence(self) -> float:

@@ -24,7 +24,7 @@ from streamlearn.events import (
 )
 from streamlearn.keeper import Keeper
 from streamlearn.observe import Vitals
-from streamlearn.settings import Settings
+from streamlearn.settings import Settings, commands_topic
 from streamlearn.standby import Found, StandBy
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,10 @@ class Alone:
     def advance(self, offsets: dict[int, int], cursors: dict[int, int], keeper: Keeper) -> None:
         """Move C, and P, past offsets behind the last answered record that hold none."""
 
+    def advance_commands(self, at: int | None, keeper: Keeper) -> int | None:
+        """The same of the commands, whose C is `at` (None: they are off): C as it is now."""
+        return at
+
     def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
         """Of the partitions that are not read to their end, the end as it is now."""
         return {}
@@ -115,6 +119,7 @@ class Group(Alone):
     ) -> None:
         self._source, self._sink, self._store = source, sink, store
         self._standing_by = StandBy(store, settings)
+        self._commands = commands_topic(settings)
         self._handed: dict[str, Manifest] = {}
         self._confirmed: str | None = None
         self._published: dict[int, int] = {}
@@ -128,9 +133,9 @@ class Group(Alone):
     def claim(self, vitals: Vitals, stopped: Callable[[], bool]) -> Claim | None:
         def stand_by() -> None:
             vitals.play("standby")
-            named = self._source.committed()
+            standing = self._source.standing()
             with vitals.inside("reading the checkpoint that the group's commit names"):
-                self._standing_by.look(named)
+                self._standing_by.look(standing)
 
         claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
         self._standing_by.own(self._source.fingerprint({}))
@@ -185,6 +190,13 @@ class Group(Alone):
             self._sink.passed((self._source.topic, partition), offset)
             offsets[partition] = cursors[partition] = offset
             keeper.moved()
+
+    def advance_commands(self, at: int | None, keeper: Keeper) -> int | None:
+        to = self._source.commands_passed(at) if at is not None else at
+        if to is not None and to != at:
+            self._sink.passed((self._commands, 0), to)
+            keeper.moved()
+        return to
 
     def unread(self, offsets: Mapping[int, int]) -> dict[int, int]:
         return {p: end for p, end in self._source.ends().items() if offsets.get(p, 0) < end}

@@ -21,7 +21,7 @@ from streamlearn.checkpoint import (
     is_id,
 )
 from streamlearn.durable import Disagreement, check_settings, resume_of, untouched
-from streamlearn.events import Claim, StateMismatch
+from streamlearn.events import Claim, Standing, StateMismatch
 from streamlearn.settings import Settings
 from streamlearn.state import Snapshot
 
@@ -38,6 +38,8 @@ class StandBy:
     def __init__(self, store: CheckpointStore, settings: Settings) -> None:
         self._store, self._settings = store, settings
         self._at_hand: Found | None = None
+        self._compared: str | None = None
+        """The checkpoint whose settings are ours."""
         self._held: IO[str] | None = None
         self._of: IO[str] | None = None
 
@@ -93,22 +95,37 @@ class StandBy:
             )
         self._of = handle
 
-    def look(self, checkpoint: str | None) -> None:
+    def look(self, standing: Standing) -> None:
         """Have the checkpoint that the group's commit names at hand, read and checked.
 
         Raises Disagreement: who could not go on from it doesn't stand by, and isn't taken for one that can.
         """
-        if checkpoint is None or (self._at_hand is not None and self._at_hand[0].id == checkpoint):
+        checkpoint = standing.checkpoint
+        if checkpoint is None:
+            return
+        if self._at_hand is not None and self._at_hand[0].id == checkpoint:
+            self._compare(self._at_hand[0], standing)
             return
         try:
             manifest = self._store.read(checkpoint)
-            if not untouched(manifest):  # every start stands by for a moment, a first one again as well
-                check_settings(self._settings, manifest)
+            self._compare(manifest, standing)
             self._at_hand = manifest, self._store.load(manifest)
         except (Damaged, WrongFormat) as error:
             log.warning("standing by, checkpoint %s can't be read: %s", checkpoint, error)
         else:
             log.info("standing by with checkpoint %s", checkpoint)
+
+    def _compare(self, manifest: Manifest, standing: Standing) -> None:
+        """Raises Disagreement where the group's learner has other settings than ours.
+
+        From a checkpoint before the first record somebody with others may still begin, and every start stands
+        by for a moment: unless something was answered since, or the learner of that checkpoint lives.
+        """
+        if manifest.id == self._compared:
+            return
+        if standing.led or not untouched(manifest, standing.published):
+            check_settings(self._settings, manifest)
+            self._compared = manifest.id
 
     def found(self, claim: Claim, fingerprint: Mapping[str, Any]) -> Found | None:
         """The checkpoint to go on from; None for a first start.

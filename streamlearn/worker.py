@@ -289,6 +289,7 @@ class Worker:
             self._commands_at = command.position.offset + 1
             if not self._barrier(command, paused=self.paused, **said):
                 return False
+        self._commands_at = self.group.advance_commands(self._commands_at, self.keeper)
         return self.paused or not self._decides() or self._barrier()
 
     def _apply(self, records: Sequence[Record]) -> None:

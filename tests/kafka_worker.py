@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from kafka import TopicPartition
+from kafka import KafkaProducer, TopicPartition
 from kafka.admin import MemberToRemove
 from kafka.structs import OffsetAndMetadata
 
@@ -208,6 +208,22 @@ class Place:
         """Produce to the events' topic, or to ".commands"."""
         given = [line(each).strip() if isinstance(each, Event) else each for each in records]
         produce(self.broker, self.name(to), given)
+
+    def transact(self, values: Sequence[Event | bytes], of: str = "", commit: bool = True) -> None:
+        """Send in a transaction, or abort that: behind the records is a mark, at an offset of its own."""
+        producer = KafkaProducer(bootstrap_servers=self.broker.address, transactional_id=self.name(of))
+        producer.init_transactions()
+        producer.begin_transaction()
+        for each in values:
+            producer.send(self.name(of), each if isinstance(each, bytes) else line(each).strip())
+        producer.flush()
+        (producer.commit_transaction if commit else producer.abort_transaction)()
+        producer.close()
+
+    def delete_below(self, offset: int, of: str = "") -> None:
+        """What retention does, in partition 0."""
+        with administrator(self.broker) as admin:
+            admin.delete_records({TopicPartition(self.name(of), 0): offset})
 
     def read(self, of: str = ".predictions", isolation: str = "read_committed") -> list[Message]:
         return read_all(self.broker, self.name(of), isolation)

@@ -65,6 +65,34 @@ def test_checkpoint_pause_and_resume(broker: Broker, tmp_path: Path) -> None:
     assert place.newest["position"]["paused"] is False
 
 
+def test_retention_that_has_passed_a_mark_behind_the_commands_alone(broker: Broker, tmp_path: Path) -> None:
+    """Whoever sends commands in transactions leaves marks, which are no commands; also amid a pause."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:50])
+
+    def until_at(run: Run, offset: int) -> None:
+        def kept() -> bool:
+            at = place.newest["position"]["offsets"][place.name(".commands")]["0"]
+            return bool(at == offset and place.named() == place.checkpoints()[-1])
+
+        run.until(lambda: place.committed()[".commands", 0][0] == offset, f"P is {offset}")
+        run.until(kept, "C too")
+        place.delete_below(offset, ".commands")
+
+    with place.run() as run:
+        place.until_answered(run, 50)
+        place.transact([b'{"command": "checkpoint"}', b'{"command": "pause"}'], ".commands")
+        until_at(run, 3)
+        assert run.stops() == 0
+    with place.run() as run:
+        run.says("goes on from")
+        place.transact([b'{"command": "resume"}'], ".commands")
+        until_at(run, 5)
+        assert tell(place, "checkpoint")["paused"] is False
+        assert run.stops() == 0
+    assert [each["command"] for each in answers(place)] == ["checkpoint", "pause", "resume", "checkpoint"]
+
+
 def test_an_answer_is_seen_with_its_commit_and_once(broker: Broker, tmp_path: Path) -> None:
     """Killed between: the command is carried out anew by the next one, and answered."""
     place = new_place(broker, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -120,6 +121,49 @@ def test_one_with_other_settings_does_not_stand_by(broker: Broker, tmp_path: Pat
         place.send(EVENTS[50:])
         place.until_answered(learner, 400)
         assert learner.stops() == 0
+    each_once(place)
+
+
+def test_other_settings_are_seen_before_the_first_real_checkpoint(broker: Broker, tmp_path: Path) -> None:
+    """Once the learner surely lives, though there is no record yet; then as soon as it has answered one."""
+    place = new_place(broker, tmp_path)
+    rarely = ("--checkpoint.seconds", "600")
+    other = ("--memory.capacity", "70")
+    with place.run(*rarely) as learner:
+        learner.says("a first start")
+        assert place.named() == place.checkpoints()[0]
+        for events in (EVENTS[:0], EVENTS[:20]):
+            if events:
+                place.send(events)
+                place.until_answered(learner, 20)
+                learner.until(lambda: place.committed()["", 0][0] == 20, "that is committed")
+            with place.run(*rarely, *other) as refused:
+                assert refused.ends() == 3, refused.said
+                assert "was made with other settings: memory.capacity was 50, now 70" in refused.said
+            assert ("standing by with checkpoint" in refused.said) == (not events)
+        with standing_by(place, *rarely) as same:
+            place.send(EVENTS[20:])
+            place.until_answered(learner, 400)
+            assert same.stops() == 0
+        assert learner.stops() == 0
+    each_once(place)
+
+
+def test_other_settings_than_those_of_a_dead_one_that_has_learned_nothing(
+    broker: Broker, tmp_path: Path
+) -> None:
+    """It is a first start again, also where the broker takes the dead one for the learner at first."""
+    place = new_place(broker, tmp_path)
+    with place.run() as run:
+        run.says("a first start")
+        run.kill()
+    shutil.rmtree(tmp_path / "state" / "workers")  # so that it isn't known by its name
+    with place.run("--memory.capacity", "70") as run:
+        run.says("standing by with checkpoint ")
+        run.says("a first start")
+        place.send(EVENTS)
+        place.until_answered(run, 400)
+        assert run.stops() == 0
     each_once(place)
 
 

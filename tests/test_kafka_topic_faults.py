@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
 
 from connectors.kafka.murmur import partition_of
 from ops.kafka.broker import Broker
 from streamlearn.events import Event
 from tests.kafka import Message, administrator
-from tests.kafka_worker import Place, Run, new_place
+from tests.kafka_worker import Place, new_place
 from tests.processes import line, wait_for
 from tests.streams import vectors
 from tests.test_disk import Mount, fill, mount  # noqa: F401  # a fixture
@@ -161,114 +159,6 @@ def test_one_that_takes_over_sees_what_has_grown(broker: Broker, tmp_path: Path)
     assert place.newest["records"] == 150
 
 
-def delete_below(place: Place, offset: int) -> None:
-    with administrator(place.broker) as admin:
-        admin.delete_records({TopicPartition(place.topic, 0): offset})
-
-
-def test_retention_that_has_passed_the_state(broker: Broker, tmp_path: Path) -> None:
-    """Nothing is skipped silently: neither at a start, nor amid the reading."""
-    place = new_place(broker, tmp_path)
-    place.send(EVENTS[:50])
-    with place.run(*NARROW) as run:
-        place.until_kept(run, 50)
-        # It asks for offset 50 already: what comes now it may be given, and no more.
-        run.freeze()
-        place.send(EVENTS[50:60])
-        place.send(EVENTS[60:100])
-        delete_below(place, 90)
-        run.thaw()
-        assert run.ends() == 3
-    assert "the offsets to go on from are no longer in the log" in last_line(run.said)
-    assert "retention has passed them" in last_line(run.said)
-    at = place.reached()
-    assert at in (50, 60)
-    place.leave()
-    gone = (
-        f"the state goes on at offset {at} of {place.topic}:0, but the log begins at 90: retention has "
-        f"passed it, up to {90 - at} records are gone. Nothing was skipped: `streamlearn checkpoints use ID "
-        "--skip-lost` (with these settings) goes on without them, or start with another source.group_id and "
-        "checkpoint.folder"
-    )
-    named = place.named()
-    assert named is not None
-    for command in ("run", "check", ["checkpoints", "use", named]):
-        with place.command(command) as run:
-            assert run.ends() == 3
-        place.leave()
-        assert run.said.splitlines()[-1].endswith(f": {gone}"), command
-    assert len(place.read()) in (50, 60)
-
-
-def test_going_on_without_the_records_that_are_lost(broker: Broker, tmp_path: Path) -> None:
-    """Only what the topic has lost is left out, on whichever partition, and only because it was asked for."""
-    place = new_place(broker, tmp_path, partitions=2)
-    place.send([Message(line(event).strip(), partition=n % 2) for n, event in enumerate(EVENTS[:60])])
-    with place.run() as run:
-        place.until_answered(run, 60)
-        assert run.stops() == 0
-    place.send([Message(line(event).strip(), partition=n % 2) for n, event in enumerate(EVENTS[60:100])])
-    delete_below(place, 45)  # of partition 0, where 30 to 49 are new
-    named = place.named()
-    assert named is not None
-    with place.command(["checkpoints", "use", named, "--skip-lost"]) as run:
-        assert run.ends() == 0
-    assert f"{place.topic}:0: 15 records are skipped" in run.said
-    place.leave()
-    with place.run() as run:
-        place.until_answered(run, 85)
-        assert run.stops() == 0
-    answered = [tuple(each["source"][1:]) for each in place.predictions()]
-    assert sorted(answered) == [
-        (partition, offset)
-        for partition in (0, 1)
-        for offset in range(50)
-        if (partition or not 30 <= offset < 45)
-    ]
-    assert place.newest["position"]["offsets"][place.topic] == {"0": 50, "1": 50}
-
-
-def send_in_a_transaction(place: Place, events: Sequence[Event]) -> None:
-    """Behind them is a mark, at an offset of its own."""
-    producer = KafkaProducer(bootstrap_servers=place.broker.address, transactional_id=place.topic)
-    producer.init_transactions()
-    producer.begin_transaction()
-    for event in events:
-        producer.send(place.topic, line(event).strip())
-    producer.commit_transaction()
-    producer.close()
-
-
-def test_retention_that_has_passed_a_mark_of_a_transaction_alone(broker: Broker, tmp_path: Path) -> None:
-    """It is no record: whoever has read all goes on, over a rebalance and from a start."""
-    place = new_place(broker, tmp_path)
-
-    def until_at(run: Run, offset: int) -> None:
-        run.until(lambda: place.committed()["", 0][0] == offset, f"P is {offset}: nothing lags")
-        run.until(lambda: place.reached() == offset and place.named() == place.checkpoints()[-1], "C too")
-        delete_below(place, offset)
-
-    send_in_a_transaction(place, EVENTS[:50])
-    with place.run() as run:
-        place.until_answered(run, 50)
-        until_at(run, 51)
-        with place.run() as other:
-            other.says("standing by with checkpoint ")
-            place.send(EVENTS[50:60])
-            place.until_answered(run, 60)
-            assert other.stops() == 0
-        send_in_a_transaction(place, EVENTS[60:100])
-        place.until_answered(run, 100)
-        until_at(run, 102)
-        assert run.stops() == 0
-    with place.run() as run:
-        run.says("goes on from")
-        place.send(EVENTS[100:120])
-        place.until_answered(run, 120)
-        assert run.stops() == 0
-    assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:120]]
-
-
 def test_messages_larger_than_what_is_fetched_at_once(broker: Broker, tmp_path: Path) -> None:
     """They are read all the same, also those beyond what clients and topics take by default (1 MiB).
 
@@ -290,21 +180,6 @@ def test_messages_larger_than_what_is_fetched_at_once(broker: Broker, tmp_path: 
     assert dead.value == b"{" + large[1]
     assert [each["id"] for each in place.predictions()][20:] == ["w0", "w2", "w0", "w1"]
     assert place.newest["records"] == 24
-
-
-def test_predictions_without_keys_for_a_compacted_topic(broker: Broker, tmp_path: Path) -> None:
-    """The client has no name for the broker's code."""
-    place = new_place(broker, tmp_path)
-    with administrator(broker) as admin:
-        compact = {"cleanup.policy": "compact"}
-        admin.alter_configs([ConfigResource("TOPIC", place.name(".predictions"), compact)])
-    place.send(EVENTS[:50])
-    with place.run() as run:
-        assert run.ends() == 4
-    assert "is cleanup.policy compact set on an output's topic? That takes no record" in last_line(run.said)
-    with place.command("topics --check") as topics:
-        assert topics.ends() == 0
-    assert "those without a key are refused: set it to delete" in topics.said
 
 
 def test_outputs_that_are_too_large_for_their_topics(broker: Broker, tmp_path: Path) -> None:

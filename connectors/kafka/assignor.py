@@ -15,6 +15,8 @@ from aiokafka.coordinator.protocol import (
 )
 
 VERSION = 0
+ASSIGNOR = "streamlearn-one-learner"
+"""By this name a group of workers is known."""
 
 
 def choose(held: Mapping[str, int]) -> str:
@@ -29,7 +31,7 @@ def one_learner(epoch: Callable[[], int]) -> type[AbstractPartitionAssignor]:
     """
 
     class OneLearner(AbstractPartitionAssignor):  # type: ignore[misc]
-        name = "streamlearn-one-learner"
+        name = ASSIGNOR
 
         @classmethod
         def assign(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import for_code
 from kafka import KafkaAdminClient, errors
 
 from connectors.kafka.boxes import Place
@@ -25,38 +26,56 @@ MOST_EPOCHS = 1 << 31
 
 @dataclass(frozen=True)
 class Committed:
-    """published: P by partition, where there is one. checkpoint, epoch: of the metadata."""
+    """published: P by partition, where there is one. checkpoint, epoch: of the metadata. gaps: offsets
+    between which there was no record, as known (see `Gaps`)."""
 
     published: Mapping[Place, int] = field(default_factory=dict)
     checkpoint: str | None = None
     epoch: int = 0
+    gaps: Mapping[Place, tuple[int, int]] = field(default_factory=dict)
 
 
 class Asker:
-    """Asks what the group has committed, over one connection for all the times. Belongs to the loop."""
+    """Asks about the group, over one connection for all the times. Belongs to the loop.
+
+    Its questions raise what the client does.
+    """
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._admin: AIOKafkaAdminClient | None = None
 
-    async def ask(self) -> Mapping[Any, Any]:
-        """Offset and metadata by partition. Raises what the client does."""
+    async def committed(self) -> Mapping[Any, Any]:
+        """Offset and metadata by partition."""
+        group = str(self._options.group)
+        found: Mapping[Any, Any] = await self._ask(lambda admin: admin.list_consumer_group_offsets(group))
+        return found
+
+    async def members(self) -> dict[str, Any]:
+        """The group as the broker describes it: state, protocol_type, protocol, members."""
+        group = str(self._options.group)
+        (answer,) = await self._ask(lambda admin: admin.describe_consumer_groups([group]))
+        (found,) = answer.to_object()["groups"]
+        if found["error_code"]:
+            raise for_code(found["error_code"])
+        return dict(found)
+
+    async def _ask(self, question: Callable[[AIOKafkaAdminClient], Awaitable[Any]]) -> Any:
         kept = self._admin is not None
         try:
-            return await self._ask()
+            return await self._once(question)
         except Exception:
             if not kept:
                 raise
             # The broker may have been away since the last time, and be back.
-            return await self._ask()
+            return await self._once(question)
 
-    async def _ask(self) -> Mapping[Any, Any]:
+    async def _once(self, question: Callable[[AIOKafkaAdminClient], Awaitable[Any]]) -> Any:
         try:
             if self._admin is None:
                 self._admin = AIOKafkaAdminClient(**self._options.connection)
                 await self._admin.start()
-            found: Mapping[Any, Any] = await self._admin.list_consumer_group_offsets(str(self._options.group))
-            return found
+            return await question(self._admin)
         except BaseException:
             await self.close()
             raise
@@ -79,7 +98,7 @@ async def read_committed(
     """
     asking = asker or Asker(options)
     try:
-        answer = await asking.ask()
+        answer = await asking.committed()
     except Exception as error:
         # A new broker's coordinator comes with the first question for it, a moment later.
         if not getattr(error, "retriable", False):
@@ -98,7 +117,7 @@ async def read_committed(
     names = [at for place, at in said.items() if place[0] == topic]
     named, epoch = max(((name or "", epoch) for name, epoch in names), default=("", 0))
     ours = {place: at[0] for place, at in found.items() if said[place][0] is not None}
-    return Committed(ours, named or None, epoch)
+    return Committed(ours, named or None, epoch, gaps_of(found))
 
 
 async def _surely(options: Options) -> dict[Place, tuple[int, str]]:
@@ -153,7 +172,26 @@ def interpret(group: str, topic: str, found: Mapping[Place, tuple[int, str]]) ->
             "or they were reset by hand. `streamlearn checkpoints use ID` (with these settings) puts them "
             "right, or start with another source.group_id and checkpoint.folder"
         )
-    return Committed({place: offset for place, (offset, _) in found.items()}, checkpoint, epoch)
+    published = {place: offset for place, (offset, _) in found.items()}
+    return Committed(published, checkpoint, epoch, gaps_of(found))
+
+
+def metadata_of(checkpoint: str | None, epoch: int, gap: tuple[int, int] | None) -> str:
+    """What stands beside a committed offset."""
+    body = {"checkpoint": checkpoint, "epoch": epoch} | ({"gap": gap} if gap is not None else {})
+    return json.dumps(body, separators=(",", ":"))
+
+
+def gaps_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, tuple[int, int]]:
+    """Those that the metadata name."""
+    gaps = {}
+    for place, (_, metadata) in found.items():
+        if _parse(metadata)[0] is None:
+            continue
+        match json.loads(metadata).get("gap"):
+            case [int(begin), int(end)] if 0 <= begin < end:
+                gaps[place] = begin, end
+    return gaps
 
 
 def _parse(metadata: str) -> tuple[str | None, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -15,7 +14,7 @@ from aiokafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError
 from aiokafka.structs import OffsetAndMetadata
 
 from connectors.kafka.boxes import Named, Outbox, Parcel, Place
-from connectors.kafka.committed import read_committed
+from connectors.kafka.committed import metadata_of, read_committed
 from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt
 from connectors.kafka.records import BATCH_BYTES, batches
@@ -45,7 +44,7 @@ class Committer:
     """Owns the producer, and commits what comes into the outbox. All methods belong to the loop.
 
     answered: called after every commit. owning: returns once the partitions are this member's. behind: how
-    many records wait for the learner.
+    many records wait for the learner. gap: see `Gaps.last`.
     """
 
     def __init__(
@@ -56,9 +55,11 @@ class Committer:
         answered: Callable[[], None],
         owning: Callable[[], Awaitable[object]],
         behind: Callable[[], int],
+        gap: Callable[[Place], tuple[int, int] | None] = lambda place: None,
     ) -> None:
         self.options, self.outbox = options, outbox
         self._handed, self._answered, self._owning, self._behind = handed, answered, owning, behind
+        self._gap = gap
         self.producer: AIOKafkaProducer | None = None
         self.consumer: AIOKafkaConsumer | None = None
         """Whose commits go beside the outputs where they can't go with them."""
@@ -219,8 +220,10 @@ class Committer:
     def _offsets(
         self, published: dict[Place, int], name: str | None
     ) -> dict[TopicPartition, OffsetAndMetadata]:
-        metadata = json.dumps({"checkpoint": name, "epoch": self.epoch}, separators=(",", ":"))
-        return {TopicPartition(*p): OffsetAndMetadata(offset, metadata) for p, offset in published.items()}
+        return {
+            TopicPartition(*place): OffsetAndMetadata(offset, metadata_of(name, self.epoch, self._gap(place)))
+            for place, offset in published.items()
+        }
 
     async def stop(self) -> None:
         if self.producer is not None:

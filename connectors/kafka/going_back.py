@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from connectors.kafka.boxes import Place
 from connectors.kafka.refusals import refuse_outside
@@ -19,16 +19,24 @@ def flat(offsets: Offsets) -> dict[Place, int]:
 
 
 def skipped(
-    wanted: Offsets, first: Mapping[Place, int], last: Mapping[Place, int], skip: bool
+    wanted: Offsets,
+    first: Mapping[Place, int],
+    last: Mapping[Place, int],
+    skip: bool,
+    over: Callable[[Place, int], int],
 ) -> dict[str, dict[int, int]]:
     """Where retention has passed what the checkpoint wants next: where the log (`first` to `last`) begins.
+
+    over: where whoever has all below an offset may go on as well; up to there nothing is lost.
 
     Raises StateMismatch if such records are not to be skipped.
     """
     begin: dict[str, dict[int, int]] = {}
     for place, offset in flat(wanted).items():
         topic, partition = place
-        if offset < first.get(place, 0):
+        if offset < first.get(place, 0) <= over(place, offset):
+            begin.setdefault(topic, {})[partition] = over(place, offset)
+        elif offset < first.get(place, 0):
             if not skip:
                 refuse_outside(place, offset, first[place], last[place])
             log.error(

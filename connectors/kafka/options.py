@@ -33,6 +33,7 @@ class Options:
     limits: bytes that a batch of messages may have, by topic. ids: by topic that is read, once that is
     checked; a topic made anew has another one. consumer, producer: what is passed on.
     reach: what `connectors.kafka.reach` wants to know. topic: of the events.
+    reads: the topics that are read; others are written to.
     merge_idle: seconds after which a partition without records is left out of the merging by time; None: no
     merging.
     """
@@ -53,6 +54,7 @@ class Options:
     consumer: Mapping[str, Any] = field(default_factory=dict, repr=False)
     producer: Mapping[str, Any] = field(default_factory=dict, repr=False)
     topic: str = ""
+    reads: frozenset[str] = frozenset()
     merge_idle: float | None = None
     reach: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -64,6 +66,14 @@ class Options:
     @property
     def transactional_id(self) -> str:
         return f"streamlearn.{self.group}"
+
+    @property
+    def principal(self) -> str:
+        """As whom the broker knows us, in the words of its ACLs."""
+        name = self.connection.get("sasl_plain_username")
+        if name is None and (self.reach.get("security") or {}).get("certificate_file"):
+            return "the user of source.security.certificate_file"
+        return f"User:{name or 'ANONYMOUS'}"
 
     @property
     def more_of_consumer(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from kafka import errors
 from connectors.kafka.errors import explain
 from connectors.kafka.options import Options
 from connectors.kafka.refusals import refuse_anew
-from connectors.kafka.topics import Topic, describe_once
+from connectors.kafka.topics import Topic, describe_once, refuse_denied
 from streamlearn.events import Unreachable
 
 RETRY_SECONDS = 0.5
@@ -41,7 +41,8 @@ async def attempt(options: Options, start: Callable[[], Awaitable[Any]]) -> None
 
 
 async def refuse_gone(options: Options) -> None:
-    """Raises Unreachable if a topic that was there is there no more, StateMismatch if it was made anew.
+    """Raises Unreachable if a topic that was there is there no more, or is not shown to us any more;
+    StateMismatch if it was made anew.
 
     Nothing while nobody answers. The client waits for one for ever: it might come yet.
     """
@@ -50,11 +51,12 @@ async def refuse_gone(options: Options) -> None:
         # A broker that has just started may not know everything yet: it is asked twice.
         await asyncio.sleep(LOOK_AGAIN_SECONDS if again else 0)
         try:
-            there = await asyncio.to_thread(describe_once, options.connection, missing, TRY_SECONDS)
+            found = await asyncio.to_thread(describe_once, options.connection, missing, TRY_SECONDS)
         except errors.KafkaError:
             return
-        _compare(options, there)
-        missing = [name for name in missing if name not in there]
+        refuse_denied(options, found.denied)
+        _compare(options, found.there)
+        missing = [name for name in missing if name not in found.there]
         if not missing:
             return
     raise Unreachable(
@@ -69,7 +71,7 @@ async def refuse_other_ids(options: Options) -> None:
     """
     with suppress(errors.KafkaError):
         asked = asyncio.to_thread(describe_once, options.connection, list(options.ids), TRY_SECONDS)
-        _compare(options, await asked)
+        _compare(options, (await asked).there)
 
 
 def _compare(options: Options, there: Mapping[str, Topic]) -> None:

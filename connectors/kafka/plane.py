@@ -62,8 +62,10 @@ class DataPlane(Service):
         self.consumer: AIOKafkaConsumer | None = None
         self._assigned = asyncio.Event()
         self._gate = asyncio.Event()
+        self.gaps = Gaps()
+        answered, owning, gap = self._answered, self._assigned.wait, self.gaps.last
         self.committer = Committer(
-            options, self.outbox, self._handed, self._answered, self._assigned.wait, lambda: self.inbox.depth
+            options, self.outbox, self._handed, answered, owning, lambda: self.inbox.depth, gap
         )
         self.watch = Watch(options, self.inbox, self.outbox, self.committer, self._gate.is_set)
         self.standby = Asker(options)
@@ -75,7 +77,6 @@ class DataPlane(Service):
         self._commands = Inbox(COMMANDS_BYTES, lambda: loop.call_soon_threadsafe(self._room.set))
         self.next: dict[Place, int] = {}
         """The record after the last one that went into the inbox, or the end of the gap behind that."""
-        self.gaps = Gaps()
         self._owned: frozenset[TopicPartition] = frozenset()
         self._assignment: frozenset[TopicPartition] = frozenset()
         self._incomplete_since: float | None = None

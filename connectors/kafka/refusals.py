@@ -42,7 +42,9 @@ def refuse_outside(place: Place, at: int, first: int, last: int) -> None:
         return
     topic, partition = place
     if at < first:
+        # Which of them were marks nobody knows any more.
         what = f"the log begins at {first}: retention has passed it, up to {first - at} records are gone"
+        what += " (marks of transactions count too)"
         way = "`streamlearn checkpoints use ID --skip-lost` (with these settings) goes on without them, or"
     else:
         what, way = f"the log ends at {last}: it was cut or made anew", "bring the records back, or"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from connectors.kafka.murmur import partition_of
 from connectors.kafka.options import options_of
 from connectors.kafka.records import HEADER, bytes_of
 from connectors.kafka.source import KafkaSource
-from connectors.kafka.topics import Topic, describe
+from connectors.kafka.topics import Topic, compacted, describe, refuse_missing
 from streamlearn.codec import encode_prediction, encode_too_large, original
 from streamlearn.events import (
     Output,
@@ -90,6 +91,16 @@ class KafkaSink:
         """Whether its commits say which checkpoint is the truth."""
         return self._source is not None
 
+    def look(self, marks: Mapping[str, int] | None) -> list[str]:
+        """For `streamlearn check`: see `Sink`. Raises Unreachable."""
+        names = [self._predictions, self._dead_letters]
+        if self._source is None:
+            found = asyncio.run(describe(self._options, names))
+            refuse_missing(self._options, found, names)
+            return compacted(found.there)
+        there = self._source.topics
+        return compacted({name: there[name] for name in [*names, self._answers] if name in there})
+
     def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:
         """Begin. Outputs of records below the group's committed offsets are left out when they come again."""
         self._epoch = epoch
@@ -99,15 +110,10 @@ class KafkaSink:
         else:
             self._link = Link(self._options)
             self._link.start()
-            self._topics = self._link.call(
-                lambda: describe(self._options, [self._predictions, self._dead_letters])
-            )
-            missing = {self._predictions, self._dead_letters} - set(self._topics)
-            if missing:
-                raise Unreachable(
-                    f"{self._options.where}: there is no topic {', '.join(sorted(missing))}: "
-                    "`streamlearn topics` makes it"
-                )
+            names = [self._predictions, self._dead_letters]
+            found = self._link.call(lambda: describe(self._options, names))
+            refuse_missing(self._options, found, names)
+            self._topics = found.there
             self._options.limits = {name: topic.largest for name, topic in self._topics.items()}
             link = self._link
             link.call(lambda: link.plane.committer.start(transactional=False))

@@ -13,14 +13,16 @@ from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.ends import ends_of
 from connectors.kafka.going_back import Offsets, furthest, skipped
 from connectors.kafka.link import Link
+from connectors.kafka.members import Members, surveyed
 from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
 from connectors.kafka.refusals import refuse_other, refuse_outside
-from connectors.kafka.topics import Topic, describe
+from connectors.kafka.topics import Topic, commands_of, describe, refuse_missing
 from streamlearn.events import (
     Claim,
     Record,
     Resume,
+    Standing,
     StateMismatch,
     Stopped,
     Traffic,
@@ -70,6 +72,7 @@ class KafkaSource:
         self._producer: Mapping[str, Any] = {}
         self._stopped: Callable[[], bool] = lambda: False
         self._heard = 0.0
+        self._members = Members(self._options, self.topic)
 
     def pair(
         self,
@@ -119,7 +122,7 @@ class KafkaSource:
                     raise Stopped("stopped while standing by")
             if stood_by:
                 # They may have grown meanwhile.
-                self._topics |= link.call(lambda: describe(options, names), stopped)
+                self._topics |= link.call(lambda: describe(options, names), stopped).there
             if not link.call(lambda: plane.whole(self._read()), stopped):
                 continue
             committed, still = link.call(lambda: plane.claim(self.topic), stopped)
@@ -130,7 +133,7 @@ class KafkaSource:
         """What `claim` would say now, without becoming a member of the group."""
         link = self._connect([self.topic, *self._outputs], [self._commands, self._answers], lambda: False)
         grouped = replace(self._options, group=self._group)
-        return self._claim_of(link.call(lambda: read_committed(grouped, self.topic)), lambda: False)
+        return self._claim_of(link.call(lambda: surveyed(grouped, self.topic)), lambda: False)
 
     def _claim_of(self, committed: Committed, stopped: Callable[[], bool]) -> Claim:
         link = self.link
@@ -156,6 +159,7 @@ class KafkaSource:
         if at in published and at not in committed.published:
             published[at] = last[at]  # what was asked for before there was anybody to ask
         plane.committer.published = published
+        plane.gaps.learn(committed.gaps)
         return Claim(
             committed.checkpoint,
             committed.epoch,
@@ -170,25 +174,14 @@ class KafkaSource:
             self._link = Link(self._options)
             self._link.start()
         link = self._link
-        self._topics = link.call(lambda: describe(self._options, [*names, *more]), stopped)
-        missing = [name for name in names if name not in self._topics]
-        if missing:
-            raise Unreachable(
-                f"{self._options.where}: there is no topic {', '.join(missing)}: `streamlearn topics` with "
-                "these settings makes what is missing"
-            )
-        self._options.limits = {name: topic.largest for name, topic in self._topics.items()}
-        if more and set(more) <= set(self._topics):
-            if self._topics[self._commands].partitions > 1:
-                raise UsageError(
-                    f"topic {self._commands} has several partitions: commands need one, in order"
-                )
-            link.plane.commands_topic = self._commands
-        elif more:
-            log.warning(
-                "there is no topic %s: commands (`streamlearn tell`) are off; `streamlearn topics` makes it",
-                " and no topic ".join(name for name in more if name not in self._topics),
-            )
+        options = self._options
+        options.reads = frozenset((self.topic, self._commands))
+        found = link.call(lambda: describe(options, [*names, *more]), stopped)
+        refuse_missing(options, found, names)
+        self._topics = dict(found.there)
+        options.limits = {name: topic.largest for name, topic in self._topics.items()}
+        if more:
+            link.plane.commands_topic = commands_of(options, found, *more)
         link.call(lambda: link.plane.connect(self._read()), stopped)
         return link
 
@@ -235,7 +228,8 @@ class KafkaSource:
                 "one, or an older one"
             )
         first, last = link.call(plane.bounds)
-        begin = skipped(dict(reached).get(checkpoint, {}), first, last, skip)
+        plane.gaps.learn(committed.gaps)
+        begin = skipped(dict(reached).get(checkpoint, {}), first, last, skip, plane.gaps.over)
         published = furthest(committed.published, [begin, *dict(reached[oldest:]).values()], last)
         at = self._commands_place
         if at in published and at not in committed.published and not published[at]:
@@ -255,14 +249,15 @@ class KafkaSource:
     def _commands_place(self) -> Place:
         return self._commands, 0
 
-    def committed(self) -> str | None:
-        """For one that stands by, who waits for a broker that is away as long as a learner would: None."""
+    def standing(self) -> Standing:
+        """For one that stands by, who waits for a broker that is away as long as a learner would."""
         options, plane = self._options, self.link.plane
         try:
             timeout = min(ANSWER_SECONDS, options.patience)
             found = self.link.call(
                 lambda: read_committed(options, self.topic, asker=plane.standby), self._stopped, timeout
             )
+            self.link.call(lambda: self._members.look(plane.standby), self._stopped, timeout)
         except Unreachable as error:
             away = time.monotonic() - self._heard
             if away > options.patience:
@@ -270,9 +265,10 @@ class KafkaSource:
                     f"{options.where}: no broker has answered for {away:.0f} s (source.patience): giving up"
                 ) from error
             log.warning("standing by, though no broker answers: %s", error)
-            return None
+            return Standing()
         self._heard = time.monotonic()
-        return found.checkpoint
+        published = {p: offset for (topic, p), offset in found.published.items() if topic == self.topic}
+        return Standing(found.checkpoint, published, self._members.led)
 
     # -- reading
 
@@ -292,6 +288,7 @@ class KafkaSource:
                 start[place] = self._begin.get(place, (first if self._start == "earliest" else last)[place])
             else:
                 start[place] = resume.offsets.get(place[1], first[place])
+            start[place] = link.plane.gaps.over(place, start[place])
             refuse_outside(place, start[place], first[place], last[place])
         for place, offset in link.plane.committer.published.items():
             if offset > last.get(place, offset):
@@ -377,6 +374,9 @@ class KafkaSource:
         over = self.link.plane.gaps.over
         raised = {partition: over((self.topic, partition), at) for partition, at in offsets.items()}
         return {partition: to for partition, to in raised.items() if to > offsets[partition]}
+
+    def commands_passed(self, at: int) -> int:
+        return self.link.plane.gaps.over(self._commands_place, at)
 
     @property
     def silence(self) -> float:

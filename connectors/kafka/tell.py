@@ -18,7 +18,7 @@ from connectors.kafka.errors import explain
 from connectors.kafka.names import read_any
 from connectors.kafka.options import options_of
 from connectors.kafka.reach import reach
-from connectors.kafka.topics import describe_once
+from connectors.kafka.topics import describe_once, refuse_denied
 from streamlearn.events import Unreachable
 
 
@@ -33,13 +33,16 @@ def tell(
     options: those of the source, with `commands` and `answers`, the topics. command: the record, given what
     the answer is to be known by. Raises Unreachable.
     """
-    where = options_of(options).where
     commands, answers = str(options["commands"]), str(options["answers"])
+    given = options_of(options)
+    where, given.reads = given.where, frozenset((answers,))
     reach(options, min(timeout, float(options.get("deadline") or timeout)))
     connection = aiokafka_options(options)
     read_any()
     try:
-        if len(describe_once(connection, [commands, answers], timeout)) < 2:
+        found = describe_once(connection, [commands, answers], timeout)
+        refuse_denied(given, found.denied)
+        if len(found.there) < 2:
             raise Unreachable(
                 f"{where}: there is no topic {commands}, or no topic {answers}: `streamlearn topics` with "
                 "these settings makes what is missing (a running worker sees them at its next start)"

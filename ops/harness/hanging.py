@@ -15,7 +15,7 @@ from typing import Any
 from connectors.files import FileSource
 from connectors.kafka import KafkaSource
 from streamlearn.codec import Codec
-from streamlearn.events import Record, Resume
+from streamlearn.events import Record, Resume, Standing
 
 VARIABLE = "STREAMLEARN_TEST_HANG"
 PAUSE = threading.Event()
@@ -79,7 +79,7 @@ class HangingKafka(KafkaSource):
         self._tell()
         return super().poll(max_records, timeout)
 
-    def committed(self) -> str | None:
+    def standing(self) -> Standing:
         """For one that stands by."""
         self._tell()
-        return super().committed()
+        return super().standing()
