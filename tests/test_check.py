@@ -146,8 +146,8 @@ def test_check_takes_nothing_out_of_a_pipe(tmp_path: Path, capfd: pytest.Capture
 def test_check_takes_folders_that_run_makes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = write_events(tmp_path / "events.jsonl", EVENTS)
     more = [
-        "--sink.predictions",
-        str(tmp_path / "state/predictions.jsonl"),
+        "--sink.dead_letters",
+        str(tmp_path / "state/dead_letters.jsonl"),
         "--report",
         str(tmp_path / "r/s"),
     ]

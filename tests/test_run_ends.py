@@ -87,6 +87,33 @@ def test_standard_input_may_be_that_file_too(tmp_path: Path, capfd: pytest.Captu
     assert here(*flags(tmp_path, path, "--sink.predictions", "/dev/null")) == 0
 
 
+@pytest.mark.parametrize("setting", ["predictions", "dead_letters"])
+@pytest.mark.parametrize("name", ["state/lock", "state/p.jsonl", "state/deep/p", "state", "link/p", "p.link"])
+def test_an_output_inside_the_state_s_folder(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], setting: str, name: str
+) -> None:
+    path = write_events(tmp_path / "events.jsonl", EVENTS)
+    assert here(*flags(tmp_path, path)) == 0
+    (tmp_path / "link").symlink_to("state")
+    (tmp_path / "p.link").symlink_to("state/lock")
+    before = tree(tmp_path)
+    words = flags(tmp_path, path, f"--sink.{setting}", str(tmp_path / name))
+    for command in (words, ["check", *words[1:]]):
+        capfd.readouterr()
+        assert here(*command) == 2
+        assert f"sink.{setting} is {tmp_path / name}, inside checkpoint.folder" in capfd.readouterr().err
+    assert tree(tmp_path) == before
+
+
+def test_the_dead_letters_have_a_place_in_the_state_s_folder(tmp_path: Path) -> None:
+    path = write_events(tmp_path / "events.jsonl", EVENTS)
+    letters = str(tmp_path / "state" / "dead_letters.jsonl")
+    assert here(*flags(tmp_path, path, "--sink.dead_letters", letters)) == 0
+    assert here(*flags(tmp_path, path, "--sink.predictions", letters, "--sink.dead_letters", "-")) == 2
+    beside = str(tmp_path / "state.predictions")
+    assert here(*flags(tmp_path, path, "--sink.predictions", beside, "--sink.dead_letters", letters)) == 3
+
+
 # ---- memory
 
 
