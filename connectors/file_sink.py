@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import select
@@ -12,9 +13,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from connectors.above import CHUNK, Found, foreign, lines, shorter, start_of
+from connectors.above import AGAIN, CHUNK, Found, foreign, lines, shorter, start_of
 from streamlearn.codec import encode_dead_letter, encode_prediction
-from streamlearn.events import Output, Position, Prediction, Rejection, Stalled, Unreachable, UsageError
+from streamlearn.events import (
+    Output,
+    Position,
+    Prediction,
+    Rejection,
+    Stalled,
+    StateMismatch,
+    Unreachable,
+    UsageError,
+)
+
+log = logging.getLogger(__name__)
 
 ATOM = select.PIPE_BUF
 """A pipe that is ready to be written takes so many bytes without blocking."""
@@ -32,10 +44,14 @@ class FileSink:
     Standard output (and anything else that is no regular file) can't be read back: its mark is 0, and what
     was written after the last checkpoint may come again.
 
+    A file has one writer: it is locked (flock) while the sink is open, and its length must be what was
+    written. Another worker that names it, or whoever else changes it, would be overwritten.
+
     `write` only takes outputs into memory and never fails. `flush` raises OSError where the system does
     (a full disk): what wasn't written stays here, and the next `flush` goes on behind the last byte that
     was. It raises Stalled, which is an OSError, once it has waited 0.2 s in all for the reader of a pipe or
-    terminal, and Unreachable once that reader has gone. `close` drops what wasn't flushed.
+    terminal, Unreachable once that reader has gone, and StateMismatch if a file has another length than was
+    written. `close` drops what wasn't flushed.
 
     Options: `predictions` (default "-": standard output), `dead_letters` (default dead_letters.jsonl).
     Raises UsageError for names that can't be resumed or are the same.
@@ -58,17 +74,19 @@ class FileSink:
         """Resume behind `marks`, or start (None): then behind what the files hold.
 
         Raises Unreachable if a file can't be opened (folders are not made), StateMismatch if a file
-        can't be what this state has written.
+        can't be what this state has written, or somebody else is writing it.
         """
         self.close()
         self._epoch = epoch
         try:
             for name, path in self._paths.items():
                 self._files[name] = _Lines(path)
-                self._files[name].resume(None if marks is None else marks.get(name))
             predictions, dead_letters = self._files["predictions"], self._files["dead_letters"]
             if predictions.regular and predictions.same_file(dead_letters):
                 raise UsageError("sink.predictions and sink.dead_letters are one file: name two")
+            for name, file in self._files.items():
+                file.lock()
+                file.resume(None if marks is None else marks.get(name))
         except BaseException:
             self.close()
             raise
@@ -93,6 +111,7 @@ class FileSink:
             except OSError as error:
                 raise Unreachable(f"{path} can't be read: {error.strerror}") from None
             try:
+                refuse_taken(fd, path, fcntl.LOCK_SH)
                 end, length = start_of(fd, path, mark), os.fstat(fd).st_size
                 for found in lines(fd, end, length):
                     end = found.end
@@ -181,6 +200,11 @@ class _Lines:
     def same_file(self, other: _Lines) -> bool:
         return os.path.sameopenfile(self._fd, other._fd)
 
+    def lock(self) -> None:
+        """For as long as it is open. Raises StateMismatch."""
+        if self.regular:
+            refuse_taken(self._fd, self.name, fcntl.LOCK_EX)
+
     def resume(self, mark: int | None) -> None:
         if not self.regular:
             return
@@ -198,7 +222,7 @@ class _Lines:
         """Cut what is behind the last good line; a line that a crash has torn is nothing to speak of."""
         what = foreign(self._fd, self.name, self._length, length)
         if what is not None:
-            logging.getLogger(__name__).warning(
+            log.warning(
                 "%s: %d bytes were cut from there on, and are made again", what, length - self._length
             )
         if length > self._length:
@@ -224,7 +248,10 @@ class _Lines:
 
     def flush(self) -> int:
         # Standard output may be a file, or the null device.
-        is_stream = not stat.S_ISREG(os.fstat(self._fd).st_mode)
+        found = os.fstat(self._fd)
+        if self.regular and found.st_size != self._length:
+            raise changed(self.name, found.st_size, self._length)
+        is_stream = not stat.S_ISREG(found.st_mode)
         waits = _Waits(self._fd if self._terminal < 0 else self._terminal) if is_stream else None
         while self._waiting:
             try:
@@ -279,6 +306,30 @@ class _Lines:
             if self._terminal >= 0:
                 os.close(self._terminal)
             self._fd = self._terminal = -1
+
+
+def refuse_taken(fd: int, name: str, how: int) -> None:
+    """Lock a file, until `fd` is closed. Raises StateMismatch if somebody else has."""
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StateMismatch(
+            f"{name} is being written by another worker, and one would overwrite the other: end that one, or "
+            "name another file (sink.predictions, sink.dead_letters)"
+        ) from None
+    except OSError as error:  # a network's file system may have no locks
+        log.warning("%s can't be locked (%s): take care that no other worker writes it", name, error.strerror)
+
+
+def changed(name: str, length: int, written: int) -> StateMismatch:
+    what, remedy = "cut it", AGAIN
+    if length > written:
+        what = "appended to it"
+        remedy = f"move what stands from byte {written} on elsewhere, a new start would cut it"
+    return StateMismatch(
+        f"{name} has {length} bytes, but this worker has written up to byte {written}: somebody else has "
+        f"{what}, and nothing more is written there; {remedy}"
+    )
 
 
 def _plain(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from itertools import repeat
 from typing import Any, Protocol
@@ -45,6 +46,10 @@ class Reader(Protocol):
     broken: str | None
 
     @property
+    def doubt(self) -> str | None:
+        """Which of the records that were taken may be wrong, once `broken`; None: none of them."""
+
+    @property
     def ready(self) -> int: ...
 
     @property
@@ -72,6 +77,10 @@ class FileSource:
 
     Resuming seeks where it can; a gzip file or a stream is read again from its start, which must be given
     again, and whose fingerprint is compared. `Resume.stopped` ends that within a fraction of a second.
+
+    The checksums of a gzip file are compared before a record of it is delivered, as a member's stands behind
+    its content; a last member that was cut has none yet. A stream can't be read twice: where it proves
+    damaged, the error says which of the records that were delivered may be wrong.
 
     Options: `path` ("-", the default: standard input), `format` (jsonl / msgpack / csv / npz; default: by
     the suffix, for "-" jsonl), `fd` (the descriptor that "-" reads, default 0), `patience` (seconds that
@@ -123,9 +132,15 @@ class FileSource:
         reader.fill(max_records, timeout)
         frames = reader.take(max_records)
         if not frames.values and reader.broken:
+            what = f"{self._opened_input().name} {reader.broken}: record {self._offset} can't be read whole"
+            if reader.doubt is None:
+                raise Unreachable(f"{what} (every record before it was delivered); give the whole file")
             raise Unreachable(
-                f"{self._opened_input().name} {reader.broken}: record {self._offset} can't be read whole "
-                "(every record before it was delivered); give the whole file"
+                f"{what}. Nor need those be right that came {reader.doubt}: they stand before the checksum "
+                "that failed, and the state has learned them. Go back to a checkpoint of before them "
+                "(`streamlearn checkpoints list`, then `use`), or start anew with another "
+                "--checkpoint.folder; and give an intact input (one that is read from its path is verified "
+                "before it is learned from)"
             )
         first = self._offset
         self._offset += len(frames.values)
@@ -182,6 +197,14 @@ class ByteReader:
         self._fruitless = True
         """No record has come of it, neither now nor before the cursor."""
         self.broken: str | None = None
+        self._number = 0
+        self._doubtful: tuple[int | None, str] = None, ""
+        """The newest gzip member that a record was taken of: where it begins, and what to say of those."""
+
+    @property
+    def doubt(self) -> str | None:
+        member, which = self._doubtful
+        return which if self._input.damaged and member == self._input.member else None
 
     @property
     def ready(self) -> int:
@@ -192,7 +215,9 @@ class ByteReader:
         return self._done and self.broken is None
 
     def resume(self, cursor: int, resume: Resume, patience: float) -> None:
+        self._number = resume.offsets.get(0, 0)
         if not cursor:
+            self._input.verify(resume.stopped)
             # A header that can't be used is better refused now; a stream's may be long in coming.
             while self._input.regular and self._cutter.wants_start and not self._done:
                 self._pull()
@@ -204,6 +229,10 @@ class ByteReader:
         head, tail = self._input.prefix(cursor)
         compare(self._input.name, resume.fingerprint, fingerprint_of(head, tail), cursor)
         self._cutter.jump(cursor, (tail or b"")[-1:], resume.fingerprint.get("corrupt_from"))
+        member = self._input.member
+        if member is not None and member < cursor:
+            self._doubtful = member, f"from before record {self._number} on" if member else "from record 0 on"
+        self._input.verify(resume.stopped)
 
     def fill(self, count: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -216,6 +245,10 @@ class ByteReader:
 
     def take(self, count: int) -> Frames:
         frames = self._cutter.take(self._cutter.within(count, AT_ONCE))
+        member = self._input.member
+        if member is not None and frames.ends and frames.ends[-1] > member != self._doubtful[0]:
+            self._doubtful = member, f"from record {self._number + bisect_right(frames.ends, member)} on"
+        self._number += len(frames.values)
         self._fruitless = self._fruitless and not frames.values
         return frames
 

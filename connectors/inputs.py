@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import stat
@@ -11,6 +12,8 @@ from typing import Any
 
 from connectors.gzip_stream import Gunzip
 from streamlearn.events import StateMismatch, Stopped, Unreachable
+
+log = logging.getLogger(__name__)
 
 SAME = "give the same input, which may have grown, or start with another --checkpoint.folder"
 """What to do where the input isn't the one that a state has learned from."""
@@ -23,6 +26,8 @@ TAIL = 4 * 1024
 """A fingerprint covers at most so many bytes before the cursor."""
 KEEP = 32 * 1024 * 1024
 """What can't be read again keeps at most so many of its last bytes for the next fingerprint's tail."""
+LONG = 64 * 1024 * 1024
+"""To verify so many compressed bytes takes seconds, and is said."""
 GLANCE = 0.2
 """Seconds between two looks at whether a long wait is to end."""
 
@@ -67,7 +72,7 @@ class Input:
     A regular file that isn't compressed is `seekable`: read by position, and read again for fingerprints.
     Anything else (gzip, pipes, FIFOs, terminals) is read once: fingerprints are exact for the last KEEP
     bytes, and without their tail for cursors further back. The end of a regular file is where it is now:
-    a file is not followed.
+    a file is not followed. What `verify` has not seen of one, because it was appended since, is not read.
 
     Raises Unreachable, with the name and the reason, if the path can't be opened or read.
     """
@@ -98,11 +103,23 @@ class Input:
         self.seekable = self.regular and self._gunzip is None
         self._trail = None if self.seekable else Trail()
         self._surplus = b""
+        self._verified: int | None = None
+        """So many compressed bytes may still be read; None: all that there are."""
 
     @property
     def ended(self) -> bool:
         """Whether `read` has given all there is."""
         return self._eof and not self._surplus
+
+    @property
+    def member(self) -> int | None:
+        """The byte of the content from which on no checksum has vouched for it yet; None: it isn't gzip."""
+        return None if self._gunzip is None else self._gunzip.member
+
+    @property
+    def damaged(self) -> bool:
+        """Whether what was read of the content from `member` on may be wrong."""
+        return self._gunzip is not None and self._gunzip.fault is not None
 
     def wait(self, timeout: float) -> bool:
         """Whether `read` has something to do, at the latest after `timeout` seconds."""
@@ -162,7 +179,10 @@ class Input:
             if wanted:
                 wanted = tee(used)
             if self.broken and position < cursor:
-                raise Unreachable(f"{self.name} {self.broken}, before byte {cursor}, where the state goes on")
+                raise Unreachable(
+                    f"{self.name} {self.broken}, before byte {cursor} of the content, where the state goes "
+                    "on: nothing new was learned from it; give an intact copy"
+                )
             if self.ended and position < cursor:
                 raise self._shorter(position, cursor)
             if self._trail is not None:
@@ -170,6 +190,36 @@ class Input:
         if self.seekable:
             os.lseek(self._fd, cursor, os.SEEK_SET)
             self._eof, self._surplus = False, b""
+
+    def verify(self, stopped: Callable[[], bool]) -> None:
+        """Compare the checksums of a gzip file, from where reading is to its end, before it is read on.
+
+        A member's checksum stands behind it: who only reads on learns of damage when it has learned the
+        damage. A last member without its end is none yet, and left to `read`; a stream can't be read twice.
+        It goes as `read` does (measured: 200 MB of JSON a second) and in as little memory.
+
+        Raises Unreachable for what is damaged, Stopped soon after `stopped` has become true.
+        """
+        if self._gunzip is None or not self.regular:
+            return
+        ahead, first = self._gunzip.copy(), os.lseek(self._fd, 0, os.SEEK_CUR)
+        size = os.fstat(self._fd).st_size - first
+        if size > LONG:
+            log.info("%s: checksums of %d MB are compared before it is learned from", self.name, size >> 20)
+        at = first
+        while ahead.fault is None:
+            if stopped():
+                raise Stopped(f"stopped while the checksums of {self.name} were compared")
+            raw = b"" if ahead.pending else self._pread(BLOCK, at)
+            if not raw and not ahead.pending:
+                self._verified = at - first
+                return
+            ahead.feed(raw)
+            at += len(raw)
+        raise Unreachable(
+            f"{self.name} holds corrupt gzip data ({ahead.fault}): that was found before any of "
+            "its records was read, so nothing new was learned from it; give an intact copy (`gzip -t` tests)"
+        )
 
     def prefix(self, cursor: int) -> tuple[bytes, bytes | None]:
         """The first min(HEAD, cursor) bytes, and the last min(TAIL, cursor) before the cursor if known."""
@@ -198,12 +248,14 @@ class Input:
             data = gunzip.feed(b"")
         else:
             try:
-                raw = os.read(self._fd, BLOCK)
+                raw = os.read(self._fd, BLOCK if self._verified is None else min(BLOCK, self._verified))
             except BlockingIOError:
                 return b""
             except OSError as error:
                 raise Unreachable(f"{self.name} can't be read: {reason(error)}") from None
             self._eof = not raw
+            if self._verified is not None:
+                self._verified -= len(raw)
             if not self._decided:
                 raw = self._undecided = self._undecided + raw
                 if raw == b"\x1f" and not self._eof:
@@ -211,8 +263,8 @@ class Input:
                 self._decide(raw)
                 gunzip = self._gunzip
             data = raw if gunzip is None else gunzip.feed(raw)
-        if gunzip is not None and gunzip.broken:
-            self.broken = "holds corrupt gzip data"
+        if gunzip is not None and gunzip.fault is not None:
+            self.broken = f"holds corrupt gzip data ({gunzip.fault})"
         elif gunzip is not None and self._eof and not gunzip.complete:
             self.broken = "is a gzip file that was cut"
         return data

@@ -41,6 +41,9 @@ class NpzReader:
     UsageError for arrays that make no rows.
     """
 
+    doubt: str | None = None
+    """No row is handed out before all has been read, checksums and all."""
+
     def __init__(self, input: Input, most: int = 8 << 30) -> None:
         self._input = input
         self._most = most

@@ -29,6 +29,7 @@ from streamlearn.flags import read_layers
 from streamlearn.logs import setup
 from streamlearn.run import guarded
 from streamlearn.settings import SettingsError
+from streamlearn.wiring import report_writable
 
 FORMATS = ("text", "markdown", "json")
 FAILED, UNEQUAL = 1, 2
@@ -92,6 +93,7 @@ def results_path(config: str, tuning: bool) -> Path:
 
 
 def _bench(plan: Plan, results: Results, switches: Switches, command: str) -> int:
+    report_writable(plan.base)
     failures: list[Ended] = []
     if switches.table:
         results.read()

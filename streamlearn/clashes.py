@@ -1,8 +1,11 @@
-"""Two purposes of one topic, two clusters of one worker: settings that are refused before anything runs."""
+"""Two purposes of one topic or folder, two clusters of one worker: settings refused before anything runs."""
 
 from __future__ import annotations
 
+import os
+
 from streamlearn.settings import (
+    FILE_SINK,
     KAFKA_SINK,
     KAFKA_SOURCE,
     Settings,
@@ -13,6 +16,7 @@ from streamlearn.settings import (
 )
 
 DEFAULT_PORT = 9092
+DEAD_LETTERS = "dead_letters.jsonl"
 
 
 def refuse_clashes(settings: Settings) -> None:
@@ -43,8 +47,27 @@ def refuse_clashes(settings: Settings) -> None:
             problems.append(
                 f"{other} and {setting} are both {topic}: a topic has one purpose, name another one"
             )
+    problems += _inside_the_state(settings)
     if problems:
         raise SettingsError(*problems)
+
+
+def _inside_the_state(settings: Settings) -> list[str]:
+    """Outputs among the checkpoints, where the lock and the manifests are; the dead letters have a place."""
+    if sink_connector(settings) != FILE_SINK:
+        return []
+    folder, names = os.path.realpath(settings.checkpoint.folder), outputs(settings)
+    problems = []
+    for name, path in (("predictions", names.predictions), ("dead_letters", names.dead_letters)):
+        place = os.path.realpath(path)
+        own = name == "dead_letters" and place == os.path.join(folder, DEAD_LETTERS)
+        if path != "-" and not own and f"{place}/".startswith(f"{folder.rstrip('/')}/"):
+            problems.append(
+                f"sink.{name} is {path}, inside checkpoint.folder ({settings.checkpoint.folder}), which is "
+                f"for checkpoints and, in {DEAD_LETTERS}, dead letters: name a file elsewhere (one that a "
+                "state has written before may be moved there)"
+            )
+    return problems
 
 
 def _servers(text: str | None) -> set[str]:

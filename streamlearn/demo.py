@@ -30,7 +30,7 @@ from streamlearn.logs import setup
 from streamlearn.report import write_report
 from streamlearn.run import guarded
 from streamlearn.settings import Settings, SettingsError
-from streamlearn.wiring import read_events
+from streamlearn.wiring import read_events, report_writable
 
 METHODS = ("finetune", "er")
 """They always race; beside them, what `method` names, if that is something else."""
@@ -61,6 +61,7 @@ def demo(words: Sequence[str]) -> int:
 def _demo(settings: Settings) -> int:
     if settings.source.dataset is None:
         raise SettingsError("the demo runs on a data set: set source.dataset (digits needs nothing else)")
+    report_writable(settings)
     torch.set_deterministic_debug_mode("error")
     console = Console()
     events, tests = read_events(settings), read_events(settings, split="test", order="as_is")

@@ -90,8 +90,16 @@ def stat_of(path: str | None, descriptor: int) -> os.stat_result | None:
 
 
 def report_writable(settings: Settings) -> None:
-    if settings.report is not None:
+    """Can the report be written, once there is one? Raises UsageError, OSError."""
+    if settings.report is None:
+        return
+    try:
         writable(settings.report)
+    except NotADirectoryError as error:
+        raise UsageError(
+            f"report is {settings.report}, but {error.filename}: not a folder; the report is several files: "
+            "name a folder, which will be made"
+        ) from None
 
 
 def writable(folder: str) -> None:

@@ -70,7 +70,7 @@ def test_check_where_there_is_a_state(tmp_path: Path, capfd: pytest.CaptureFixtu
         (["--source.path", "/nowhere/e.jsonl"], 4, "/nowhere/e.jsonl can't be opened"),
         (["--sink.predictions", "/nowhere/p"], 4, "the folder /nowhere does not exist"),
         (["--sink.predictions", "/tmp"], 4, "/tmp can't be written: it is a folder"),
-        (["--report", "/dev/null/report"], 6, "/dev/null: not a folder"),
+        (["--report", "/dev/null/report"], 2, "/dev/null: not a folder"),
         (["--checkpoint.folder", "/dev/null/state"], 6, "/dev/null: not a folder"),
         (["--nothing", "1"], 2, "unknown setting nothing"),
         (["--source.path", "null"], 2, "no source of events"),
@@ -146,8 +146,8 @@ def test_check_takes_nothing_out_of_a_pipe(tmp_path: Path, capfd: pytest.Capture
 def test_check_takes_folders_that_run_makes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = write_events(tmp_path / "events.jsonl", EVENTS)
     more = [
-        "--sink.predictions",
-        str(tmp_path / "state/predictions.jsonl"),
+        "--sink.dead_letters",
+        str(tmp_path / "state/dead_letters.jsonl"),
         "--report",
         str(tmp_path / "r/s"),
     ]

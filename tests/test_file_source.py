@@ -233,8 +233,13 @@ def test_a_damaged_gzip_gives_what_was_whole_then_says_where(
     path.write_bytes({"cut": data[: len(data) // 2], "tail": data[:-6], "flip": data}[damage])
     fd = os.open(path, os.O_RDONLY)
     source = FileSource({"path": "-", "fd": fd} if stdin else {"path": str(path)})
-    source.open(Resume())
     got: list[Record] = []
+    if damage == "flip" and not stdin:  # what can be read twice is not given at all
+        with pytest.raises(Unreachable, match="nothing new was learned from it"):
+            source.open(Resume())
+        os.close(fd)
+        return
+    source.open(Resume())
     with pytest.raises(Unreachable, match="gzip") as caught:
         while True:
             got += source.poll(11, 10)

@@ -15,7 +15,7 @@ from streamlearn import run, wiring
 from streamlearn.events import Source
 from streamlearn.run import guarded
 from streamlearn.settings import Settings
-from tests.processes import count_lines, flags, here, line, tree, write_events
+from tests.processes import ROOT, count_lines, flags, here, line, tree, write_events
 from tests.streams import vectors
 from tests.test_run import GARBAGE, again
 
@@ -85,6 +85,57 @@ def test_standard_input_may_be_that_file_too(tmp_path: Path, capfd: pytest.Captu
         assert here(*flags(tmp_path, "-", *more)) == 2
     assert "is the file that is read" in capfd.readouterr().err
     assert here(*flags(tmp_path, path, "--sink.predictions", "/dev/null")) == 0
+
+
+@pytest.mark.parametrize("setting", ["predictions", "dead_letters"])
+@pytest.mark.parametrize("name", ["state/lock", "state/p.jsonl", "state/deep/p", "state", "link/p", "p.link"])
+def test_an_output_inside_the_state_s_folder(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], setting: str, name: str
+) -> None:
+    path = write_events(tmp_path / "events.jsonl", EVENTS)
+    assert here(*flags(tmp_path, path)) == 0
+    (tmp_path / "link").symlink_to("state")
+    (tmp_path / "p.link").symlink_to("state/lock")
+    before = tree(tmp_path)
+    words = flags(tmp_path, path, f"--sink.{setting}", str(tmp_path / name))
+    for command in (words, ["check", *words[1:]]):
+        capfd.readouterr()
+        assert here(*command) == 2
+        assert f"sink.{setting} is {tmp_path / name}, inside checkpoint.folder" in capfd.readouterr().err
+    assert tree(tmp_path) == before
+
+
+def test_the_dead_letters_have_a_place_in_the_state_s_folder(tmp_path: Path) -> None:
+    path = write_events(tmp_path / "events.jsonl", EVENTS)
+    letters = str(tmp_path / "state" / "dead_letters.jsonl")
+    assert here(*flags(tmp_path, path, "--sink.dead_letters", letters)) == 0
+    assert here(*flags(tmp_path, path, "--sink.predictions", letters, "--sink.dead_letters", "-")) == 2
+    beside = str(tmp_path / "state.predictions")
+    assert here(*flags(tmp_path, path, "--sink.predictions", beside, "--sink.dead_letters", letters)) == 3
+
+
+# ---- a report is a folder
+
+
+@pytest.mark.parametrize("command", ["run", "check", "demo", "bench"])
+def test_a_report_that_is_a_file_is_said_before_anything_runs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    words = flags(tmp_path, write_events(tmp_path / "events.jsonl", EVENTS))[1:]
+    if command in ("demo", "bench"):
+        words = []
+    if command == "bench":
+        config = str(ROOT / "ops/bench/smoke.toml")
+        words = ["--config", config, "--results", str(tmp_path / "results.jsonl")]
+    report = tmp_path / "report.html"
+    report.write_text("an older one")
+    before = tree(tmp_path)
+    for name in (report, report / "folder"):
+        assert here(command, *words, "--report", str(name)) == 2
+        captured = capfd.readouterr()
+        assert f"report is {name}, but {report}: not a folder;" in captured.err
+        assert "learned" not in captured.out
+    assert tree(tmp_path) == before
 
 
 # ---- memory
