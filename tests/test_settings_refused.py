@@ -1,0 +1,86 @@
+"""Settings that would be ignored, misread or too large to be computed with: refused, status 2, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.processes import flags, here, write_events
+from tests.streams import vectors
+
+
+def refused(folder: Path, capfd: pytest.CaptureFixture[str], command: str, *more: str) -> str:
+    """What is said where it ends with status 2 and has made nothing."""
+    path = write_events(folder / "events.jsonl", vectors(20))
+    assert here(command, *flags(folder, path, *more)[1:]) == 2
+    err = capfd.readouterr().err
+    assert "Traceback" not in err and not (folder / "state").exists()
+    return err
+
+
+# ---- tables of methods and modifiers, in use or not
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--method.er.memmory", "3"], "method.er.memmory: there is no such parameter; er has none"),
+        (
+            ["--method.view_batch.veiws", "3"],
+            "method.view_batch.veiws: there is no such parameter, did you mean method.view_batch.views? "
+            "view_batch has ",
+        ),
+        (
+            ["--method.name=onpro", "--method.onpro.mixx=1"],
+            "method.onpro.mixx: there is no such parameter, did you mean method.onpro.mix? "
+            "onpro has cross_entropy, ",
+        ),
+        (["--method.onpro.mix", "2"], "method.onpro.mix: Input should be less than or equal to 1"),
+        (["--method.onpro", '{"mix": {"er": 1}}'], "method.onpro.mix: Input should be a valid number"),
+        (["--method.finetun.a", "1"], "did you mean method.finetune?"),
+        (["--method.er", "3"], "method.er (flag --method.er) is a table of parameters: give method.er.NAME"),
+        (["--method.err", "3"], "unknown setting method.err (flag --method.err): did you mean method.er?"),
+        (["--method.name", "err"], "there is no method 'err', did you mean er? there is er, "),
+    ],
+)
+def test_a_parameter_that_its_method_does_not_have(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str, more: list[str], words: str
+) -> None:
+    assert words in refused(tmp_path, capfd, command, *more)
+
+
+def test_every_wrong_parameter_is_named_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    more = ("--method.er.a=1", "--method.onpro.mixx=1", "--method.onpro.feedback=x")
+    err = refused(tmp_path, capfd, "check", *more)
+    assert all(f"method.{name}: " in err for name in ("er.a", "onpro.mixx", "onpro.feedback"))
+
+
+def test_a_wrong_parameter_in_a_variable(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMLEARN_METHOD__ER__FOO", "five")
+    assert "method.er.foo: there is no such parameter" in refused(tmp_path, capfd, "check")
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("[method.finetun]", "did you mean method.finetune?"),
+        ("[method.er.memmory]", "method.er.memmory: there is no such parameter"),
+        ("[method]\ner = 3", "is a table of parameters: give method.er.NAME a value"),
+    ],
+)
+def test_a_wrong_table_in_the_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], table: str, words: str
+) -> None:
+    (tmp_path / "run.toml").write_text(table, "utf-8")
+    assert words in refused(tmp_path, capfd, "check", "--config", str(tmp_path / "run.toml"))
+
+
+def test_tables_that_are_right_stay_though_nothing_uses_them(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("[method.er]\n[method.onpro]\nmix = 0.5\n", "utf-8")
+    path = write_events(tmp_path / "events.jsonl", vectors(20))
+    more = ("--config", str(tmp_path / "run.toml"), "--method.view_batch.views", "2")
+    assert here(*flags(tmp_path, path, *more)) == 0
