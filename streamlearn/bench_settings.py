@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from streamlearn.config import Section
 from streamlearn.flags import Said
+from streamlearn.section import Section
 
 OWN = ("bench", "streams", "rows", "tables", "tune")
 """Tables of a benchmark settings file that are no settings of a worker."""

@@ -19,10 +19,11 @@ from pydantic import ValidationError
 
 from streamlearn import methods, modifiers
 from streamlearn.buffers import Memory
-from streamlearn.config import MethodSettings, Section
+from streamlearn.config import MethodSettings
 from streamlearn.events import Array
 from streamlearn.model import Model
 from streamlearn.rows import Draw, Rows
+from streamlearn.section import Section
 from streamlearn.state import Part
 from streamlearn.tape import Loss
 from streamlearn.views import STANDARD

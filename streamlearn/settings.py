@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from streamlearn.config import CoreSettings, Section, filled
+from streamlearn.config import CoreSettings
+from streamlearn.section import Section, filled
 
 SECRET: dict[str, Any] = {"secret": True}
 """Marks a field whose value is never printed, logged or stored (`json_schema_extra=SECRET`, `repr=False`)."""

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from streamlearn.flags import LEAVES, load_settings
+from streamlearn.section import LARGEST
+from streamlearn.settings import SettingsError
+from streamlearn.settings_help import settings_help
 from tests.processes import flags, here, write_events
 from tests.streams import vectors
 
@@ -84,3 +88,71 @@ def test_tables_that_are_right_stay_though_nothing_uses_them(tmp_path: Path) -> 
     path = write_events(tmp_path / "events.jsonl", vectors(20))
     more = ("--config", str(tmp_path / "run.toml"), "--method.view_batch.views", "2")
     assert here(*flags(tmp_path, path, *more)) == 0
+
+
+# ---- numbers that nothing can be computed with
+
+
+def numbers(name: str) -> list[str]:
+    """The settings that are an INTEGER or a NUMBER, as --help has it."""
+    words = (line.split() for line in settings_help().splitlines() if line.startswith("  --"))
+    return [word[0].removeprefix("--") for word in words if name in word[1]]
+
+
+def test_there_are_numbers_to_be_tried() -> None:
+    assert {"seed", "memory.capacity", "codec.shape", "evaluation.windows"} <= set(numbers("INTEGER"))
+    assert {"learning.learning_rate", "checkpoint.seconds"} <= set(numbers("NUMBER"))
+    assert {*numbers("INTEGER"), *numbers("NUMBER")} <= {leaf.key for leaf in LEAVES.values()}
+
+
+@pytest.mark.parametrize("key", numbers("INTEGER"))
+def test_an_integer_that_overflows_is_named(key: str) -> None:
+    for sign in ("", "-"):
+        with pytest.raises(SettingsError) as caught:
+            load_settings([f"--{key}={sign}{10**20}"], {})
+        assert str(caught.value).startswith(f"{key} (flag --{key}): ")
+
+
+@pytest.mark.parametrize("key", numbers("NUMBER"))
+def test_a_number_that_is_not_finite_is_named(key: str) -> None:
+    for text in ("nan", "inf", "-inf", "1e999", "9" * 400):
+        with pytest.raises(SettingsError) as caught:
+            load_settings([f"--{key}={text}"], {})
+        assert str(caught.value).startswith(f"{key} (flag --{key}): ")
+
+
+def test_the_largest_integer_is_taken_and_the_next_is_not() -> None:
+    assert load_settings([f"--checkpoint.events={LARGEST}"], {}).checkpoint.events == LARGEST
+    with pytest.raises(SettingsError, match=f"'{LARGEST + 1}' must be at most {LARGEST}"):
+        load_settings([f"--checkpoint.events={LARGEST + 1}"], {})
+    # What is only passed on may be larger: an account's number.
+    assert load_settings([f"--source.client.user={10**20}"], {}).source.client == {"user": 10**20}
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--memory.capacity", "9" * 20], f"memory.capacity (flag --memory.capacity): '{'9' * 20}' must be"),
+        (["--model.threads", str(2**53)], "model.threads (flag --model.threads): "),
+        (["--learning.learning_rate", "1e308"], "learning.learning_rate (flag --learning.learning_rate): "),
+        (["--learning.images_per_event", "1e308"], "learning.images_per_event (flag --learning.images_per"),
+        (
+            ["--method.modifiers=view_batch", f"--method.view_batch.views={10**20}"],
+            f"method.view_batch.views: Input should be less than or equal to {LARGEST}",
+        ),
+        (["--source.options.fd", str(10**20)], f"source.options.fd is {10**20}: it must be a number"),
+        (["--source.options.fd", "x"], "source.options.fd is 'x': it must be a number"),
+    ],
+)
+def test_a_number_that_is_too_large_ends_with_a_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str, more: list[str], words: str
+) -> None:
+    assert words in refused(tmp_path, capfd, command, *more)
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_more_memory_than_there_is(tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str) -> None:
+    path = write_events(tmp_path / "events.jsonl", vectors(20))
+    assert here(command, *flags(tmp_path, path, f"--memory.capacity={LARGEST}")[1:]) == 2
+    assert "set memory.capacity, codec.shape or model.width lower" in capfd.readouterr().err

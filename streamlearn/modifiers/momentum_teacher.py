@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from streamlearn.arithmetic import tensor
 from streamlearn.average import Average
-from streamlearn.config import Section
 from streamlearn.method import Losses, Method, Modifier
 from streamlearn.model import Model
 from streamlearn.rows import Rows
+from streamlearn.section import Section
 from streamlearn.state import Part
 
 
