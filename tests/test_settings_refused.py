@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from streamlearn.flags import LEAVES, load_settings
+from streamlearn.bench_settings import read_file
+from streamlearn.flags import LEAVES, Said, load_settings, said_in
 from streamlearn.section import LARGEST
 from streamlearn.settings import SettingsError
 from streamlearn.settings_help import settings_help
@@ -156,3 +157,53 @@ def test_more_memory_than_there_is(tmp_path: Path, capfd: pytest.CaptureFixture[
     path = write_events(tmp_path / "events.jsonl", vectors(20))
     assert here(command, *flags(tmp_path, path, f"--memory.capacity={LARGEST}")[1:]) == 2
     assert "set memory.capacity, codec.shape or model.width lower" in capfd.readouterr().err
+
+
+# ---- a truth value is no number, a number no truth value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[learning]\nstream_batch = true", "learning.stream_batch (file {}): True is not a valid integer"),
+        ("[memory]\ncapacity = true", "memory.capacity (file {}): True is not a valid integer"),
+        ("[model]\nwidth = false", "model.width (file {}): False is not a valid integer"),
+        ("[checkpoint]\nseconds = true", "checkpoint.seconds (file {}): True is not a valid number"),
+        ("[exporter]\nenabled = 1", "exporter.enabled (file {}): 1 is neither true nor false"),
+        ("[views]\nflip = 0.0", "views.flip (file {}): 0.0 is neither true nor false"),
+        ("[codec]\nshape = [3, true, 2]", "codec.shape (file {}): [3, True, 2] holds true or false in place"),
+        ("[evaluation]\nwindows = [true]", "evaluation.windows (file {}): [True] holds true or false in"),
+        ("[method.view_batch]\nviews = true", "method.view_batch.views: Input should be a valid integer"),
+        ("[method.onpro]\nmix = true", "method.onpro.mix: Input should be a valid number"),
+        ("[method.onpro]\nrotations = true", "method.onpro.rotations: Input should be a valid integer"),
+    ],
+)
+def test_a_value_of_another_type_in_the_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(text, "utf-8")
+    path = write_events(tmp_path / "events.jsonl", vectors(20))
+    assert here("check", "--source.path", str(path), "--config", str(config)) == 2
+    assert words.format(config) in capfd.readouterr().err
+
+
+def test_text_is_read_by_the_type_as_ever(tmp_path: Path) -> None:
+    for text in ("1", "true", "on", "yes"):
+        env = {"STREAMLEARN_VIEWS__FLIP": text}
+        settings = load_settings([f"--delivery.ledger={text}"], env)
+        assert settings.delivery.ledger is True and settings.views.flip is True
+    (tmp_path / "run.toml").write_text("[memory]\nhorizon = 3.0\n[checkpoint]\nseconds = 2\n", "utf-8")
+    settings = load_settings(["--config", str(tmp_path / "run.toml")], {})
+    assert settings.memory.horizon == 3 and settings.checkpoint.seconds == 2.0
+
+
+def test_text_for_a_benchmark_is_too() -> None:
+    said = [
+        *said_in({"streams": [{"dataset": "digits"}], "rows": [{"name": "er"}]}, "file"),
+        *(Said(("bench", name), "1", "flag") for name in ("unequal", "tolerance", "baseline", "seeds")),
+    ]
+    problems: list[str] = []
+    file = read_file(said, "file", problems)
+    assert file is not None and file.bench.unequal is True and file.bench.tolerance == 1.0
+    assert file.bench.baseline == "1" and file.bench.seeds == [1]
