@@ -142,6 +142,10 @@ def test_the_largest_integer_is_taken_and_the_next_is_not() -> None:
             ["--method.modifiers=view_batch", f"--method.view_batch.views={10**20}"],
             f"method.view_batch.views: Input should be less than or equal to {LARGEST}",
         ),
+        (
+            ["--method.modifiers=momentum_teacher", "--method.momentum_teacher.temperature=1e308"],
+            "method.momentum_teacher.temperature: Input should be less than or equal to 1000",
+        ),
         (["--source.options.fd", str(10**20)], f"source.options.fd is {10**20}: it must be a number"),
         (["--source.options.fd", "x"], "source.options.fd is 'x': it must be a number"),
     ],

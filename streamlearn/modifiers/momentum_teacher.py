@@ -35,7 +35,7 @@ class MomentumTeacher(Modifier):
         rate: float = Field(
             0.01, gt=0, le=1, description="share of the student taken into the teacher a step"
         )
-        temperature: float = Field(4.0, gt=0, description="T, of both distributions")
+        temperature: float = Field(4.0, gt=0, le=1000, description="T, of both distributions")
 
     def __init__(self, params: Any, inner: Method) -> None:
         super().__init__(params, inner)
