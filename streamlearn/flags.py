@@ -173,7 +173,7 @@ def _environment(env: Mapping[str, str], problems: list[str]) -> Iterable[Said]:
 
 def _file(name: str, where: str, problems: list[str]) -> list[Said]:
     try:
-        table = tomllib.loads(FilePath(name).read_text("utf-8"))
+        table = tomllib.loads(FilePath(name).read_text("utf-8-sig"))  # editors on Windows write a mark first
     except tomllib.TOMLDecodeError as error:
         problems.append(f"{where}: not valid TOML: {error}")
     except (OSError, ValueError) as error:

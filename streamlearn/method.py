@@ -194,6 +194,8 @@ def make_method(settings: MethodSettings, shape: Sequence[int] = ()) -> Method:
         if name not in known[kind]:
             near = _near(name, known[kind])
             raise ValueError(f"there is no {kind} {name!r}{near} there is {', '.join(known[kind]) or 'none'}")
+        if settings.modifiers.count(name) > 1:
+            raise ValueError(f"method.modifiers: {name} is there twice; a modifier is named once")
     every = {**known["method"], **known["modifier"]}
     params, problems = {}, []
     for name in dict.fromkeys([settings.name, *settings.modifiers, *(settings.model_extra or {})]):

@@ -47,6 +47,10 @@ def refused(folder: Path, capfd: pytest.CaptureFixture[str], command: str, *more
         (["--method.finetun.a", "1"], "did you mean method.finetune?"),
         (["--method.er", "3"], "method.er (flag --method.er) is a table of parameters: give method.er.NAME"),
         (["--method.err", "3"], "unknown setting method.err (flag --method.err): did you mean method.er?"),
+        (
+            ["--method.modifiers", "view_batch,momentum_teacher,view_batch"],
+            "method.modifiers: view_batch is there twice",
+        ),
         (["--method.name", "err"], "there is no method 'err', did you mean er? there is er, "),
     ],
 )
@@ -211,3 +215,10 @@ def test_text_for_a_benchmark_is_too() -> None:
     file = read_file(said, "file", problems)
     assert file is not None and file.bench.unequal is True and file.bench.tolerance == 1.0
     assert file.bench.baseline == "1" and file.bench.seeds == [1]
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_bytes(b"\xef\xbb\xbfseed = 3\r\n[memory]\r\ncapacity = 4\r\n")
+    settings = load_settings(["--config", str(config)], {})
+    assert (settings.seed, settings.memory.capacity) == (3, 4)
