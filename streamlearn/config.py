@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from streamlearn.section import Section, filled
+from streamlearn.section import LONGEST, Section, filled
 
 SHAPES: dict[str, Any] = {"shapes_state": True}
 LONGEST_WINDOW = 1000
@@ -210,7 +210,10 @@ class LearningSettings(Section):
         description="budget: sets memory_batch so that this many examples are trained on an event",
     )
     max_wait: float = Field(
-        0.0, ge=0, description="seconds after which a partial batch is learned all the same; 0: never"
+        0.0,
+        ge=0,
+        le=LONGEST,
+        description="seconds after which a partial batch is learned all the same; 0: never",
     )
     top_k: int = Field(5, ge=1, le=1000, description="scores in a prediction")
 

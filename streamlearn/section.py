@@ -13,6 +13,8 @@ LARGEST = 2**53
 
 What is computed from a larger one would overflow somewhere, far from the setting that is to blame.
 """
+LONGEST = 1e9
+"""The longest time that a setting may name, seconds (30 years): clocks of threads overflow at 300 years."""
 
 
 class Section(BaseModel):

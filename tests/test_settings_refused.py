@@ -126,6 +126,25 @@ def test_a_number_that_is_not_finite_is_named(key: str) -> None:
         assert str(caught.value).startswith(f"{key} (flag --{key}): ")
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "source.deadline",
+        "source.patience",
+        "source.merge_idle",
+        "sink.commit_interval",
+        "checkpoint.seconds",
+        "checkpoint.patience",
+        "exporter.stall_seconds",
+        "learning.max_wait",
+    ],
+)
+def test_a_time_that_no_clock_can_tell_is_named(key: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings([f"--{key}=1e308"], {})
+    assert str(caught.value).startswith(f"{key} (flag --{key}): '1e308' must be at most ")
+
+
 def test_the_largest_integer_is_taken_and_the_next_is_not() -> None:
     assert load_settings([f"--checkpoint.events={LARGEST}"], {}).checkpoint.events == LARGEST
     with pytest.raises(SettingsError, match=f"'{LARGEST + 1}' must be at most {LARGEST}"):
