@@ -253,7 +253,7 @@ class DatasetSource:
                 repeats=int(option("repeats", 3)),
             )
             return index[: option("limit", None)]
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise UsageError(f"the stream's settings can't be used: {error}") from None
 
     def _opened(self) -> Dataset:

@@ -64,6 +64,17 @@ class Reader(Protocol):
     def fingerprint(self, cursor: int) -> dict[str, Any]: ...
 
 
+def _number(options: Mapping[str, Any], name: str, default: float, most: float = 2.0**63) -> float:
+    """An option that is a number up to `most`; where it is absent or 0, the default. Raises UsageError."""
+    given = options.get(name) or default
+    try:
+        if 0 <= float(given) <= most:
+            return float(given)
+    except (ValueError, TypeError, OverflowError):
+        pass
+    raise UsageError(f"source.options.{name} is {given!r}: it must be a number from 0 to {most:g}")
+
+
 class FileSource:
     """JSON lines, msgpack, CSV (with a header) or NPZ, plain or gzip, from a path or standard input.
 
@@ -98,9 +109,9 @@ class FileSource:
         self._path = "-" if path is None else str(path)
         self.topic = self._path
         self._format = format_of(self._path, options.get("format"))
-        self._fd = int(options.get("fd") or 0)
-        self._patience = float(options.get("patience") or 60)
-        self._max_npz_bytes = int(options.get("max_npz_bytes") or 8 << 30)
+        self._fd = int(_number(options, "fd", 0, 2**31 - 1))
+        self._patience = _number(options, "patience", 60)
+        self._max_npz_bytes = int(_number(options, "max_npz_bytes", 8 << 30))
         self._input: Input | None = None
         self._reader: Reader | None = None
         self._offset = 0

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from streamlearn.config import Section
 from streamlearn.flags import Said
+from streamlearn.section import Section
 
 OWN = ("bench", "streams", "rows", "tables", "tune")
 """Tables of a benchmark settings file that are no settings of a worker."""
@@ -116,15 +116,20 @@ def read_file(said: Iterable[Said], where: str, problems: list[str]) -> BenchFil
 
 
 def _value(item: Said) -> Any:
-    """Text of a flag or variable: JSON, a comma separated list for what is one, or itself."""
+    """Text of a flag or variable: JSON, a comma separated list for what is one, or itself.
+
+    What is no list is left to the setting's type, which knows that 1 may mean true.
+    """
     if not item.text:
         return item.value
     field = BenchSection.model_fields.get(item.path[-1]) if item.path[0] == "bench" else None
+    if field is not None and "list" not in str(field.annotation):
+        return None if item.value == "null" else item.value
     try:
         value = json.loads(item.value)
     except ValueError:
         value = None if item.value == "null" else item.value
-    if field is not None and "list" in str(field.annotation) and not isinstance(value, list):
+    if field is not None and not isinstance(value, list):
         return [part.strip() for part in item.value.split(",") if part.strip()]
     return value
 

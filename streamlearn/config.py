@@ -8,29 +8,13 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from streamlearn.section import LONGEST, Section, filled
 
 SHAPES: dict[str, Any] = {"shapes_state": True}
 LONGEST_WINDOW = 1000
 """Evaluations of windowed forgetting: so many accuracies are kept for every evaluation set."""
-
-
-class Section(BaseModel):
-    """A table of settings: unknown names are refused, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-
-def filled(instead: str) -> AfterValidator:
-    """Refuses an empty text, an empty list, and one with an empty text in it; `instead` says what to give."""
-
-    def check(value: Any) -> Any:
-        if value in ("", []) or (isinstance(value, list) and "" in value):
-            raise ValueError(f"{'is' if value in ('', []) else 'holds a name that is'} empty: {instead}")
-        return value
-
-    return AfterValidator(check)
-
 
 PATH = filled("name where it is in a record (for CSV a column)")
 
@@ -139,7 +123,9 @@ class ModelSettings(Section):
     )
     temperature: float = Field(0.09, gt=0, description="of the cosine head", json_schema_extra=SHAPES)
     device: str = Field("auto", description="auto / cpu / cuda / cuda:N")
-    threads: int = Field(1, ge=1, description="CPU threads of one operation; 1 is fastest for small nets")
+    threads: int = Field(
+        1, ge=1, le=1024, description="CPU threads of one operation; 1 is fastest for small nets"
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass (autocast)")
     normalise: bool = Field(
         True, description="standardise inputs by decaying online statistics", json_schema_extra=SHAPES
@@ -213,13 +199,21 @@ class LearningSettings(Section):
     optimiser: Literal["auto", "adamw", "sgd"] = Field(
         "auto", description="adamw / sgd / auto: sgd for the mlp, adamw for others", json_schema_extra=SHAPES
     )
-    learning_rate: float | None = Field(None, gt=0, description="step size; unset: 0.001 (adamw), 0.2 (sgd)")
+    learning_rate: float | None = Field(
+        None, gt=0, le=1000, description="step size; unset: 0.001 (adamw), 0.2 (sgd)"
+    )
     weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay")
     images_per_event: float | None = Field(
-        None, ge=1, description="budget: sets memory_batch so that this many examples are trained on an event"
+        None,
+        ge=1,
+        le=1e6,
+        description="budget: sets memory_batch so that this many examples are trained on an event",
     )
     max_wait: float = Field(
-        0.0, ge=0, description="seconds after which a partial batch is learned all the same; 0: never"
+        0.0,
+        ge=0,
+        le=LONGEST,
+        description="seconds after which a partial batch is learned all the same; 0: never",
     )
     top_k: int = Field(5, ge=1, le=1000, description="scores in a prediction")
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path as FilePath
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -172,7 +173,7 @@ def _environment(env: Mapping[str, str], problems: list[str]) -> Iterable[Said]:
 
 def _file(name: str, where: str, problems: list[str]) -> list[Said]:
     try:
-        table = tomllib.loads(FilePath(name).read_text("utf-8"))
+        table = tomllib.loads(FilePath(name).read_text("utf-8-sig"))  # editors on Windows write a mark first
     except tomllib.TOMLDecodeError as error:
         problems.append(f"{where}: not valid TOML: {error}")
     except (OSError, ValueError) as error:
@@ -193,7 +194,10 @@ def said_in(table: Mapping[str, Any], where: str, above: Path = ()) -> Iterable[
     for name, value in table.items():
         path = (*above, name)
         if isinstance(value, Mapping) and path not in LEAVES:
-            known = path in SECTIONS or _place(path) is not None or (len(path) > 1 and path[0] == "method")
+            known = path in SECTIONS or _place(path) is not None
+            if path[0] == "method" and len(path) > 1:
+                # An empty table says nothing, but its name may be mistyped, or be that of a parameter.
+                known = len(path) == 2 and path[1] in _tables_of_methods()
             if not value and not known:
                 yield Said(path, value, where, text=False)
             yield from said_in(value, where, path)
@@ -231,6 +235,11 @@ def _unknown(item: Said) -> str:
     if item.path in SECTIONS:
         names = ", ".join(key for key in known if key.startswith(f"{item.key}."))
         return f"{item.key} ({item.where}) is a section, not a setting; it holds {names}"
+    if item.path[0] == "method" and len(item.path) == 2 and item.path not in LEAVES:
+        tables = _tables_of_methods()
+        if item.path[1] in tables:
+            return f"{item.key} ({item.where}) is a table of parameters: give {item.key}.NAME a value"
+        known += [f"method.{table}" for table in tables]
     near = get_close_matches(item.key, known, n=1, cutoff=0.6)
     # A right name in the wrong section, or without one.
     near = near or [key for key in known if key.rpartition(".")[2] == item.path[-1]][:1]
@@ -240,11 +249,16 @@ def _unknown(item: Said) -> str:
     return f"unknown setting {item.key} ({item.where}): {advice}"
 
 
+@cache
+def _tables_of_methods() -> list[str]:
+    """Names of the methods and modifiers. Of their files: to import them is to load torch."""
+    here = FilePath(__file__).parent
+    return sorted(p.stem for folder in ("methods", "modifiers") for p in (here / folder).glob("[!_]*.py"))
+
+
 def _unknown_tables(settings: Settings, origins: Mapping[Path, Said]) -> list[str]:
     """Tables of `method` that belong to no method or modifier, chosen or in the package."""
-    here = FilePath(__file__).parent
-    known = {path.stem for folder in ("methods", "modifiers") for path in (here / folder).glob("[!_]*.py")}
-    known |= {settings.method.name, *settings.method.modifiers}
+    known = {*_tables_of_methods(), settings.method.name, *settings.method.modifiers}
     problems = []
     for path, item in origins.items():
         if path[0] == "method" and path not in LEAVES and path[1] not in known:

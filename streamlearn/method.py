@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from typing import Any, ClassVar
 
@@ -18,10 +19,11 @@ from pydantic import ValidationError
 
 from streamlearn import methods, modifiers
 from streamlearn.buffers import Memory
-from streamlearn.config import MethodSettings, Section
+from streamlearn.config import MethodSettings
 from streamlearn.events import Array
 from streamlearn.model import Model
 from streamlearn.rows import Draw, Rows
+from streamlearn.section import Section
 from streamlearn.state import Part
 from streamlearn.tape import Loss
 from streamlearn.views import STANDARD
@@ -155,36 +157,63 @@ def _find(kind: Any, name: str) -> type[Method]:
 
 
 def _params(cls: type[Method], settings: MethodSettings, name: str) -> Section:
+    """The parameters that the settings hold for `name`. ValueError with a line for each that doesn't fit."""
     try:
         return cls.Params(**settings.table(name))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(step) for step in ("method", name, *first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(cls.Params.model_fields) or "none"
-            raise ValueError(f"{where}: there is no such parameter; {name} has {known}") from error
-        raise ValueError(f"{where}: {first['msg']}") from error
+        known = list(cls.Params.model_fields)
+        problems = []
+        for detail in error.errors(include_url=False):
+            where = ".".join(str(step) for step in ("method", name, *detail["loc"]))
+            if detail["type"] == "extra_forbidden":
+                near = _near(str(detail["loc"][-1]), known, f"method.{name}.")
+                problems.append(
+                    f"{where}: there is no such parameter{near} {name} has {', '.join(known) or 'none'}"
+                )
+            else:
+                problems.append(f"{where}: {detail['msg']}")
+        raise ValueError("\n".join(problems)) from error
+
+
+def _near(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """ ", did you mean NAME?" of the nearest of the names that there are, ";" if none is near."""
+    found = get_close_matches(name, list(known), n=1)
+    return f", did you mean {prefix}{found[0]}?" if found else ";"
 
 
 def make_method(settings: MethodSettings, shape: Sequence[int] = ()) -> Method:
     """The method of the settings, wrapped in its modifiers, the first one innermost.
 
     shape: of the inputs, where it is known.
-    Raises ValueError for a name that isn't there and for parameters that don't fit.
+    Raises ValueError for a name that isn't there and for parameters that don't fit, in a table that is not
+    in use too: a mistake in it would else be found on the day it is.
     """
     known = {"method": available(methods), "modifier": available(modifiers)}
     names = [("method", settings.name)] + [("modifier", name) for name in settings.modifiers]
     for kind, name in names:
         if name not in known[kind]:
-            raise ValueError(f"there is no {kind} {name!r}; there is {', '.join(known[kind]) or 'none'}")
-    unused = set(settings.model_extra or {}) - set(known["method"]) - set(known["modifier"])
-    if unused:
-        raise ValueError(f"method.{min(unused)}: no method or modifier has this name")
-    cls = known["method"][settings.name]
-    method = cls(_params(cls, settings, settings.name))
+            near = _near(name, known[kind])
+            raise ValueError(f"there is no {kind} {name!r}{near} there is {', '.join(known[kind]) or 'none'}")
+        if settings.modifiers.count(name) > 1:
+            raise ValueError(f"method.modifiers: {name} is there twice; a modifier is named once")
+    every = {**known["method"], **known["modifier"]}
+    params, problems = {}, []
+    for name in dict.fromkeys([settings.name, *settings.modifiers, *(settings.model_extra or {})]):
+        try:
+            if name not in every:
+                near = _near(name, every, "method.")
+                raise ValueError(
+                    f"method.{name}: no method or modifier has this name{near} there is {', '.join(every)}"
+                )
+            params[name] = _params(every[name], settings, name)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+    method = known["method"][settings.name](params[settings.name])
     for name in settings.modifiers:
         wrapper: Any = known["modifier"][name]
-        method = wrapper(_params(wrapper, settings, name), method)
+        method = wrapper(params[name], method)
     for layer in chain(method):
         layer.shape = tuple(shape)
     return method

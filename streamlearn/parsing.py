@@ -38,11 +38,12 @@ def parse(value: bytes, max_depth: int) -> dict[str, Any]:
 def exactly(value: bytes, parsed: Mapping[str, Any], found: Iterable[Any]) -> Mapping[str, Any]:
     """`parsed`, which `parse` made of `value`; read once more if one of `found` in it is a large float.
 
-    It may be an integer beyond 64 bits: orjson makes floats of these, Python's own parser keeps them.
+    It may be an integer beyond 64 bits, which `parse` makes a float. Here every integer is a string of its
+    digits: an id, a label and a task become one anyway, and Python makes no integer of more than 4300.
     """
     if value[0] in _MSGPACK_MAP or not any(type(each) is float and abs(each) >= 2.0**63 for each in found):
         return parsed
-    again: Mapping[str, Any] = json.loads(value)
+    again: Mapping[str, Any] = json.loads(value, parse_int=lambda digits: "0" if digits == "-0" else digits)
     return again
 
 
@@ -52,7 +53,7 @@ def _parse_json(value: bytes, max_depth: int) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         if value[0] not in _OF_TEXT:
             _refuse_other_msgpack(value)
-        _explain(value, error)
+        parsed = _parse_slowly(value, error, max_depth)
     # No nesting is deeper than there are brackets: two scans in C spare the walk of most records.
     if value.count(b"[") + value.count(b"{") > max_depth:
         _check(parsed, max_depth)
@@ -88,13 +89,35 @@ def proves_unique_keys(value: bytes, parsed: dict[str, Any]) -> bool:
     return value.count(b":") == pairs + inside
 
 
-def _explain(value: bytes, error: orjson.JSONDecodeError) -> NoReturn:
-    """Raise the reason why orjson refused `value`: the standard library parses what orjson does not."""
+def _parse_slowly(value: bytes, error: orjson.JSONDecodeError, max_depth: int) -> Any:
+    """What `value` holds if orjson refused it for integers beyond float64 alone, which become infinities.
+
+    A number of the features is refused for that later, an id or a label is read again by `exactly`. All else
+    raises the reason why orjson refused it: the standard library parses what orjson does not.
+    """
+    endless = False
+
+    def integer(digits: str) -> float:
+        """As orjson has it."""
+        nonlocal endless
+        number = float(digits)
+        endless = endless or math.isinf(number)
+        if math.isinf(number):
+            return number
+        whole = int(digits)
+        return whole if -(2**63) <= whole < 2**64 else number
+
     try:
-        json.loads(value.decode(), parse_constant=_refuse_number, parse_float=_finite, parse_int=_finite)
+        parsed = json.loads(
+            value.decode(), parse_constant=_refuse_number, parse_float=_finite, parse_int=integer
+        )
+        if endless:
+            _check(parsed, max_depth)
+            orjson.dumps(parsed)  # a lone surrogate, which the standard library lets pass, raises here
+            return parsed
     except RecursionError:
         raise Refusal("too_deep", "objects and lists are nested a thousand levels deep or more") from None
-    except ValueError:  # the text is malformed for both, or not UTF-8
+    except (ValueError, TypeError):  # the text is malformed for both, or not UTF-8
         pass
     if "depth limit" in str(error):
         raise Refusal("too_deep", "objects and lists are nested a thousand levels deep or more")

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from streamlearn.config import CoreSettings, Section, filled
+from streamlearn.config import CoreSettings
+from streamlearn.section import LONGEST, Section, filled
 
 SECRET: dict[str, Any] = {"secret": True}
 """Marks a field whose value is never printed, logged or stored (`json_schema_extra=SECRET`, `repr=False`)."""
@@ -98,13 +99,12 @@ class SourceSettings(Section):
         repr=False,
     )
     deadline: float = Field(
-        60.0, gt=0, allow_inf_nan=False, description="seconds in which the broker must answer at start"
+        60.0, gt=0, le=86400, description="seconds in which the broker must answer at start"
     )
     patience: float = Field(
         300.0,
         gt=0,
         le=900,
-        allow_inf_nan=False,
         description="seconds that the broker may be away while the worker runs",
     )
     merge: Literal["arrival", "timestamp"] = Field(
@@ -115,7 +115,7 @@ class SourceSettings(Section):
     merge_idle: float = Field(
         5.0,
         gt=0,
-        allow_inf_nan=False,
+        le=LONGEST,
         description="with merge = timestamp, seconds after which a partition that has no more records stops "
         "holding up the others",
     )
@@ -160,7 +160,6 @@ class SinkSettings(Section):
         0.1,
         gt=0,
         le=60,
-        allow_inf_nan=False,
         description="seconds between two commits of outputs to Kafka; in a backlog up to half a second",
     )
     headers: list[str] = Field(
@@ -182,12 +181,12 @@ class CheckpointSettings(Section):
         "./state", description="folder of the checkpoints"
     )
     events: int = Field(0, ge=0, description="checkpoint after so many events; 0: by time only")
-    seconds: float = Field(10.0, gt=0, allow_inf_nan=False, description="checkpoint after so many seconds")
+    seconds: float = Field(10.0, gt=0, le=LONGEST, description="checkpoint after so many seconds")
     keep: int = Field(3, ge=1, description="checkpoints kept")
     patience: float = Field(
         300.0,
         ge=0,
-        allow_inf_nan=False,
+        le=LONGEST,
         description="seconds of failing to write before the worker stops; a write that hangs fails",
     )
 
@@ -217,7 +216,7 @@ class ExporterSettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(9464, ge=0, le=65535, description="port; 0: any free one, printed")
     stall_seconds: float = Field(
-        60.0, gt=0, allow_inf_nan=False, description="unhealthy when waiting events saw no step for so long"
+        60.0, gt=0, le=LONGEST, description="unhealthy when waiting events saw no step for so long"
     )
 
 

@@ -69,7 +69,7 @@ def read_events(settings: Settings, **source: Any) -> list[Event]:
 def refuse_own_input(settings: Settings) -> None:
     """Outputs must not go to the very file, or topic, that is read. Raises UsageError, SettingsError."""
     refuse_clashes(settings)
-    read = stat_of(settings.source.path, int(settings.source.options.get("fd") or 0))
+    read = stat_of(settings.source.path, settings.source.options.get("fd") or 0)
     if read is None or not stat.S_ISREG(read.st_mode) or sink_connector(settings) != FILE_SINK:
         return
     for name, path in zip(("predictions", "dead_letters"), outputs(settings), strict=False):
@@ -81,11 +81,14 @@ def refuse_own_input(settings: Settings) -> None:
             )
 
 
-def stat_of(path: str | None, descriptor: int) -> os.stat_result | None:
-    """Of a file, or of `descriptor` where the path is "-"; None if there is no such file."""
+def stat_of(path: str | None, descriptor: Any) -> os.stat_result | None:
+    """Of a file, or of `descriptor` where the path is "-"; None if there is no such file.
+
+    descriptor: as the settings have it. What can't be one, the source refuses with a sentence.
+    """
     try:
-        return None if path is None else os.fstat(descriptor) if path == "-" else os.stat(path)
-    except (OSError, ValueError):
+        return None if path is None else os.fstat(int(descriptor)) if path == "-" else os.stat(path)
+    except (OSError, ValueError, TypeError, OverflowError):
         return None
 
 

@@ -18,7 +18,7 @@ CORE = (
     "arithmetic arrays arrivals average batch bookkeeping buffers classes codec config continual evaluator "
     "events features forgetting hashing heldout images learner learner_parts ledger losses method methods "
     "methods.* metrics model modifiers modifiers.* nets normalise optimise parsing piles prequential "
-    "prototypes reasons rows schedule schema serving state tape threads trainer views"
+    "prototypes reasons rows schedule schema section serving state tape threads trainer views"
 ).split()
 """Functions of their arguments: no clock, file, network, log or environment."""
 

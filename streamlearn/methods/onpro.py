@@ -54,7 +54,6 @@ from torch import Tensor
 
 from streamlearn.arithmetic import host, tensor, unit
 from streamlearn.buffers import Memory
-from streamlearn.config import Section
 from streamlearn.events import Array
 from streamlearn.losses import contrastive, cross_entropy, log_shares, positives
 from streamlearn.method import Losses, Method
@@ -62,6 +61,7 @@ from streamlearn.methods.pcr import TWO_VIEWS_FROM
 from streamlearn.model import Model
 from streamlearn.prototypes import class_prototypes, equilibrium, pair_odds
 from streamlearn.rows import Draw, Rows
+from streamlearn.section import Section
 from streamlearn.state import Part, copy
 from streamlearn.views import RAW, WEAK, turned
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import Field
 
-from streamlearn.config import Section
 from streamlearn.losses import proxy_contrastive
 from streamlearn.method import Losses, Method
 from streamlearn.model import Model
 from streamlearn.rows import Rows
+from streamlearn.section import Section
 from streamlearn.views import RAW, WEAK
 
 TWO_VIEWS_FROM = 4.0

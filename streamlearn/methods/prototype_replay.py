@@ -24,13 +24,13 @@ from pydantic import Field
 
 from streamlearn.arithmetic import unit
 from streamlearn.buffers import Memory
-from streamlearn.config import Section
 from streamlearn.events import Array
 from streamlearn.losses import proxy_contrastive
 from streamlearn.method import Losses, Method
 from streamlearn.methods.pcr import TWO_VIEWS_FROM
 from streamlearn.model import Model
 from streamlearn.rows import Draw, Rows
+from streamlearn.section import Section
 from streamlearn.state import Part
 from streamlearn.views import RAW, STANDARD, WEAK
 

@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from streamlearn.arithmetic import tensor
 from streamlearn.average import Average
-from streamlearn.config import Section
 from streamlearn.method import Losses, Method, Modifier
 from streamlearn.model import Model
 from streamlearn.rows import Rows
+from streamlearn.section import Section
 from streamlearn.state import Part
 
 
@@ -35,7 +35,7 @@ class MomentumTeacher(Modifier):
         rate: float = Field(
             0.01, gt=0, le=1, description="share of the student taken into the teacher a step"
         )
-        temperature: float = Field(4.0, gt=0, description="T, of both distributions")
+        temperature: float = Field(4.0, gt=0, le=1000, description="T, of both distributions")
 
     def __init__(self, params: Any, inner: Method) -> None:
         super().__init__(params, inner)

@@ -29,11 +29,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from streamlearn.buffers import Memory
-from streamlearn.config import Section
 from streamlearn.events import Array
 from streamlearn.method import Losses, Method, Modifier
 from streamlearn.model import Model
 from streamlearn.rows import Draw, Rows
+from streamlearn.section import Section
 from streamlearn.state import Part
 
 
