@@ -76,7 +76,7 @@ def test_a_record_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
 def test_updates_that_are_left_out_are_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = write_events(tmp_path / "events.jsonl", EVENTS)
     more = "--method.name er --model.head linear --learning.optimiser sgd".split()
-    more += ["--learning.learning_rate", "1e30"]
+    more += ["--learning.learning_rate", "1000"]
     found = objects(said(capfd, *flags(tmp_path, path, *more, "--log.format", "json", *QUIET)))
     (first, *_) = [each for each in found if "updates were left out" in each["message"]]
     assert first["level"] == "warning"
