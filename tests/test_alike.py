@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlearn.alike import columns_of, raw_rows
-from streamlearn.codec import FEW, TOGETHER, Codec
+from streamlearn.codec import FEW, TOGETHER, UNTRIED, Codec
 from streamlearn.config import CodecSettings
 from streamlearn.events import Event, Item, Position, Record, Rejection
 
@@ -36,10 +36,10 @@ def content(item: Item) -> tuple[Any, ...]:
 
 def same(contents: Sequence[bytes], **of: Any) -> list[Item]:
     """Decodes them together, and compares to each by itself; the last is one that nothing is wrong with."""
-    codec = Codec(CodecSettings(**of))
+    codec, other = Codec(CodecSettings(**of)), Codec(CodecSettings(**of))
     records = [Record(value, Position("t", 0, at), at + 1) for at, value in enumerate(contents)]
     together = codec.decode(records)
-    alone = [item for record in records for item in codec.decode([record])]
+    alone = [item for record in records for item in other.decode([record])]
     assert list(map(content, together)) == list(map(content, alone))
     return together
 
@@ -127,6 +127,11 @@ def test_one_odd_record(odd: bytes) -> None:
     same([odd, *good])
     same([odd] * FEW)
     same([odd] * FEW, max_depth=2)
+
+
+def test_what_follows_an_odd_one() -> None:
+    odd, good = packed(values(1, x=1)), packed(values(TOGETHER))
+    same([*odd, *good * (UNTRIED + 3), *odd])
 
 
 def test_what_is_told_only_by_the_record() -> None:
