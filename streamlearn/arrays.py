@@ -147,9 +147,13 @@ def finish(views: Sequence[Array]) -> list[Array]:
 
     They are rows of one array: none may be kept for long unless all are.
     """
-    shape = views[0].shape
-    rows = _exact(np.concatenate(views).reshape(len(views), *shape))
-    return list(rows[:, np.newaxis] if len(shape) == 2 else rows)
+    return finish_rows(np.concatenate(views).reshape(len(views), *views[0].shape))
+
+
+def finish_rows(rows: Array) -> list[Array]:
+    """The same of the rows of one array."""
+    exact = _exact(rows)
+    return list(exact[:, np.newaxis] if exact.ndim == 3 else exact)
 
 
 def from_base64(text: str, reason: str) -> bytes:

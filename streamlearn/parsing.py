@@ -12,7 +12,8 @@ import orjson
 
 from streamlearn.reasons import Refusal, abbreviate
 
-_MSGPACK_MAP = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+MSGPACK_MAP = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+"""First bytes of a map in msgpack."""
 _OF_TEXT = frozenset((*b"\t\n\r", *range(0x20, 0x80)))
 """First bytes of text: alone they are a msgpack integer too, but text is what people have."""
 FEW = 4
@@ -28,7 +29,7 @@ def parse(value: bytes, max_depth: int) -> dict[str, Any]:
     """
     if not value:
         raise Refusal("empty", "the value has no bytes")
-    if value[0] in _MSGPACK_MAP:
+    if value[0] in MSGPACK_MAP:
         return _parse_msgpack(value, max_depth)
     if value[0] <= 0x20 and not value.strip(b" \t\r\n"):
         raise Refusal("empty", "the value is only white space")
@@ -41,7 +42,7 @@ def exactly(value: bytes, parsed: Mapping[str, Any], found: Iterable[Any]) -> Ma
     It may be an integer beyond 64 bits, which `parse` makes a float. Here every integer is a string of its
     digits: an id, a label and a task become one anyway, and Python makes no integer of more than 4300.
     """
-    if value[0] in _MSGPACK_MAP or not any(type(each) is float and abs(each) >= 2.0**63 for each in found):
+    if value[0] in MSGPACK_MAP or not any(type(each) is float and abs(each) >= 2.0**63 for each in found):
         return parsed
     again: Mapping[str, Any] = json.loads(value, parse_int=lambda digits: "0" if digits == "-0" else digits)
     return again

@@ -6,9 +6,8 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from aiokafka import ConsumerRecord
-
 from connectors.kafka.boxes import Place
+from connectors.kafka.records import Fetched
 
 STRIDE = 64
 """So many records, one after another, count as old as the first of them: a record costs next to nothing."""
@@ -23,7 +22,7 @@ class Ages:
         self._waiting: dict[Place, deque[tuple[int, int, int]]] = {}
         self._found: deque[tuple[float, int]] = deque(maxlen=MOST)
 
-    def came(self, place: Place, messages: Sequence[ConsumerRecord], published: int) -> None:
+    def came(self, place: Place, messages: Sequence[Fetched], published: int) -> None:
         """Records of one partition, in order, that are handed to the learner; below `published`: again."""
         waiting = self._waiting.setdefault(place, deque())
         for start in range(0, len(messages), STRIDE):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, repeat
+from typing import Any, cast
 
 from connectors.kafka.boxes import Message, Named, Place
 from connectors.kafka.link import Link
 from connectors.kafka.murmur import partition_of
 from connectors.kafka.options import options_of
-from connectors.kafka.records import HEADER, bytes_of
+from connectors.kafka.records import HEADER, bytes_of, messages_of, needs_of
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.topics import Topic, compacted, describe, refuse_missing
-from streamlearn.codec import encode_prediction, encode_too_large, original
+from streamlearn.codec import encode_predictions, encode_too_large, original
 from streamlearn.events import (
     Output,
     Position,
@@ -82,8 +83,6 @@ class KafkaSink:
         self._published: dict[Place, int] = {}
         self._waiting: list[Message] = []
         self._next: dict[Place, int] = {}
-        self._beside: dict[int, Place] = {}
-        """Where predictions go by the partition of their records, as far as that alone says it."""
         self._closed = False
 
     @property
@@ -125,23 +124,22 @@ class KafkaSink:
         link.call(begin)
 
     def write(self, outputs: Sequence[Output]) -> None:
-        published, waiting = self._published, self._waiting
         self._count()
-        for output in outputs:
-            topic, partition, offset = output.position
-            place = (topic, partition)
-            if offset < published.get(place, 0):
-                continue
-            if isinstance(output, Prediction):
-                message = self._prediction(output)
-            elif isinstance(output, Tombstone):
-                key = output.record.key
-                place_of = self._place(self._predictions, output, key)
-                message = Message(place_of, key, None, self._passed_on(output.record))
+        for kind, some in groupby(self._new(outputs), type):
+            if kind is Prediction:
+                self._waiting += self._predicted(cast(list[Prediction], list(some)))
             else:
-                message = self._dead_letter(output)
-            waiting.append(message)
-            self._next[place] = offset + 1
+                self._waiting += map(self._of_other, some)
+
+    def _new(self, outputs: Sequence[Output]) -> Sequence[Output]:
+        """Those that were not published before; P will be behind them."""
+        positions = [output.position for output in outputs]
+        published = self._published
+        if min([at.offset for at in positions], default=0) < max(published.values(), default=0):
+            outputs = [o for o in outputs if o.position.offset >= published.get(o.position[:2], 0)]
+            positions = [output.position for output in outputs]
+        self._next |= {(topic, partition): offset + 1 for topic, partition, offset in positions}
+        return outputs
 
     def passed(self, place: Place, offset: int) -> None:
         """Below `offset` there are no records but those whose outputs were written."""
@@ -219,34 +217,53 @@ class KafkaSink:
         if self._source is not None:
             read = self._source.topic
             counts[read] = max(counts[read], sum(topic == read for topic, _ in tuple(plane.next)))
-        if counts != self._counts:
-            self._counts = counts
-            self._beside.clear()
+        self._counts = counts
 
     def _place(self, topic: str, output: Output, key: bytes | None) -> Place:
         """The record's partition where both topics have as many, else by the key, else by the partition."""
-        count = self._counts[topic]
+        partition, count = output.position.partition, self._counts[topic]
         if self._by_partition(topic):
-            return topic, min(output.position.partition, count - 1)
-        return topic, partition_of(key, count) if key is not None else output.position.partition % count
+            return self._beside(topic, partition)
+        return topic, partition_of(key, count) if key is not None else partition % count
+
+    def _beside(self, topic: str, partition: int) -> Place:
+        return topic, min(partition, self._counts[topic] - 1)
 
     def _by_partition(self, topic: str) -> bool:
         """Whether the record's partition alone says which one its output goes to."""
         read = self._counts[self._source.topic] if self._source is not None else 0
         return self._counts[topic] in (1, read)
 
-    def _prediction(self, prediction: Prediction) -> Message:
-        record = prediction.record
-        key = record.key if record is not None else None
-        partition = prediction.position.partition
-        place = self._beside.get(partition)
-        if place is None:
-            place = self._place(self._predictions, prediction, key)
-            if self._by_partition(self._predictions):
-                self._beside[partition] = place
-        headers = self._passed_on(record) if record is not None and record.headers else ()
-        message = Message(place, key, encode_prediction(prediction, self._epoch), headers)
-        return message if self._fits(message) else self._small(message, prediction)
+    def _predicted(self, predictions: Sequence[Prediction]) -> list[Message]:
+        """All at once: a call for each would cost as much as its JSON."""
+        topic = self._predictions
+        records = [prediction.record for prediction in predictions]
+        keys = [record.key if record is not None else None for record in records]
+        headers: Iterable[Sequence[tuple[str, bytes | None]]] = repeat(())
+        if self._headers:
+            headers = [self._passed_on(record) if record is not None else () for record in records]
+        if self._by_partition(topic):
+            partitions = [prediction.position.partition for prediction in predictions]
+            beside = {partition: self._beside(topic, partition) for partition in set(partitions)}
+            places = [beside[partition] for partition in partitions]
+        else:
+            places = [self._place(topic, *of) for of in zip(predictions, keys, strict=True)]
+        messages = messages_of(places, keys, encode_predictions(predictions, self._epoch), headers)
+        if max(needs_of(messages)) + HEADER <= self._topics[topic].largest:
+            return messages
+        return [
+            message if self._fits(message) else self._small(message, prediction)
+            for message, prediction in zip(messages, predictions, strict=True)
+        ]
+
+    def _of_other(self, output: Output) -> Message:
+        """Of what is no prediction."""
+        if isinstance(output, Tombstone):
+            key = output.record.key
+            return Message(
+                self._place(self._predictions, output, key), key, None, self._passed_on(output.record)
+            )
+        return self._dead_letter(cast(Rejection, output))
 
     def _passed_on(self, record: Record) -> Sequence[tuple[str, bytes | None]]:
         """Of its headers those that its prediction, or what is its prediction, carries too."""
