@@ -20,11 +20,11 @@ from ops.grafana.__main__ import FILES
 from ops.grafana.learning import WEEK
 from ops.grafana.spec import Panel
 from ops.grafana.worker import NO_GPU
+from ops.harness.prometheus import Prometheus, Series
 from ops.kafka.broker import Broker
 from ops.kafka.ports import free_ports
 from tests.kafka_worker import Place, Run, new_place
 from tests.processes import line, wait_for
-from tests.prometheus import Prometheus, Series
 from tests.streams import vectors
 from tests.test_alerts import EVERY, RULES
 

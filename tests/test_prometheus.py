@@ -12,11 +12,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from ops.harness.prometheus import Prometheus, tool
 from ops.kafka.broker import Broker
 from streamlearn.observe import Observation, Vitals
 from tests.kafka_worker import new_place
 from tests.processes import Process, flags, line, wait_for
-from tests.prometheus import Prometheus, tool
 from tests.scrape import OPENMETRICS, parsed, serving
 from tests.streams import vectors
 

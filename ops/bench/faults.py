@@ -1,8 +1,10 @@
-"""What /healthz, /readyz and the log of a worker on a real Kafka say after how many seconds of a fault.
+"""What /healthz, /readyz, the log and the alerts of a worker on a real Kafka say, and when, of a fault.
 
 The learner hangs with records in its hands, the Kafka loop hangs in a callback, the client hands nothing
-over any more, the broker is killed, the state's disk is full. Each is looked at until the worker ends, or for
-as long as it may take to be seen and 15 s more. A full disk needs the right to mount a file system.
+over any more, the broker is killed, the state's disk is full. Each is looked at until everybody has said
+something, who has it to say, and at most for as long as the slowest alert may take. A worker that ends stays
+ended, as if nobody started it again. A full disk needs the right to mount a file system; the alerts are those
+of a real Prometheus (Debian's package) with the rules and the times of ops/prometheus.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import signal
 import subprocess
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,17 @@ from ops.bench.common import arguments, made_with, say, table, work_dir, write
 from ops.bench.kafka import CLASSES, DIM, fill, started, topics
 from ops.bench.million import MATCHED
 from ops.bench.stream import records
+from ops.compose.shell import ROOT
 from ops.harness.hanging import VARIABLE
+from ops.harness.prometheus import Prometheus
 from ops.kafka.broker import Broker
 
 LOOK_SECONDS = 0.1
-MORE_SECONDS = 15.0
+SCRAPE_SECONDS = 5.0
+"""As in ops/prometheus/prometheus.yml."""
+RULES = sorted((ROOT / "ops" / "prometheus" / "rules").glob("*.yml"))
+HEALTH, WORDS = ("healthz", "readyz"), ("log", "alert")
+FIRING = 'ALERTS{alertstate="firing"}'
 DEADLINE = 120.0
 EVENTS = 2000
 HANGING = (
@@ -44,6 +52,7 @@ class Watched:
         self, broker: Broker, name: str, folder: Path, flags: list[str], values: list[bytes]
     ) -> None:
         self._broker, self.topic, self._values = broker, name, values
+        self._prometheus: Prometheus | None = None
         self.log = folder / f"{name}.log"
         topics(broker, name)
         asyncio.run(fill(broker, name, values))
@@ -54,6 +63,11 @@ class Watched:
             if time.monotonic() - begun > DEADLINE or self.process.poll() is not None:
                 raise SystemExit(f"{name}: it does not work:\n{self.said}")
             time.sleep(LOOK_SECONDS)
+        server = Prometheus(
+            folder / f"{name}.prometheus", [self.url.removeprefix("http://")], RULES, SCRAPE_SECONDS
+        )
+        self._prometheus = server.start()
+        server.until("streamlearn_model_step")
 
     @property
     def said(self) -> str:
@@ -77,16 +91,29 @@ class Watched:
     def more(self) -> None:
         asyncio.run(fill(self._broker, self.topic, self._values[:100]))
 
-    def watch(self, fault: str, seconds: float, make: Callable[[], object]) -> dict[str, Any]:
-        """Bring it about; when which of them said something first, and what."""
+    def firing(self) -> list[str]:
+        """Alerts, those of `no standby` aside: there is none from the beginning."""
+        found = self._prometheus.query(FIRING) if self._prometheus is not None else []
+        return sorted(
+            {each.labels["alertname"].removeprefix("Streamlearn") for each in found} - {"NoStandby"}
+        )
+
+    def watch(
+        self, fault: str, seconds: float, make: Callable[[], object], speak: Sequence[str]
+    ) -> dict[str, Any]:
+        """Bring it about; when which of them said something first, and what.
+
+        speak: those who have something to say of this fault. seconds: to wait for them, at most.
+        """
         known = len(self.said)
-        row: dict[str, Any] = {"fault": fault, "healthz": None, "readyz": None, "log": None, "ended": None}
-        words = {"healthz": "", "readyz": "", "log": "", "ended": ""}
+        names = (*HEALTH, *WORDS, "ended")
+        row: dict[str, Any] = {"fault": fault} | dict.fromkeys(names)
+        words = dict.fromkeys(names, "")
         make()
         begun = time.monotonic()
-        while (now := time.monotonic() - begun) < seconds and row["ended"] is None:
-            for path in ("healthz", "readyz"):
-                status, text = self.ask(f"/{path}")
+        while (now := time.monotonic() - begun) < seconds:
+            for path in HEALTH:
+                status, text = self.ask(f"/{path}") if row["ended"] is None else (0, "")
                 if row[path] is None and status == 503:
                     row[path], words[path] = round(now, 1), text.strip()
             new = [
@@ -94,9 +121,13 @@ class Watched:
             ]
             if row["log"] is None and new:
                 row["log"], words["log"] = round(now, 1), new[0]
-            if self.process.poll() is not None:
+            if row["alert"] is None and (alerts := self.firing()):
+                row["alert"], words["alert"] = round(now, 1), ", ".join(alerts)
+            if row["ended"] is None and self.process.poll() is not None:
                 row["ended"] = round(now, 1)
                 words["ended"] = f"status {self.process.returncode}: {self.said.splitlines()[-1]}"
+            if all(row[name] is not None for name in speak):
+                break
             time.sleep(LOOK_SECONDS)
         return row | {f"{name}_says": text for name, text in words.items()}
 
@@ -104,6 +135,8 @@ class Watched:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._prometheus is not None:
+            self._prometheus.stop()
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -136,7 +169,8 @@ def main(options: Namespace) -> None:
     flags = ["--exporter.stall_seconds", str(options.stall), "--checkpoint.seconds", "1"]
     flags += ["--source.patience", patience, "--checkpoint.patience", patience, "--seed", str(options.seed)]
     values = list(records("msgpack", EVENTS, DIM, CLASSES, options.seed))
-    seen, rows = options.stall + MORE_SECONDS, []
+    seen = max(options.stall, options.patience) + options.alerts
+    rows = []
     with work_dir(options.work_dir) as folder, small_disk(folder / "disk") as disk:
         faults = folder / "faults"
         faults.mkdir()
@@ -159,7 +193,7 @@ def main(options: Namespace) -> None:
                                 time.sleep(LOOK_SECONDS)
                         worker.more()
 
-                    rows.append(worker.watch(fault, seen, make))
+                    rows.append(worker.watch(fault, seen, make, (*HEALTH, *WORDS)))
                 (faults / name).unlink()
             if disk is None:
                 say("no file system may be mounted here: a full disk is left out")
@@ -172,14 +206,14 @@ def main(options: Namespace) -> None:
                         exhaust(disk)
                         worker.more()
 
-                    rows.append(worker.watch("the disk is full", options.patience + 2 * MORE_SECONDS, full))
+                    rows.append(worker.watch("the disk is full", seen, full, (*HEALTH, *WORDS, "ended")))
             say("the broker is gone")
             with Watched(broker, "gone", folder, flags, values) as worker:
                 kill: Callable[[], object] = broker.kill
-                rows.append(worker.watch("the broker is gone", options.patience + 4 * MORE_SECONDS, kill))
+                rows.append(worker.watch("the broker is gone", seen, kill, (*WORDS, "ended")))
         finally:
             broker.wipe()
-    seconds = ("fault", "healthz", "readyz", "log", "ended")
+    seconds = ("fault", "healthz", "readyz", "log", "alert", "ended")
     table([{name: row[name] if row[name] is not None else "-" for name in seconds} for row in rows])
     for row in rows:
         print(row["fault"], *(f"  {name}: {row[name]}" for name in row if name.endswith("_says")), sep="\n")
@@ -191,6 +225,9 @@ if __name__ == "__main__":
     parser.add_argument("--stall", type=float, default=60.0, help="exporter.stall_seconds (default 60)")
     parser.add_argument(
         "--patience", type=float, default=90.0, help="source.patience and checkpoint.patience (default 90)"
+    )
+    parser.add_argument(
+        "--alerts", type=float, default=480.0, help="seconds that an alert may take more (default 480)"
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     main(parser.parse_args())

@@ -1,4 +1,4 @@
-"""A real Prometheus (Debian's package) that scrapes what a test runs, and is asked as a dashboard asks it."""
+"""A real Prometheus (Debian's package) that scrapes what is tested, and is asked as a dashboard asks it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+from ops.compose.shell import until
 from ops.kafka.ports import free_ports
 from ops.kafka.process import Background
-from tests.processes import DEADLINE, wait_for
 
 STOP_SECONDS = 20.0
 ANSWER_SECONDS = 20.0
+PAUSE = 0.02
+DEADLINE = 60.0
+"""Seconds until it is ready, ended, or has what is waited for."""
 
 
 def tool(name: str) -> str:
@@ -82,7 +85,7 @@ class Prometheus:
         ]
         self._process.start(command, self.log, tether=True)
         try:
-            wait_for(self._ready, "Prometheus is ready", lambda: self._process.pid is not None)
+            until("Prometheus is ready", DEADLINE, self._ready, PAUSE)
         except BaseException:
             print(self.log.read_text("utf-8"))
             self.stop()
@@ -118,14 +121,7 @@ class Prometheus:
 
     def until(self, expression: str) -> list[Series]:
         """Wait until there is a result, as it is for `streamlearn_model_step > 3`; that result."""
-        found: list[Series] = []
-
-        def asked() -> bool:
-            found[:] = self.query(expression)
-            return bool(found)
-
-        wait_for(asked, f"a result of {expression}", lambda: self._process.pid is not None)
-        return found
+        return until(f"a result of {expression}", DEADLINE, lambda: self.query(expression) or None, PAUSE)
 
     def stop(self) -> None:
         """May be called again."""
