@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from connectors.above import AGAIN, CHUNK, Found, foreign, lines, shorter, start_of
+from connectors.above import CHUNK, Found, foreign, lines, shorter, start_of
+from connectors.writers import changed, is_file, leads_to, plain, refuse_taken, the_log_s
 from streamlearn.codec import encode_dead_letter, encode_prediction
 from streamlearn.events import (
     Output,
@@ -21,7 +22,6 @@ from streamlearn.events import (
     Prediction,
     Rejection,
     Stalled,
-    StateMismatch,
     Unreachable,
     UsageError,
 )
@@ -82,10 +82,12 @@ class FileSink:
             for name, path in self._paths.items():
                 self._files[name] = _Lines(path)
             predictions, dead_letters = self._files["predictions"], self._files["dead_letters"]
-            if predictions.regular and predictions.same_file(dead_letters):
+            # (Of standard output and a pipe, both may go into one.)
+            if predictions.same_file(dead_letters) and is_file(predictions.fd):
                 raise UsageError("sink.predictions and sink.dead_letters are one file: name two")
-            for name, file in self._files.items():
+            for file in self._files.values():
                 file.lock()
+            for name, file in self._files.items():
                 file.resume(None if marks is None else marks.get(name))
         except BaseException:
             self.close()
@@ -97,10 +99,14 @@ class FileSink:
         Raises StateMismatch and UsageError as `open` would, Unreachable if a file can't be read.
         """
         notes = []
-        paths = {name: path for name, path in self._paths.items() if path != "-" and _plain(path)}
+        paths = {name: path for name, path in self._paths.items() if path != "-" and plain(path)}
         if len(paths) > 1 and all(map(os.path.exists, paths.values())) and os.path.samefile(*paths.values()):
             raise UsageError("sink.predictions and sink.dead_letters are one file: name two")
+        if "predictions" not in paths and is_file(1) and any(leads_to(path, 1) for path in paths.values()):
+            raise UsageError("sink.predictions and sink.dead_letters are one file: name two")
         for name, path in paths.items():
+            if leads_to(path, 2):
+                raise the_log_s(path)
             mark = None if marks is None else marks.get(name)
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -186,7 +192,14 @@ class _Lines:
             if not os.path.isdir(folder):
                 raise Unreachable(f"{path} can't be written: there is no folder {folder}; make it") from None
             raise Unreachable(f"{path} can't be written: {error.strerror}") from None
+        if self.regular and leads_to(path, 2):
+            os.close(self._fd)
+            raise the_log_s(path)
         self._terminal = -1 if self.regular else _own_terminal(self._fd)
+
+    @property
+    def fd(self) -> int:
+        return self._fd
 
     @staticmethod
     def _open(path: str) -> int:
@@ -306,35 +319,6 @@ class _Lines:
             if self._terminal >= 0:
                 os.close(self._terminal)
             self._fd = self._terminal = -1
-
-
-def refuse_taken(fd: int, name: str, how: int) -> None:
-    """Lock a file, until `fd` is closed. Raises StateMismatch if somebody else has."""
-    try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StateMismatch(
-            f"{name} is being written by another worker, and one would overwrite the other: end that one, or "
-            "name another file (sink.predictions, sink.dead_letters)"
-        ) from None
-    except OSError as error:  # a network's file system may have no locks
-        log.warning("%s can't be locked (%s): take care that no other worker writes it", name, error.strerror)
-
-
-def changed(name: str, length: int, written: int) -> StateMismatch:
-    what, remedy = "cut it", AGAIN
-    if length > written:
-        what = "appended to it"
-        remedy = f"move what stands from byte {written} on elsewhere, a new start would cut it"
-    return StateMismatch(
-        f"{name} has {length} bytes, but this worker has written up to byte {written}: somebody else has "
-        f"{what}, and nothing more is written there; {remedy}"
-    )
-
-
-def _plain(path: str) -> bool:
-    """A regular file, or none that is there yet."""
-    return os.path.isfile(path) or not os.path.exists(path)
 
 
 class _Waits:

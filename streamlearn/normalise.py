@@ -46,7 +46,15 @@ class Normaliser:
     a new one. What was stored relative to the old one has to move with it (`lost`, `move`).
     """
 
-    def __init__(self, shape: Sequence[int], horizon: int, device: torch.device, enabled: bool) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        horizon: int,
+        device: torch.device,
+        enabled: bool,
+        as_bytes: bool = False,
+    ) -> None:
+        """as_bytes: inputs are uint8, are stored as they are, and have no origin."""
         self.shape = (shape[0], 1, 1) if len(shape) == 3 else tuple(shape)
         self.horizon = horizon
         self.device = device
@@ -60,6 +68,7 @@ class Normaliser:
         self._moments: Array = np.stack([np.zeros(size), np.ones(size)])
         self._sums: Array = np.zeros((2, size))
         self.waiting = 0
+        self._moves = len(shape) == 1 and enabled and not as_bytes
         self.lost = False
         """Whether some feature needs another origin: `move` is to be called before anything else."""
         self._pair: Array = np.zeros((2, size), np.float32)
@@ -99,7 +108,7 @@ class Normaliser:
         if constant:
             reach = np.where(variance > 0, LIMIT * np.sqrt(variance), np.inf)
         self._reach = -reach, reach
-        if self.origin.shape and self.enabled:
+        if self._moves:
             self.lost = bool((_step(mean) * STEPS > np.sqrt(variance)).any())
 
     def relative(self, x: Array) -> Array:

@@ -98,10 +98,10 @@ class Trainer:
         self.replay_batch = self._plan(len(shape) == 3)
         self.model = Model(settings.model, shape, settings.seed, device, self.method.projector)
         self.optimiser = Optimiser(settings.learning, self.model)
-        self.normaliser = Normaliser(
-            shape, settings.model.normalise_horizon, device, settings.model.normalise
-        )
-        kind = torch.uint8 if schema.dtype == "uint8" else torch.float32
+        as_bytes = schema.dtype == "uint8"
+        horizon = settings.model.normalise_horizon
+        self.normaliser = Normaliser(shape, horizon, device, settings.model.normalise, as_bytes)
+        kind = torch.uint8 if as_bytes else torch.float32
         self.memory = Memory(settings.memory, shape, kind, device)
         self.views = Views(settings.views, shape, self.normaliser, generators.views)
         predictor = settings.serving.predictor or self.base.predictor

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from connectors.file_sink import FileSink
 from streamlearn.events import Position, Prediction, StateMismatch
-from tests.processes import count_lines, flags, here, line, next_offset, piped, said, write_events
+from tests.processes import ROOT, count_lines, flags, here, line, next_offset, piped, said, write_events
 from tests.streams import vectors
 
 EVENTS = vectors(60)
@@ -107,3 +109,44 @@ def test_a_file_system_without_locks_is_warned_of(
         str(tmp_path / "p"),
         str(tmp_path / "d"),
     ]
+
+
+def run_in(folder: Path, path: Path, *words: str, out: str, err: str) -> subprocess.CompletedProcess[bytes]:
+    """`streamlearn run` with its standard output and error in files of these names."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "streamlearn", *flags(folder, path, *words)]
+    with open(folder / out, "ab") as stdout, open(folder / err, "ab") as stderr:
+        return subprocess.run(command, stdout=stdout, stderr=stderr, env=environment, check=False)
+
+
+def test_dead_letters_do_not_go_where_the_log_goes(tmp_path: Path) -> None:
+    """Its lines would be taken for somebody else's, who appends to the file."""
+    path = write_events(tmp_path / "events.jsonl", EVENTS)
+    for name in ("/dev/stderr", str(tmp_path / "err.log")):
+        done = run_in(tmp_path, path, "--sink.dead_letters", name, out="out", err="err.log")
+        assert done.returncode == 2
+        said = (tmp_path / "err.log").read_text().splitlines()[-1]
+        assert f"{name} is the file that standard error, with the log, is written to" in said
+
+
+def test_predictions_on_standard_output_and_dead_letters_in_one_file(tmp_path: Path) -> None:
+    path = write_events(tmp_path / "events.jsonl", EVENTS)
+    more = ["--sink.predictions", "-", "--sink.dead_letters"]
+    for name in ("/dev/stdout", str(tmp_path / "out.log")):
+        done = run_in(tmp_path, path, *more, name, out="out.log", err="err.log")
+        assert done.returncode == 2
+        assert "are one file: name two" in (tmp_path / "err.log").read_text().splitlines()[-1]
+    assert (tmp_path / "out.log").read_bytes() == b""
+
+
+def test_of_two_outputs_none_is_cut_before_both_are_ours(tmp_path: Path) -> None:
+    sink, other = (
+        sink_in(tmp_path),
+        FileSink({"predictions": str(tmp_path / "q"), "dead_letters": str(tmp_path / "d")}),
+    )
+    other.open(None, 0)
+    (tmp_path / "p").write_bytes(b"torn")
+    with pytest.raises(StateMismatch, match="is being written by another worker"):
+        sink.open(None, 0)
+    other.close()
+    assert (tmp_path / "p").read_bytes() == b"torn"

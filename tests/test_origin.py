@@ -127,3 +127,19 @@ def test_nothing_is_held_out_before_there_is_an_origin() -> None:
     one.learn(stream(lambda i, x: 1.7e9 + x, 400))
     held = one.trainer.evaluator.held
     assert held.size and np.abs(held.x).max() < 100
+
+
+def test_bytes_have_no_origin_and_stay_what_they_are() -> None:
+    """A feature that is the same byte all the time has no spread that anything could hide."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (3000, 4)).astype(np.uint8)
+    x[:, 0] = 255
+    x[1000:, 1] = 7
+    one = OnlineLearner(made())
+    one.learn([Event(str(i), row, f"c{i % 2}") for i, row in enumerate(x)])
+    assert one.schema is not None and one.schema.dtype == "uint8"
+    rows = {row.tobytes() for row in x}
+    held = one.trainer.evaluator.held.x
+    assert {row.tobytes() for row in one.memory.x[: one.memory.size].numpy()} <= rows
+    assert held.size and {row.tobytes() for row in held} <= rows
+    assert not one.normaliser.origin.any() and abs(one.normaliser.mean[0] - 255) < 1e-9

@@ -218,7 +218,16 @@ class Campaign:
         return True
 
     def done(self) -> bool:
-        return self.fed == len(self.messages) and self.committed().total == self.fed
+        """Is everything answered, and in a checkpoint that the commit names? A worker that was killed behind
+        its last answer has some records to read again yet."""
+        commit = self.committed()
+        if self.fed < len(self.messages) or commit.total < self.fed or commit.checkpoint is None:
+            return False
+        try:
+            manifest = CheckpointStore(self.group.state).read(commit.checkpoint)
+        except Damaged:  # another one has taken its place meanwhile
+            return False
+        return sum(manifest.body["position"]["offsets"].get(self.group.topic, {}).values()) == self.fed
 
     # -- promises
 
