@@ -258,7 +258,10 @@ def reformat(manifest: Manifest, number: int) -> None:
 def test_another_format_is_refused_and_not_passed_over(tmp_path: Path, three: list[Manifest]) -> None:
     last = three[-1]
     reformat(last, checkpoint.FORMAT + 1)
-    with pytest.raises(WrongFormat, match=r"format 2, this version reads 1: run the version that wrote it"):
+    with pytest.raises(
+        WrongFormat,
+        match=f"format {checkpoint.FORMAT + 1}, this version reads {checkpoint.FORMAT}: run the version",
+    ):
         CheckpointStore(tmp_path).newest(pytest.fail)
 
 
