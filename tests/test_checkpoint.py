@@ -268,7 +268,7 @@ def test_another_format_is_refused_and_not_passed_over(tmp_path: Path, three: li
 def test_what_another_version_wrote_is_kept_whole(tmp_path: Path, three: list[Manifest]) -> None:
     """After `use` of an older checkpoint a newer version's may still lie there."""
     oldest, _, last = three
-    reformat(last, 2)
+    reformat(last, checkpoint.FORMAT + 1)
     before = set(files(tmp_path))
     store = CheckpointStore(tmp_path, keep=5)
     store.use(oldest.id)
