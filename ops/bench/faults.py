@@ -35,6 +35,7 @@ LOOK_SECONDS = 0.1
 SCRAPE_SECONDS = 5.0
 """As in ops/prometheus/prometheus.yml."""
 RULES = sorted((ROOT / "ops" / "prometheus" / "rules").glob("*.yml"))
+LEAST_SECONDS = 30.0
 HEALTH, WORDS = ("healthz", "readyz"), ("log", "alert")
 FIRING = 'ALERTS{alertstate="firing"}'
 DEADLINE = 120.0
@@ -169,7 +170,8 @@ def main(options: Namespace) -> None:
     flags = ["--exporter.stall_seconds", str(options.stall), "--checkpoint.seconds", "1"]
     flags += ["--source.patience", patience, "--checkpoint.patience", patience, "--seed", str(options.seed)]
     values = list(records("msgpack", EVENTS, DIM, CLASSES, options.seed))
-    seen = max(options.stall, options.patience) + options.alerts
+    seen = max(options.stall, options.patience) + max(options.alerts, LEAST_SECONDS)
+    words = WORDS if options.alerts else WORDS[:1]
     rows = []
     with work_dir(options.work_dir) as folder, small_disk(folder / "disk") as disk:
         faults = folder / "faults"
@@ -193,7 +195,7 @@ def main(options: Namespace) -> None:
                                 time.sleep(LOOK_SECONDS)
                         worker.more()
 
-                    rows.append(worker.watch(fault, seen, make, (*HEALTH, *WORDS)))
+                    rows.append(worker.watch(fault, seen, make, (*HEALTH, *words)))
                 (faults / name).unlink()
             if disk is None:
                 say("no file system may be mounted here: a full disk is left out")
@@ -206,11 +208,11 @@ def main(options: Namespace) -> None:
                         exhaust(disk)
                         worker.more()
 
-                    rows.append(worker.watch("the disk is full", seen, full, (*HEALTH, *WORDS, "ended")))
+                    rows.append(worker.watch("the disk is full", seen, full, (*HEALTH, *words, "ended")))
             say("the broker is gone")
             with Watched(broker, "gone", folder, flags, values) as worker:
                 kill: Callable[[], object] = broker.kill
-                rows.append(worker.watch("the broker is gone", seen, kill, (*WORDS, "ended")))
+                rows.append(worker.watch("the broker is gone", seen, kill, (*words, "ended")))
         finally:
             broker.wipe()
     seconds = ("fault", "healthz", "readyz", "log", "alert", "ended")
@@ -227,7 +229,10 @@ if __name__ == "__main__":
         "--patience", type=float, default=90.0, help="source.patience and checkpoint.patience (default 90)"
     )
     parser.add_argument(
-        "--alerts", type=float, default=480.0, help="seconds that an alert may take more (default 480)"
+        "--alerts",
+        type=float,
+        default=480.0,
+        help="seconds that an alert may take more (default 480; 0: none is waited for)",
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     main(parser.parse_args())
