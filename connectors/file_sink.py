@@ -28,6 +28,7 @@ from streamlearn.events import (
 
 log = logging.getLogger(__name__)
 
+ONE_FILE = "sink.predictions and sink.dead_letters are one file: name two"
 ATOM = select.PIPE_BUF
 """A pipe that is ready to be written takes so many bytes without blocking."""
 PATIENCE = 0.2
@@ -82,9 +83,8 @@ class FileSink:
             for name, path in self._paths.items():
                 self._files[name] = _Lines(path)
             predictions, dead_letters = self._files["predictions"], self._files["dead_letters"]
-            # (Of standard output and a pipe, both may go into one.)
-            if predictions.same_file(dead_letters) and is_file(predictions.fd):
-                raise UsageError("sink.predictions and sink.dead_letters are one file: name two")
+            if predictions.same_file(dead_letters):
+                raise UsageError(ONE_FILE)
             for file in self._files.values():
                 file.lock()
             for name, file in self._files.items():
@@ -100,10 +100,12 @@ class FileSink:
         """
         notes = []
         paths = {name: path for name, path in self._paths.items() if path != "-" and plain(path)}
-        if len(paths) > 1 and all(map(os.path.exists, paths.values())) and os.path.samefile(*paths.values()):
-            raise UsageError("sink.predictions and sink.dead_letters are one file: name two")
-        if "predictions" not in paths and is_file(1) and any(leads_to(path, 1) for path in paths.values()):
-            raise UsageError("sink.predictions and sink.dead_letters are one file: name two")
+        if len(paths) > 1:
+            same = all(map(os.path.exists, paths.values())) and os.path.samefile(*paths.values())
+        else:
+            same = "predictions" not in paths and any(leads_to(path, 1) for path in paths.values())
+        if same:
+            raise UsageError(ONE_FILE)
         for name, path in paths.items():
             if leads_to(path, 2):
                 raise the_log_s(path)
@@ -197,10 +199,6 @@ class _Lines:
             raise the_log_s(path)
         self._terminal = -1 if self.regular else _own_terminal(self._fd)
 
-    @property
-    def fd(self) -> int:
-        return self._fd
-
     @staticmethod
     def _open(path: str) -> int:
         try:
@@ -211,7 +209,8 @@ class _Lines:
         return os.open(path, flags | os.O_CLOEXEC, 0o644)
 
     def same_file(self, other: _Lines) -> bool:
-        return os.path.sameopenfile(self._fd, other._fd)
+        """Do both go into one regular file? Of a pipe, or the null device, that is nobody's loss."""
+        return is_file(self._fd) and os.path.sameopenfile(self._fd, other._fd)
 
     def lock(self) -> None:
         """For as long as it is open. Raises StateMismatch."""
