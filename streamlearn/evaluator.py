@@ -78,8 +78,6 @@ class Evaluator:
         """How many of the sets have been in a step."""
         self.images = 0
         """Inputs put through the network for evaluations, once for every predictor that they ask."""
-        self.nearest: list[tuple[int, int, float]] = []
-        """The pairs of classes that were easiest to confuse at the last evaluation: (a, b, cosine)."""
         self._figures: ContinualFigures | None = None
 
     def takes(self, x: Array, number: int, task: str | None, choice: int) -> bool:
@@ -173,7 +171,6 @@ class Evaluator:
         # Who is to serve is judged by the newest examples: on old ones of a drifting stream the past wins.
         newest = self.held.newest
         self.serving.choose(step, self.held.y[newest], {name: hits[newest] for name, hits in right.items()})
-        self.nearest = self.serving.nearest(NEAREST)
 
     def asked_again(self, step: int, events: int) -> Continual:
         """A copy of the continual evaluation that has been asked once more, now, whatever the budget says.
@@ -187,6 +184,11 @@ class Evaluator:
             fixed, rolling = self.held.accuracies(right)
             found.record(step, events, fixed[: self.announced], rolling[: self.announced])
         return found
+
+    @property
+    def nearest(self) -> list[tuple[int, int, float]]:
+        """The pairs of classes that are easiest to confuse now: (a, b, cosine); none before an evaluation."""
+        return self.serving.nearest(NEAREST) if self.continual.evaluations else []
 
     @property
     def figures(self) -> ContinualFigures:
@@ -220,5 +222,3 @@ class Evaluator:
         self.continual.load(continual)
         self.schedule.load(schedule)
         self.tasks = sum(key.startswith("task ") for key in self.groups)
-        if self.continual.evaluations:
-            self.nearest = self.serving.nearest(NEAREST)

@@ -34,6 +34,11 @@ SORTED = 64
 """Classes up to which it takes less time to sort all probabilities than to find the largest first."""
 
 
+DIGITS = 6
+"""Of a probability, as predictions have it: more than anybody reads."""
+
+LABELS = (str, int, np.integer)
+
 QUIET = np.errstate(all="ignore")
 """What is no number is looked for where it matters: a step that would make weights of it is left out."""
 
@@ -280,14 +285,17 @@ class OnlineLearner:
 
     def _accept(self, event: Event) -> tuple[Array, int] | Rejection:
         """The input as it came and the class number (UNKNOWN without a label), or why not."""
-        fitted = self._fit(event)
-        if isinstance(fitted, Rejection):
-            return fitted
+        assert self.schema is not None
+        x = event.x
+        if not self.schema.fits(x):
+            fitted = self._fit(event)
+            if isinstance(fitted, Rejection):
+                return fitted
         if event.y is None:
-            return fitted, UNKNOWN
+            return x, UNKNOWN
         # A notebook may give what the codec would have turned into a string, or refused.
         given: object = event.y
-        if not isinstance(given, str | int | np.integer) or isinstance(given, bool):
+        if type(given) is not str and (not isinstance(given, LABELS) or isinstance(given, bool)):
             return reject_event(event, "bad_label", f"the label is {given!r}, not a string or an integer")
         label = str(given)
         number = self.classes.number(label)
@@ -297,12 +305,10 @@ class OnlineLearner:
                 "too_many_classes",
                 f"{label!r} would be class {self.classes.limit + 1}, past codec.max_classes",
             )
-        return fitted, number
+        return x, number
 
     def _fit(self, event: Event) -> Array | Rejection:
         assert self.schema is not None
-        if self.schema.fits(event.x):
-            return event.x
         misfit = self.schema.misfit(event.x)
         if misfit is None:
             return event.x
@@ -313,7 +319,7 @@ class OnlineLearner:
         return reject_event(event, reason, detail)
 
     def _forward(self, rows: Array) -> tuple[list[list[int]], list[list[float]], Array]:
-        """Best classes [B][k], their probabilities, and all probabilities [B, classes]."""
+        """Best classes [B][k], their probabilities to DIGITS, and all probabilities [B, classes]."""
         probabilities = self.trainer.forward(rows)
         best, values = _largest(probabilities, min(self.settings.learning.top_k, self.model.classes))
         return best, values, probabilities
@@ -323,8 +329,7 @@ class OnlineLearner:
         return Prediction(
             event.id,
             names[best[0]] if best else None,
-            # Six digits of a probability are what anybody reads.
-            {names[i]: round(p, 6) for i, p in zip(best, scores, strict=True)},
+            {names[i]: p for i, p in zip(best, scores, strict=True)},
             self.model.classes,
             self.counts.steps,
             event.position,
@@ -375,11 +380,18 @@ class OnlineLearner:
 
 
 def _largest(rows: Array, k: int) -> tuple[list[list[int]], list[list[float]]]:
-    """Places and values of the k largest of each row [n, m], largest first; of equal ones the first."""
+    """Places and values, rounded, of the k largest of each row [n, m]; of equal ones the first."""
     if rows.shape[1] <= SORTED:
         order = np.argsort(-rows, axis=1, kind="stable")[:, :k].tolist()
-        return order, [[row[i] for i in best] for row, best in zip(rows.tolist(), order, strict=True)]
+        return order, [[row[i] for i in best] for row, best in zip(_rounded(rows), order, strict=True)]
     at = np.arange(len(rows))[:, None]
     some = np.sort(np.argpartition(-rows, k - 1, axis=1)[:, :k], axis=1)
     some = some[at, np.argsort(-rows[at, some], axis=1, kind="stable")]
-    return some.tolist(), rows[at, some].tolist()
+    return some.tolist(), _rounded(rows[at, some])
+
+
+def _rounded(probabilities: Array) -> list[list[float]]:
+    """Of float32 [n, m], to DIGITS: the product is exact, so each is what `round` makes of it."""
+    scaled = np.rint(probabilities.astype(np.float64) * 10.0**DIGITS)
+    rounded: list[list[float]] = (scaled / 10.0**DIGITS).tolist()
+    return rounded

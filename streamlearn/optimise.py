@@ -36,6 +36,7 @@ class Optimiser:
         if self.name == "adamw":
             self.m, self.v = torch.zeros_like(model.flat), torch.zeros_like(model.flat)
             self.row_m, self.row_v = torch.zeros_like(model.rows), torch.zeros_like(model.rows)
+        self._counted = host(self.row_steps)
 
     def grow(self, model: Model) -> None:
         """Follow the head's storage. No existing state changes by a bit; new rows start at zero."""
@@ -47,12 +48,12 @@ class Optimiser:
             new = torch.zeros(after, old.shape[1], device=old.device)
             new[:before] = old
             setattr(self, name, new)
+        self._counted = host(self.row_steps)
 
     def step(self, model: Model) -> None:
         """Apply the gradients that `model.backward` left, which are of no use any more then."""
         self.steps += 1
-        row_steps = host(self.row_steps[: model.classes])
-        row_steps += 1
+        self._counted[: model.classes] += 1
         if self.decay:
             for weights, _ in model.pairs:
                 weights *= 1 - self.rate * self.decay

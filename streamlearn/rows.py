@@ -127,7 +127,8 @@ def make_rows(
         drawn_x = drawn_x * wide + partner_x * (1 - wide)
         other = _labels([(y, counts[0]), (partner_y, counts[1])], stream)
         share = join([full(streams, 1.0, stream)] + [part] * counts[1])
-    if stream_views == memory_views == (RAW,) and stream.dtype == drawn_x.dtype:
+    alike = counts == (1, 1) and views.untouched(stream_views[0]) and views.untouched(memory_views[0])
+    if alike and stream.dtype == drawn_x.dtype:
         x = views(join([stream, drawn_x]), RAW)
     else:
         x = join([_views(views, stream, stream_views), _views(views, drawn_x, memory_views)])

@@ -79,15 +79,17 @@ class Views:
                 ),
             }
 
+    def untouched(self, strength: str) -> bool:
+        """Whether a view of this strength is the input itself, normalised."""
+        return strength == RAW or (strength == STANDARD and not self.image)
+
     def __call__(self, raw: Numbers, strength: str) -> Numbers:
         """A view of every stored input [rows, *shape]; normalised float32, of the same kind."""
-        if strength == STANDARD:
-            strength = WEAK if self.image else RAW
-        if strength == RAW or not len(raw):
+        if self.untouched(strength) or not len(raw):
             return self.normaliser(raw)
         x = tensor(raw)
         if self.image:
-            x = self._image(x.float(), self.reach[strength])
+            x = self._image(x.float(), self.reach[WEAK if strength == STANDARD else strength])
         else:
             x = self._vector(x, 1.0 if strength == WEAK else 2.0)
         return host(x) if isinstance(raw, np.ndarray) else x
