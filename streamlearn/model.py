@@ -62,6 +62,7 @@ class Model:
         # Walking a net's modules twice a step costs as much as a small net's forward.
         self._has_modes = not isinstance(self.encoder, MLP | SmallConv)
         self.by_hand = isinstance(self.encoder, MLP) and settings.dtype == "float32"
+        self._flat_grad, self._ones = host(self.flat_grad), host(torch.ones_like(self.flat))
         self._tape = Tape()
         self.linear = settings.head == "linear"
         self.classes = 0
@@ -79,7 +80,7 @@ class Model:
         self.used, self.used_grad = self.rows[: self.classes], self.rows_grad[: self.classes]
         self._used, self._used_grad = host(self.used), host(self.used_grad)
         # Weights and their gradients, to reckon with.
-        self.pairs = ((host(self.flat), host(self.flat_grad)), (self._used, self._used_grad))
+        self.pairs = ((host(self.flat), self._flat_grad), (self._used, self._used_grad))
 
     def grow(self, classes: int, generator: torch.Generator) -> None:
         """Give the head rows for `classes` classes. No existing parameter changes by a bit.
@@ -196,6 +197,13 @@ class Model:
         for _, gradient in self.pairs:
             gradient[...] = 0
         self._tape.backward(losses)
+
+    def learnable(self) -> bool:
+        """Whether the gradient is finite, as that of a finite loss need not be.
+
+        One sum meets every NaN and infinity; as a product with ones it takes a quarter of a sum's time.
+        """
+        return math.isfinite(float(self._flat_grad @ self._ones) + float(self._used_grad.sum()))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [rows, classes] of normalised inputs [rows, *shape]."""

@@ -164,8 +164,7 @@ class Trainer:
         finite = math.isfinite(sum(values.values()))
         if finite:
             model.backward(parts.values())
-            # A finite loss may have a gradient that is not; one sum meets every NaN and infinity.
-            finite = math.isfinite(sum(float(gradient.sum()) for _, gradient in model.pairs))
+            finite = model.learnable()
         model.end()
         mark("forward_backward")
         if finite:
