@@ -72,6 +72,26 @@ def clip_(numbers: Numbers, limit: float) -> Numbers:
     return numbers.clamp_(-limit, limit)
 
 
+def product_(a: Numbers, b: Numbers, into: Numbers, add: bool) -> None:
+    """The product of two matrices written into a third, or added to it."""
+    if add:
+        into += a @ b
+    elif isinstance(into, np.ndarray):
+        np.matmul(a, b, out=into)
+    else:
+        into.copy_(a @ b)
+
+
+def total_(rows: Numbers, into: Numbers, add: bool) -> None:
+    """The sum over all rows [n, d] written into [d], or added to it."""
+    if add:
+        into += rows.sum(0)
+    elif isinstance(into, np.ndarray):
+        np.add.reduce(rows, axis=0, out=into)
+    else:
+        into.copy_(rows.sum(0))
+
+
 def log_softmax(rows: Numbers) -> Numbers:
     """Of every row [n, classes]."""
     if not isinstance(rows, np.ndarray):

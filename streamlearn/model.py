@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from streamlearn.arithmetic import Numbers, host, lengths, tensor, unit
+from streamlearn.arithmetic import Numbers, host, lengths, product_, tensor, total_, unit
 from streamlearn.config import ModelSettings
 from streamlearn.nets import MLP, SmallConv, make_encoder
 from streamlearn.state import Part, copy, fill
@@ -64,6 +64,8 @@ class Model:
         self.by_hand = isinstance(self.encoder, MLP) and settings.dtype == "float32"
         self._flat_grad, self._ones = host(self.flat_grad), host(torch.ones_like(self.flat))
         self._tape = Tape()
+        self._encoder_has = self._rows_have = False
+        """Whether this backward has reached the encoder's gradient, and the head's."""
         self.linear = settings.head == "linear"
         self.classes = 0
         self.rows = torch.zeros(FIRST_CAPACITY, self.features + self.linear, device=device)
@@ -152,7 +154,12 @@ class Model:
         if self.by_hand:
             assert isinstance(encoder, MLP)
             h = encoder.represent(x)
-            return self._tape.node(h, lambda gradient: encoder.backward(x, h, gradient))
+
+            def onward(gradient: Numbers) -> None:
+                encoder.backward(x, h, gradient, self._encoder_has)
+                self._encoder_has = True
+
+            return self._tape.node(h, onward)
         features = self.encode(tensor(x))
         return self._tape.node(host(features), lambda gradient: _through(features, gradient))
 
@@ -162,8 +169,9 @@ class Model:
         if self.linear:
 
             def linear(gradient: Numbers) -> Numbers:
-                rows_grad[:, :d] += gradient.T @ h.value
-                rows_grad[:, d] += gradient.sum(0)
+                product_(gradient.T, h.value, rows_grad[:, :d], self._rows_have)
+                total_(gradient, rows_grad[:, d], self._rows_have)
+                self._rows_have = True
                 return gradient @ rows[:, :d]
 
             return self._tape.node(self.score(h.value), linear, h)
@@ -179,7 +187,10 @@ class Model:
             to_v /= row_length
             to_u -= u * (u * to_u).sum(1)[:, None]
             to_u /= h_length
-            rows_grad.__iadd__(to_v)
+            if self._rows_have:
+                to_v += rows_grad
+            rows_grad[...] = to_v
+            self._rows_have = True
             return to_u
 
         logits = u @ v.T
@@ -193,10 +204,18 @@ class Model:
         return projections
 
     def backward(self, losses: Iterable[Loss]) -> None:
-        """Gradients of the sum of `losses` into flat_grad and rows_grad, which hold nothing from before."""
-        for _, gradient in self.pairs:
-            gradient[...] = 0
+        """Gradients of the sum of `losses` into flat_grad and rows_grad, whatever these held before."""
+        # Where the gradient is known by hand it is written; to add it to zeros would be two passes more.
+        self._encoder_has, self._rows_have = not self.by_hand, False
+        if not self.by_hand:
+            self._flat_grad[...] = 0
+        elif self.projector is not None and self.projector.grad is not None:
+            self.projector.grad.zero_()
         self._tape.backward(losses)
+        if not self._encoder_has:
+            self._flat_grad[...] = 0
+        if not self._rows_have:
+            self._used_grad[...] = 0
 
     def learnable(self) -> bool:
         """Whether the gradient is finite, as that of a finite loss need not be.

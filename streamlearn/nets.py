@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from streamlearn.arithmetic import Numbers, host, relu_
+from streamlearn.arithmetic import Numbers, host, product_, relu_, total_
 
 MAX_GRID = 4
 """Side of the largest feature map that the small net flattens; larger ones are averaged down to it."""
@@ -56,12 +56,12 @@ class MLP(nn.Module):
         h += self._bias
         return relu_(h)
 
-    def backward(self, x: Numbers, h: Numbers, gradient: Numbers) -> None:
-        """Add the gradient of h = represent(x), [rows, width], to those of the parameters."""
+    def backward(self, x: Numbers, h: Numbers, gradient: Numbers, add: bool) -> None:
+        """Make the gradient of h = represent(x), [rows, width], the parameters', or add it to theirs."""
         through = gradient * (h > 0)
-        weight, bias = self._grads  # to add to an attribute would set it, which a module makes much of
-        weight += x.reshape(len(x), -1).T @ through
-        bias += through.sum(0)
+        weight, bias = self._grads
+        product_(x.reshape(len(x), -1).T, through, weight, add)
+        total_(through, bias, add)
 
 
 class SmallConv(nn.Module):

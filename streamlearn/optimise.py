@@ -51,7 +51,7 @@ class Optimiser:
         self._counted = host(self.row_steps)
 
     def step(self, model: Model) -> None:
-        """Apply the gradients that `model.backward` left, which are of no use any more then."""
+        """Apply the gradients that `model.backward` left."""
         self.steps += 1
         self._counted[: model.classes] += 1
         if self.decay:
@@ -60,9 +60,8 @@ class Optimiser:
         if self.name == "adamw":
             self._adam(model)
             return
-        for weights, change in model.pairs:
-            change *= self.rate
-            weights -= change
+        model.flat.add_(model.flat_grad, alpha=-self.rate)
+        model.used.add_(model.used_grad, alpha=-self.rate)
 
     @torch.no_grad()
     def _adam(self, model: Model) -> None:
