@@ -146,6 +146,11 @@ class FileSink:
         """See `Sink`: whether a file holds outputs of records that are not yet read again."""
         return any(file.holds_after(offsets) for file in self._files.values())
 
+    @property
+    def waiting(self) -> int:
+        """Outputs that wait in memory to be written. From any thread."""
+        return sum(file.waiting for file in list(self._files.values()))
+
     def flush(self) -> dict[str, int]:
         marks, stalled = {}, None
         for name, file in self._files.items():
@@ -253,6 +258,10 @@ class _Lines:
         self._passed[position[:2]] = position.offset
         while self._ahead is not None and self._ahead.offset <= self._passed.get(self._ahead.key, -1):
             self._ahead = next(self._found, None)
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting.count(b"\n")
 
     def add(self, line: bytes) -> None:
         self._waiting += line

@@ -131,7 +131,7 @@ class WorkerCollector(Collector):
         for name, text, place in HISTOGRAMS:
             yield histogram(name, text, {(): attrgetter(place)(seen)})
         if seen.nearest:
-            text = "Distance (1 - cosine) of the nearest prototypes of two classes, at the last evaluation."
+            text = "Distance (1 - cosine) of the nearest prototypes of two classes."
             yield gauge("prototype_nearest_distance", text, {(): 1 - seen.nearest[0][2]})
             pairs = {(printable(a), printable(b)): 1 - cosine for a, b, cosine in seen.nearest}
             text = "The same of the pairs of classes that are easiest to confuse."
@@ -283,7 +283,7 @@ def status(vitals: Vitals) -> dict[str, Any]:
         "continual": None if seen.continual is None else continual(seen.continual),
         "evaluation": None if seen.evaluation is None else _evaluation(seen.evaluation),
         "serving": seen.serving or None,
-        "nearest_prototypes": [[printable(a), printable(b), cosine] for a, b, cosine in seen.nearest],
+        "nearest_prototypes": [[printable(a), printable(b), 1 - cosine] for a, b, cosine in seen.nearest],
         "recall_interval_steps": seen.recall_interval,
         "expected_recall_interval_steps": seen.expected_recall,
         "losses": dict(seen.losses),
@@ -303,12 +303,12 @@ def _traffic(seen: Observation) -> dict[str, Any]:
     """By topic and partition; empty where there is no group."""
     traffic = seen.traffic
     if traffic is None:
-        return {"lag": {}, "ends": {}, "queues": {}, "traffic": None}
+        return {"lag": {}, "ends": {}, "queues": dict(seen.queues), "traffic": None}
     topics = [printable(topic) for topic in seen.offsets]
     return {
         "lag": {topic: {str(p): n for p, n in traffic.lag.items()} for topic in topics},
         "ends": {topic: {str(p): n for p, n in traffic.ends.items()} for topic in topics},
-        "queues": dict(traffic.queues),
+        "queues": dict(seen.queues),
         "traffic": {**traffic.counts, "answered_at": traffic.answered_at, "held": traffic.held},
     }
 

@@ -43,6 +43,7 @@ class Alone:
     def __init__(self, source: Any = None, sink: Any = None) -> None:
         self._alone = source
         self._repeats: Callable[[Mapping[int, int]], bool] = getattr(sink, "repeats", lambda offsets: False)
+        self._sink = sink
 
     def __bool__(self) -> bool:
         return False
@@ -77,6 +78,11 @@ class Alone:
         """Of the source, as of now, from any thread. offsets: how far the learner is."""
         ask: Callable[[Mapping[int, int]], Traffic | None] = getattr(self._alone, "traffic", _nothing)
         return ask(offsets)
+
+    def queues(self) -> dict[str, int]:
+        """Outputs that wait in memory for whoever takes them. From any thread."""
+        waiting: int | None = getattr(self._sink, "waiting", None)
+        return {} if waiting is None else {"outputs": waiting}
 
     def silence(self) -> float:
         """Seconds for which the thread that reads has given no sign of life. From any thread."""

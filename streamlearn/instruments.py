@@ -137,8 +137,10 @@ class Instruments:
     def _live(self, seen: Observation) -> dict[str, Any]:
         """What is looked up at the moment, on the thread of whoever asks."""
         (offsets,) = seen.offsets.values() or ({},)
+        traffic = self._group.traffic({int(p): o for p, o in offsets.items()})
         return {
-            "traffic": self._group.traffic({int(p): o for p, o in offsets.items()}),
+            "traffic": traffic,
+            "queues": traffic.queues if traffic is not None else self._group.queues(),
             "memory": memory_figures(self._learner, MOST_RECALLS),
             "device": device_figures(self._learner.device),
         }

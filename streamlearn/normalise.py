@@ -40,10 +40,10 @@ class Normaliser:
     must neither overflow nor swallow a small variance).
 
     What is stored and computed with is float32, which knows a time in seconds since 1970 to two minutes
-    only. So the median of a vector stream's first batch is its `origin`, and is taken off every input while
-    it is still float64. The first batch may be no sample of what comes, and streams drift: a feature whose
-    mean has come to lie so far from its origin that float32 no longer resolves its spread gets its mean for
-    a new one. What was stored relative to the old one has to move with it (`lost`, `move`).
+    only. So the median of the first batch, by feature or channel, is the `origin`, and is taken off every
+    input while it is still float64. The first batch may be no sample of what comes, and streams drift: what
+    has a mean so far from its origin by now that float32 no longer resolves its spread gets its mean for a
+    new one. What was stored relative to the old one has to move with it (`lost`, `move`).
     """
 
     def __init__(
@@ -61,14 +61,15 @@ class Normaliser:
         self.enabled = enabled
         self.weight = 0.0
         size = shape[0] if len(shape) == 3 else int(np.prod(shape))
-        self.origin: Array = np.zeros(self.shape if len(shape) == 1 else ())
-        self.anchored = len(shape) != 1 or not enabled
+        self.origin: Array = np.zeros(self.shape)
+        self.anchored = not enabled
         # Mean and variance in one, and what comes of them: of so few numbers each call costs more than its
         # arithmetic.
+        self._axes = 0 if len(shape) == 1 else (0, 2)
         self._moments: Array = np.stack([np.zeros(size), np.ones(size)])
         self._sums: Array = np.zeros((2, size))
         self.waiting = 0
-        self._moves = len(shape) == 1 and enabled and not as_bytes
+        self.as_bytes = as_bytes
         self.lost = False
         """Whether some feature needs another origin: `move` is to be called before anything else."""
         self._pair: Array = np.zeros((2, size), np.float32)
@@ -100,7 +101,7 @@ class Normaliser:
             spread = np.where(variance > LEAST_VARIANCE, variance, 1.0)
         deviation = np.sqrt(spread)
         self._pair[0] = mean
-        self._centre, self._inverse = self.origin + mean, 1.0 / deviation
+        self._centre, self._inverse = self.origin.ravel() + mean, 1.0 / deviation
         self._pair[1] = self._inverse
         if self.device.type != "cpu":
             self._onto_device()
@@ -108,8 +109,12 @@ class Normaliser:
         if constant:
             reach = np.where(variance > 0, LIMIT * np.sqrt(variance), np.inf)
         self._reach = -reach, reach
-        if self._moves:
+        if self.enabled and not self.as_bytes:
             self.lost = bool((_step(mean) * STEPS > np.sqrt(variance)).any())
+
+    def _by_feature(self, x: Array) -> Array:
+        """[n, features] of vectors; [n, channels, H * W] of images."""
+        return x if x.ndim == 2 else x.reshape(len(x), len(self._sums[0]), -1)
 
     def relative(self, x: Array) -> Array:
         """Raw inputs [n, *shape] as they are stored: uint8, or float32 relative to the origin."""
@@ -121,19 +126,20 @@ class Normaliser:
     def anchor(self, x: Array) -> None:
         """Settle the origin by the first batch [n, *shape]: the median, which a single outlier can't move."""
         if not self.anchored and x.dtype != np.uint8:
-            self.origin = np.median(x, axis=0)
+            self.origin = np.median(self._by_feature(x), axis=self._axes).reshape(self.shape)
         self.anchored = True
 
     def move(self) -> Array:
         """Make the mean the origin of every feature that needs another one.
 
-        Returns what is to be taken off all inputs stored so far: float64 [features], mostly zeros. To be
+        Returns what is to be taken off all inputs stored so far: float64, mostly zeros. To be
         called between steps, when `lost`: a step that loses a feature has left nothing waiting.
         """
         mean, variance = self._moments
         by: Array = np.where(_step(mean) * STEPS > np.sqrt(variance), mean, 0.0)
-        self.origin = self.origin + by.reshape(self.shape)
         mean -= by
+        by = by.reshape(self.shape)
+        self.origin = self.origin + by
         self._derive()
         return by
 
@@ -141,9 +147,7 @@ class Normaliser:
         """Take a batch of stored inputs [n, *shape] into the statistics."""
         if not self.enabled:
             return
-        # [n, features] of vectors; [n, channels, H * W] of images
-        values = x if x.ndim == 2 else x.reshape(len(x), len(self._sums[0]), -1)
-        axes = 0 if x.ndim == 2 else (0, 2)
+        values, axes = self._by_feature(x), self._axes
         centre, (low, high) = self._moments[0], self._reach
         if not self.weight:
             centre = np.median(values, axis=axes).astype(np.float64)
@@ -191,7 +195,7 @@ class Normaliser:
 
     def straight(self, x: Array) -> Numbers:
         """Raw inputs [n, *shape] -> standardised float32 on the device."""
-        if x.dtype == np.uint8 or not self.enabled or len(self.origin.shape) != 1:
+        if x.dtype == np.uint8 or not self.enabled or x.ndim != 2:
             return self(onto(self.relative(x), self.device))
         # The same as by way of what is stored, in fewer calls.
         z = np.subtract(x, self._centre)

@@ -176,6 +176,7 @@ class Observation:
     offsets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     checkpointed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     traffic: Traffic | None = None
+    queues: Mapping[str, int] = field(default_factory=dict)
     memory: MemoryFigures | None = None
     device: DeviceFigures | None = None
     paused: bool = False

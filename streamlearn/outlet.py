@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from streamlearn.events import Sink, Stalled, Unreachable
 from streamlearn.keeper import Keeper
@@ -20,8 +21,16 @@ class Outlet:
     """Flushes the sink. `marks`: what the last flush returned."""
 
     def __init__(
-        self, settings: Settings, sink: Sink, vitals: Vitals, keeper: Keeper, stop: threading.Event
+        self,
+        settings: Settings,
+        sink: Sink,
+        vitals: Vitals,
+        keeper: Keeper,
+        stop: threading.Event,
+        meanwhile: Callable[[], object],
     ) -> None:
+        """meanwhile: called now and then while outputs wait."""
+        self._meanwhile = meanwhile
         self.settings, self.sink, self.vitals, self.keeper = settings, sink, vitals, keeper
         self.marks: dict[str, int] = {}
         self._stop = stop
@@ -40,6 +49,7 @@ class Outlet:
             except Stalled as error:
                 # Its own affair how long a reader takes; but a signal must not wait for it.
                 self.vitals.output_problem = str(error)
+                self._meanwhile()
                 if self._stop.is_set():
                     raise Unreachable(
                         f"stopped while {error}: the last checkpoint stands, a new start goes on from it"
@@ -52,6 +62,7 @@ class Outlet:
                     log.error("outputs can't be written (%s): nothing is read until they can", error)
                     said = True
                 self.vitals.output_problem = str(error)
+                self._meanwhile()
                 self.keeper.waits()
                 if time.monotonic() - since > patience or self._stop.wait(RETRY_SECONDS):
                     log.error("outputs could not be written (%s): giving up; nothing is lost", error)

@@ -37,9 +37,15 @@ def surroundings(seen: Observation, vitals: Vitals) -> Iterator[Metric]:
             (printable(t), p): o for t, by_partition in offsets.items() for p, o in by_partition.items()
         }
         yield gauge(name, text, by_place, "topic", "partition")
-    traffic = seen.traffic
+    queues = {(queue,): depth for queue, depth in seen.queues.items()}
+    yield gauge("queue_depth", "Records and outputs that wait in memory.", queues, "queue")
+    traffic, topics = seen.traffic, [printable(topic) for topic in seen.offsets]
+    # A file or a stream doesn't say how many records are to come: then the name alone is there.
+    text = "Records in the topic that were not applied yet."
+    lag = {(t, str(p)): n for t in topics for p, n in (traffic.lag if traffic is not None else {}).items()}
+    yield gauge("consumer_lag_events", text, lag, "topic", "partition")
     if traffic is not None:
-        yield from _traffic(traffic, [printable(topic) for topic in seen.offsets])
+        yield from _traffic(traffic, topics)
     device = seen.device
     if device is not None:
         text = (
@@ -51,14 +57,9 @@ def surroundings(seen: Observation, vitals: Vitals) -> Iterator[Metric]:
 
 
 def _traffic(traffic: Traffic, topics: list[str]) -> Iterator[Metric]:
-    for name, text, by_partition in (
-        ("end_offset", "Offset behind the topic's last record, at the last look.", traffic.ends),
-        ("consumer_lag_events", "Records in the topic that were not applied yet.", traffic.lag),
-    ):
-        values = {(topic, str(p)): n for topic in topics for p, n in by_partition.items()}
-        yield gauge(name, text, values, "topic", "partition")
-    queues = {(queue,): depth for queue, depth in traffic.queues.items()}
-    yield gauge("queue_depth", "Records and outputs that wait in memory.", queues, "queue")
+    ends = {(topic, str(p)): n for topic in topics for p, n in traffic.ends.items()}
+    text = "Offset behind the topic's last record, at the last look."
+    yield gauge("end_offset", text, ends, "topic", "partition")
     for name, text in COUNTS:
         yield counter(name, text, {(): traffic.counts[name]})
     text = "When a broker last answered, in seconds since 1970."

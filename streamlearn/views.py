@@ -34,7 +34,11 @@ HOLE = (0.25, 0.5)
 
 @dataclass(frozen=True)
 class _Reach:
-    """How far image views go. Shares of the side (crop: smallest side left) and of the brightness."""
+    """How far image views go.
+
+    Shares of the side (crop: smallest side left); light: of the contrast, and of the brightness of bytes; of
+    other numbers, which have no black, standard deviations.
+    """
 
     crop: float
     shift: float
@@ -99,7 +103,7 @@ class Views:
         return torch.rand(rows, columns, generator=self.generator, device=device).mul_(high - low).add_(low)
 
     def _image(self, x: Tensor, reach: _Reach) -> Tensor:
-        n = len(x)
+        n, as_bytes = len(x), self.normaliser.as_bytes
         side = self._uniform(n, 2, reach.crop, 1.0)
         # grid coordinates run from -1 to 1: a crop of side s may lie anywhere within 1 - s of the centre
         centre = self._uniform(n, 2, -1.0, 1.0) * (1 - side + 2 * reach.shift)
@@ -111,8 +115,12 @@ class Views:
         grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
         x = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
         light = self._uniform(n, 2, 1 - reach.light, 1 + reach.light)[:, :, None, None, None]
+        if not as_bytes:
+            # Nobody knows which number is black: brighter is so many standard deviations more.
+            x = self.normaliser(x)
         middle = x.mean(dim=(1, 2, 3), keepdim=True)
-        x = self.normaliser((x - middle).mul_(light[:, 0]).add_(middle).mul_(light[:, 1]))
+        x = (x - middle).mul_(light[:, 0]).add_(middle)
+        x = self.normaliser(x.mul_(light[:, 1])) if as_bytes else x.add_(light[:, 1] - 1)
         return self._holes(x) if reach.hole else x
 
     def _holes(self, x: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class Worker:
         self._decides: Callable[[], bool] = getattr(source, "decide", lambda: False)
         self.poison = Poison(settings.delivery.max_dead_letters_in_row)
         self._unanswered: list[Record] = []
-        self.outlet = Outlet(settings, sink, self.vitals, self.keeper, self._stop)
+        self.outlet = Outlet(settings, sink, self.vitals, self.keeper, self._stop, self._look_meanwhile)
 
     def stop(self) -> None:
         """Ask `run` to end after a checkpoint. Safe from a signal handler and from other threads."""
@@ -394,6 +394,10 @@ class Worker:
         else:
             answer |= {"checkpoint": newest.id, "step": self.learner.counts.steps, "epoch": self.epoch}
             self.group.name(newest, command, encode_answer(command, **answer))
+
+    def _look_meanwhile(self) -> None:
+        if self.instruments.due():
+            self._observe()
 
     def _observe(self) -> None:
         self.instruments.observe(self.source.topic, self.offsets, self.epoch, self.paused)

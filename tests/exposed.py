@@ -81,6 +81,7 @@ FULL = Observation(
         behind=False,
         held=True,
     ),
+    queues={"records": 4, "outputs": 5},
     memory=MemoryFigures(
         64000, 7, {"a": 0.5, 'odd "\udc80"': 0.125, "other": 0.375}, {"mean": 40.5, "oldest": 120.0}
     ),

@@ -27,8 +27,14 @@ def make_model(
     return model
 
 
-def make_views(shape: Sequence[int] = VECTOR, seed: int = 0, **settings: object) -> Views:
-    normaliser = Normaliser(shape, 1000, CPU, enabled=True)
+def make_views(
+    shape: Sequence[int] = VECTOR,
+    seed: int = 0,
+    as_bytes: bool = False,
+    normalise: bool = True,
+    **settings: object,
+) -> Views:
+    normaliser = Normaliser(shape, 1000, CPU, normalise, as_bytes)
     return Views(ViewSettings(**settings), shape, normaliser, torch.Generator().manual_seed(seed))
 
 

@@ -60,9 +60,11 @@ def waiting(go: threading.Event) -> Callable[[], None]:
     return sync
 
 
-def holding(folder: Path, event: Event) -> list[str]:
-    """Files that hold the input of an event, in any form in which it is kept."""
+def holding(folder: Path, event: Event, by: OnlineLearner | None = None) -> list[str]:
+    """Files that hold the input of an event, in any form in which it is kept; by: whose origin it has."""
     forms = [event.x.tobytes(), event.x.astype(np.float32).tobytes(), event.x.astype(np.float64).tobytes()]
+    if by is not None:
+        forms.append(by.normaliser.relative(event.x.astype(np.float64)[None]).tobytes())
     return [name for name in files(folder) if any(form in (folder / name).read_bytes() for form in forms)]
 
 
@@ -387,10 +389,10 @@ def test_a_worker_that_starts_deletes_what_was_left(tmp_path: Path) -> None:
     store.forget()
     about = {**describe(one), "position": before.body["position"], "outputs": before.body["outputs"]}
     clean = store.write(one.snapshot(), about)
-    assert len(store.names()) > 2 and holding(tmp_path / "state", event)
+    assert len(store.names()) > 2 and holding(tmp_path / "state", event, one)
     with piped(tmp_path, *words) as worker:
         worker.send(records)
         worker.until(lambda: store.names() == [clean.id], "the others go before there is a new one")
         assert worker.ends() == 0
-    assert holding(tmp_path / "state", event) == []
+    assert holding(tmp_path / "state", event, one) == []
     assert newest(tmp_path).body["clean"] == clean.id

@@ -205,7 +205,7 @@ def test_status_says_it_all(site: Site) -> None:
             "errors": [0.125, None],
         },
         "serving": "average",
-        "nearest_prototypes": [["a", 'odd "\\udc80"', 0.75]],
+        "nearest_prototypes": [["a", 'odd "\\udc80"', 0.25]],
         "recall_interval_steps": 12.5,
         "expected_recall_interval_steps": 11.5,
         "losses": {"stream": 0.5, "memory": None},

@@ -15,6 +15,7 @@ from streamlearn.config import (
     EvaluationSettings,
     LearningSettings,
     MemorySettings,
+    MethodSettings,
     ModelSettings,
 )
 from streamlearn.events import Event
@@ -66,6 +67,42 @@ def test_a_feature_that_has_gone_far_from_its_origin_is_still_resolved(
     after = (one.prequential.figures("cumulative").accuracy or 0.0) * one.prequential.events
     assert (after - before) / 1000 > 0.95
     assert abs(moved[0] - events[2999].x[0]) < 1000 and abs(moved[1]) < 3
+
+
+def pictures(away: float, scale: float, count: int) -> list[Event]:
+    """Three classes of 8 x 8 numbers that lie around `away`."""
+    rng = np.random.default_rng(0)
+    quarters = np.kron(np.eye(2), np.ones((4, 4)))
+    patterns = [quarters, 1 - quarters, np.pad(np.ones((4, 4)), 2)]
+    events = []
+    for i in range(count):
+        label = int(rng.integers(3))
+        x = away + scale * (2 * patterns[label] + rng.normal(size=(1, 8, 8)) / 2)
+        events.append(Event(str(i), x, f"c{label}"))
+    return events
+
+
+@pytest.mark.parametrize("name", ["er", "er_ace", "prototype_replay"])
+@pytest.mark.parametrize(("away", "scale"), [(0, 1), (300, 5), (29_000, 60), (1e6, 1), (-1e9, 1)])
+def test_pictures_are_learned_whatever_their_numbers_lie_around(name: str, away: float, scale: float) -> None:
+    one = OnlineLearner(made().model_copy(update={"method": MethodSettings(name=name)}))
+    events = pictures(away, scale, 1000)
+    one.learn(events[:600])
+    before = one.prequential.correct[0]
+    one.learn(events[600:])
+    assert (one.prequential.correct[0] - before) / 400 > 0.95
+
+
+def test_pictures_that_go_far_away_are_still_resolved() -> None:
+    one = OnlineLearner(made().model_copy(update={"method": MethodSettings(name="er")}))
+    one.learn(pictures(0, 1, 500))
+    origin = one.normaliser.origin.copy()
+    one.learn(pictures(1e9, 1, 3000))
+    before = one.prequential.correct[0]
+    one.learn(pictures(1e9, 1, 500))
+    assert (one.prequential.correct[0] - before) / 500 > 0.95
+    assert origin.shape == one.normaliser.origin.shape == (1, 1, 1)
+    assert abs(origin.item()) < 3 and abs(one.normaliser.origin.item() - 1e9) < 100
 
 
 def test_what_is_stored_moves_with_the_origin() -> None:

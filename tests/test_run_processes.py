@@ -11,6 +11,8 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -27,10 +29,12 @@ from tests.processes import (
     newest,
     next_offset,
     outputs,
+    wait_for,
     write_events,
 )
 from tests.scrape import parsed
 from tests.streams import vectors
+from tests.test_prometheus import EXPORT, address
 
 pytestmark = pytest.mark.slow
 
@@ -200,3 +204,38 @@ def test_log_lines_for_machines(tmp_path: Path) -> None:
         f"{sum(event.y is not None for event in EVENTS[:50])} learned, 0 dead letters"
     )
     assert len(run.out) == 50
+
+
+def test_what_status_says_while_the_reader_takes_nothing(tmp_path: Path) -> None:
+    """The figures are those of now, not those from before the wait."""
+    path = write_events(tmp_path / "events.jsonl", EVENTS * 3)
+    words = flags(tmp_path, path, "--sink.predictions", "-", *EXPORT)
+    said: list[str] = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "streamlearn", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        bufsize=0,
+    ) as run:
+        assert run.stdout is not None and run.stderr is not None
+        for text in iter(run.stderr.readline, b""):
+            said.append(text.decode())
+            if "/metrics" in said[-1]:
+                break
+        url = f"http://{address(lambda: ''.join(said))}"
+
+        def status() -> dict[str, Any]:
+            with urlopen(f"{url}/status", timeout=10) as answer:
+                found: dict[str, Any] = json.loads(answer.read())
+                return found
+
+        wait_for(lambda: status()["queues"].get("outputs", 0) > 0, "outputs wait")
+        wait_for(lambda: status()["records"] > 0, "and records were learned")
+        found = status()
+        assert found["step"] and found["known_classes"] and found["offsets"]
+        with urlopen(f"{url}/metrics", timeout=10) as answer:
+            text = answer.read()
+        assert b'streamlearn_queue_depth{queue="outputs"}' in text
+        assert b"# TYPE streamlearn_consumer_lag_events gauge" in text
+        run.kill()

@@ -117,13 +117,26 @@ def test_a_shift_moves_an_image_by_at_most_its_reach() -> None:
         assert float((centre - 4).abs().max()) > 0.9
 
 
-def test_light_scales_brightness_and_contrast_within_its_reach() -> None:
-    raw = torch.zeros(300, 1, 4, 4)
-    raw[..., :2] = 4.0
-    view = make_views((1, 4, 4), shift=0.0, light=0.2)(raw, WEAK)
+def half_bright(away: float = 0.0) -> Tensor:
+    raw = torch.full((300, 1, 4, 4), away)
+    raw[..., :2] += 4.0
+    return raw
+
+
+def test_light_scales_brightness_and_contrast_of_bytes_within_its_reach() -> None:
+    view = make_views((1, 4, 4), as_bytes=True, shift=0.0, light=0.2)(half_bright(), WEAK)
     middle, spread = view.mean((1, 2, 3)), view.amax((1, 2, 3)) - view.amin((1, 2, 3))
     assert 1.6 - 1e-3 <= float(middle.min()) < 1.8 and 2.2 < float(middle.max()) <= 2.4 + 1e-3
     assert float(spread.min()) >= 4 * 0.64 - 1e-3 and float(spread.max()) <= 4 * 1.44 + 1e-3
+
+
+def test_light_moves_other_numbers_by_deviations_whatever_they_lie_around() -> None:
+    made = [make_views((1, 4, 4), normalise=False, shift=0.0, light=0.2) for _ in range(2)]
+    views = [view(half_bright(away), WEAK) - away for view, away in zip(made, (0.0, 1000.0), strict=True)]
+    assert torch.allclose(views[0], views[1], atol=1e-3)
+    middle, spread = views[0].mean((1, 2, 3)), views[0].amax((1, 2, 3)) - views[0].amin((1, 2, 3))
+    assert 1.8 - 1e-3 <= float(middle.min()) < 1.85 and 2.15 < float(middle.max()) <= 2.2 + 1e-3
+    assert float(spread.min()) >= 4 * 0.8 - 1e-3 and float(spread.max()) <= 4 * 1.2 + 1e-3
 
 
 def test_sparse_vectors_only_lose_words() -> None:
