@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from connectors.csv_rows import Rows
 from connectors.formats import Cutter, Frames, Lines, Objects
 from connectors.inputs import SAME, Input, remaining
-from connectors.npz import NpzReader
+from connectors.npz import SCALARS, NpzReader
 from streamlearn.events import Position, Record, Resume, StateMismatch, Unreachable, UsageError
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class FileSource:
     Options: `path` ("-", the default: standard input), `format` (jsonl / msgpack / csv / npz; default: by
     the suffix, for "-" jsonl), `fd` (the descriptor that "-" reads, default 0), `patience` (seconds that
     a stream may keep still while it is read again, default 60), `max_npz_bytes` (what an NPZ file may hold,
-    uncompressed; default 8 GiB).
+    uncompressed; default 8 GiB), `scalars` and `features` (columns that the codec reads, see `npz`).
 
     A poll gives about 16 MiB at most (one record at least), however many records it may give.
 
@@ -112,6 +112,7 @@ class FileSource:
         self._fd = int(_number(options, "fd", 0, 2**31 - 1))
         self._patience = _number(options, "patience", 60)
         self._max_npz_bytes = int(_number(options, "max_npz_bytes", 8 << 30))
+        self._columns = options.get("scalars") or SCALARS, options.get("features") or ()
         self._input: Input | None = None
         self._reader: Reader | None = None
         self._offset = 0
@@ -129,7 +130,7 @@ class FileSource:
             )
         self._input = Input(self._path, self._fd)
         if self._format == "npz":
-            self._reader = NpzReader(self._input, self._max_npz_bytes)
+            self._reader = NpzReader(self._input, self._max_npz_bytes, *self._columns)
         else:
             self._reader = ByteReader(self._input, CUTTERS[self._format](self._input.name))
         try:

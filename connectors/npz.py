@@ -8,7 +8,7 @@ import logging
 import math
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 HASHED_AT_ONCE = 4 * 1024 * 1024
 """Bytes of rows that are copied for hashing, at most (one row at least)."""
+SCALARS = ("id", "y", "ts", "task")
+"""Columns with one value a row, where nothing says what they are called."""
 MAGIC = b"\x93NUMPY"
 AT_ONCE = 16 * 1024 * 1024
 """Bytes of rows that are handed out together, at most (one row at least)."""
@@ -28,6 +30,10 @@ AT_ONCE = 16 * 1024 * 1024
 
 class NpzReader:
     """A record is one row of the arrays x, y (may be absent) and any other of the same length.
+
+    What has another length is no column and left out, with a line in the log; unless it is one of `scalars`
+    and `features`, which the codec reads. A column of `scalars` may have the shape [rows, 1]. Bytes are text
+    where they are UTF-8, truth values in an array of features the numbers 0 and 1 (uint8).
 
     The arrays are held in memory whole, and so is the file itself where it is compressed or a stream (its
     first record comes when it has ended). Fields hold `x` as an array (read-only views, [1] where a row is
@@ -44,9 +50,17 @@ class NpzReader:
     doubt: str | None = None
     """No row is handed out before all has been read, checksums and all."""
 
-    def __init__(self, input: Input, most: int = 8 << 30) -> None:
+    def __init__(
+        self,
+        input: Input,
+        most: int = 8 << 30,
+        scalars: Sequence[str] = SCALARS,
+        features: Sequence[str] = (),
+    ) -> None:
         self._input = input
         self._most = most
+        self._scalars = scalars
+        self._wanted = {"x", "y", *scalars, *features}
         self._read: list[bytes] = []
         self._read_bytes = 0
         self._arrays: dict[str, Array] | None = None
@@ -94,16 +108,20 @@ class NpzReader:
         count = min(count, max(1, AT_ONCE // max(1, row_bytes)))
         first, end = self._row, min(self._row + count, len(self._arrays["x"]))
         self._row = end
-        columns = {
-            name: list(array[first:end]) if name == "x" or array.ndim > 1 else array[first:end].tolist()
-            for name, array in self._arrays.items()
-        }
+        columns = {name: self._column(name, array[first:end]) for name, array in self._arrays.items()}
         rows = zip(*columns.values(), strict=True)
         return Frames(
             [b""] * (end - first),
             list(range(first + 1, end + 1)),
             [dict(zip(columns, row, strict=True)) for row in rows],
         )
+
+    def _column(self, name: str, rows: Array) -> list[Any]:
+        if name in self._scalars and rows.shape[1:] == (1,):
+            rows = rows[:, 0]
+        if name == "x" or rows.ndim > 1:
+            return list(rows.view(np.uint8) if rows.dtype.kind == "b" else rows)
+        return list(map(_text, rows.tolist())) if rows.dtype.kind == "S" else rows.tolist()
 
     def fingerprint(self, cursor: int) -> dict[str, Any]:
         """What all rows up to the cursor were. Costs time for those that are new since the previous call."""
@@ -193,11 +211,18 @@ class NpzReader:
             )
         if arrays["x"].ndim == 1:
             arrays["x"] = arrays["x"][:, None]
+        others: list[str] = []
         for key, array in arrays.items():
             if array.ndim == 0 or len(array) != len(arrays["x"]):
                 length = "no rows" if array.ndim == 0 else f"{len(array)} rows"
-                raise UsageError(f"{name}: x has {len(arrays['x'])} rows but {key} has {length}")
+                # A path a.b may mean b inside of the column a.
+                if any(key in (wanted, wanted.partition(".")[0]) for wanted in self._wanted):
+                    raise UsageError(f"{name}: x has {len(arrays['x'])} rows but {key} has {length}")
+                others.append(f"{key} ({length})")
             array.flags.writeable = False
+        if others:
+            log.info("%s: x has %d rows; left out: %s", name, len(arrays["x"]), ", ".join(others))
+            arrays = {k: v for k, v in arrays.items() if v.ndim and len(v) == len(arrays["x"])}
         if not len(arrays["x"]):
             log.warning("%s holds arrays, but no record: they have no rows", name)
         return arrays
@@ -206,6 +231,13 @@ class NpzReader:
         raise StateMismatch(
             f"{self._input.name} is not the input this state has learned from ({why}): {SAME}"
         )
+
+
+def _text(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value  # the codec says what is wrong with it
 
 
 def kind_of(array: Array) -> str:

@@ -30,13 +30,14 @@ def _little_endian(name: str) -> np.dtype[Any]:
     return np.dtype(name) if dtype.isnative else dtype
 
 
-_RAW_DTYPES = {
-    name: _little_endian(name)
-    for name in (
-        *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
-        *("float16", "float32", "float64"),
-    )
-}
+_NAMES = (
+    *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
+    *("float16", "float32", "float64"),
+)
+# Also as numpy's dtype.str spells them: <f4, |u1; and those with the larger bytes first, >f4.
+_RAW_DTYPES = {name: _little_endian(name) for name in _NAMES}
+_RAW_DTYPES |= {np.dtype(name).newbyteorder("<").str: _little_endian(name) for name in _NAMES}
+_RAW_DTYPES |= {np.dtype(name).newbyteorder(">").str: np.dtype(name).newbyteorder(">") for name in _NAMES[2:]}
 
 
 def vector(values: Sequence[float]) -> NDArray[np.float64]:
@@ -111,7 +112,8 @@ def is_raw(value: Mapping[str, Any]) -> bool:
 
 
 def from_raw(value: Mapping[str, Any], max_values: int) -> Array:
-    """{"dtype", "shape", "data"}: little-endian bytes (base64 in JSON) as a read-only view of them.
+    """{"dtype", "shape", "data"}: bytes (base64 in JSON) as a read-only view of them. They are little-endian
+    unless the dtype says otherwise (">f4").
 
     What is still to be done is `finish`: of many at once it costs a fifth.
     """
@@ -119,7 +121,8 @@ def from_raw(value: Mapping[str, Any], max_values: int) -> Array:
     dtype = _RAW_DTYPES.get(name) if type(name) is str else None
     if dtype is None:
         raise Refusal(
-            "bad_features", f"dtype is {abbreviate(name)}, one of {', '.join(_RAW_DTYPES)} expected"
+            "bad_features",
+            f"dtype is {abbreviate(name)}, one of {', '.join(_NAMES)} expected (or as numpy writes it: <f4)",
         )
     if type(data) is str:
         data = from_base64(data, "bad_features")

@@ -6,6 +6,7 @@ each finished run is a durable line of the results, and the next start does what
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
@@ -26,7 +27,7 @@ from streamlearn.bench_results import Result, Results
 from streamlearn.bench_summary import as_json, remarks, summarise
 from streamlearn.bench_table import WIDTH, markdown, show
 from streamlearn.flags import read_layers
-from streamlearn.logs import setup
+from streamlearn.logs import complain, setup
 from streamlearn.run import guarded
 from streamlearn.settings import SettingsError
 from streamlearn.wiring import report_writable
@@ -100,10 +101,12 @@ def _bench(plan: Plan, results: Results, switches: Switches, command: str) -> in
     else:
         with results:
             failures = run_missing(plan, results, command)
-    _complain(*results.problems)
+    for problem in results.problems:
+        complain(problem)
     tables, notes = summarise(plan, results.found), remarks(plan.runs, results.found)
     if plan.base.report is not None:
-        _complain(f"report: {write_reports(plan, results.found, tables, notes, command)}")
+        where = write_reports(plan, results.found, tables, notes, command)
+        complain(f"report: {where}", logging.INFO)
     if switches.format == "json":
         found = {"command": command, **as_json(tables, notes)}
         sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
@@ -113,19 +116,14 @@ def _bench(plan: Plan, results: Results, switches: Switches, command: str) -> in
         console = Console()
         show(console if console.is_terminal else Console(width=WIDTH), tables, notes)
     for ended in failures:
-        _complain(f"failed: {ended.run}: {ended.failure}")
+        complain(f"failed: {ended.run}: {ended.failure}")
     unranked = [table for table in tables if table.unequal and table.unranked]
     if unranked:
-        _complain(
+        complain(
             f"{len(unranked)} of {len(tables)} tables compare what isn't equal, see there. Give the rows "
             "equal means, mark one as reference = true, or say --unequal"
         )
     return FAILED if failures else UNEQUAL if unranked else 0
-
-
-def _complain(*texts: str) -> None:
-    for text in texts:
-        print(f"streamlearn: {text}", file=sys.stderr)
 
 
 # ---- doing what is missing
@@ -155,7 +153,7 @@ def run_missing(plan: Plan, results: Results, command: str) -> list[Ended]:
                 tell(ended.run, 1.0)
         except KeyboardInterrupt:
             done = sum(key in results.found for key in keys)
-            _complain(f"stopped: {done} of {len(keys)} runs are done; the same command goes on from there")
+            complain(f"stopped: {done} of {len(keys)} runs are done; the same command goes on from there")
             raise
     return failures
 
@@ -191,13 +189,13 @@ def _shown(of: int, done: int) -> Iterator[Callable[[Run, float], None]]:
     console = Console(stderr=True)
     if not console.is_terminal:
         count = done
-        print(f"streamlearn: {done} of {of} runs are done already", file=sys.stderr, flush=True)
+        complain(f"{done} of {of} runs are done already", logging.INFO)
 
         def say(run: Run, share: float) -> None:
             nonlocal count
             if share == 1.0:
                 count += 1
-                print(f"streamlearn: {count} of {of} runs: {run}", file=sys.stderr, flush=True)
+                complain(f"{count} of {of} runs: {run}", logging.INFO)
 
         yield say
         return

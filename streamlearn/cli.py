@@ -233,6 +233,7 @@ def command_help(name: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    flags = words[1:]
     stoppable = bool(words) and words[0] in STOPPABLE
     if stoppable:
         STOP.install()
@@ -243,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except SettingsError as error:
-        print(f"streamlearn: {error}", file=sys.stderr)
+        _refuse(flags, str(error))
         return USAGE
     except KeyboardInterrupt:
         return 130
@@ -254,6 +255,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if stoppable and argv is not None:
             STOP.restore()
+
+
+def _refuse(flags: list[str], text: str) -> None:
+    """Say why the settings can't be used, also where they never came to set up the log."""
+    from streamlearn.flags import log_format
+    from streamlearn.logs import complain, setup
+
+    if log_format(flags, os.environ) == "json":
+        setup(format="json")
+    complain(text)
 
 
 def _main(words: list[str]) -> int:

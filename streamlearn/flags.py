@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from streamlearn.section import wrong
 from streamlearn.settings import HIDDEN, Leaf, Path, Settings, SettingsError, leaves
 
 PREFIX = "STREAMLEARN_"
@@ -86,6 +87,12 @@ def read_layers(
     said += _environment(env, problems)
     said += from_flags
     return Layers(said, config, problems)
+
+
+def log_format(flags: Sequence[str], env: Mapping[str, str]) -> Any:
+    """What was said of log.format, as far as it can be read: for errors of settings that can't be used."""
+    said = read_layers(flags, env).said
+    return next((item.value for item in reversed(said) if item.path == ("log", "format")), "human")
 
 
 def settle(said: Iterable[Said], problems: Sequence[str] = ()) -> Settings:
@@ -231,6 +238,8 @@ def _kinds(field: FieldInfo) -> set[Any]:
 
 
 def _unknown(item: Said) -> str:
+    if (quoted := _quoted(item)) is not None:
+        return quoted
     known = [".".join(path) for path in LEAVES]
     if item.path in SECTIONS:
         names = ", ".join(key for key in known if key.startswith(f"{item.key}."))
@@ -247,6 +256,20 @@ def _unknown(item: Said) -> str:
     if near and item.where.startswith("variable "):
         advice = f"did you mean {near[0]} ({PREFIX}{near[0].upper().replace('.', '__')})?"
     return f"unknown setting {item.key} ({item.where}): {advice}"
+
+
+def _quoted(item: Said) -> str | None:
+    """What to write for a setting that a file names in quotes, where dots part no tables; None for others."""
+    path = tuple(item.key.split("."))
+    if path == item.path or _place(path) is None:
+        return None
+    odd = next(name for name in item.path if "." in name)
+    shown = json.dumps(item.value) if isinstance(item.value, (bool, int, float, str)) else "…"
+    shown = HIDDEN if _is_hidden(Said(path, None, item.where)) else shown
+    return (
+        f'unknown setting "{odd}" ({item.where}): in quotes the dots belong to the name; in TOML write the '
+        f"line [{'.'.join(path[:-1])}] and below it {path[-1]} = {shown}"
+    )
 
 
 @cache
@@ -338,21 +361,6 @@ def _put(merged: dict[str, Any], origins: dict[Path, Said], item: Said, value: A
 
 # ---- what is wrong with a value
 
-_MESSAGES: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "int": lambda context: "is not a valid integer",
-    "float": lambda context: "is not a valid number",
-    "bool": lambda context: "is neither true nor false",
-    "string": lambda context: "is not text",
-    "list": lambda context: "is not a list",
-    "dict": lambda context: "is not a table",
-    "finite": lambda context: "is not a finite number",
-    "literal": lambda context: f"is not one of {context.get('expected', '')}",
-    "greater_than_equal": lambda context: f"must be at least {context.get('ge')}",
-    "greater_than": lambda context: f"must be more than {context.get('gt')}",
-    "less_than_equal": lambda context: f"must be at most {context.get('le')}",
-    "less_than": lambda context: f"must be less than {context.get('lt')}",
-}
-
 
 def _is_hidden(item: Said | None) -> bool:
     if item is None:
@@ -369,13 +377,7 @@ def _explain(error: ValidationError, origins: Mapping[Path, Said]) -> list[str]:
         loc = tuple(str(part) for part in detail["loc"])
         path = next((loc[:n] for n in range(len(loc), 0, -1) if loc[:n] in LEAVES or loc[:n] in origins), loc)
         item = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), None)
-        kind, context = detail["type"], detail.get("ctx", {})
-        message = _MESSAGES.get(kind) or _MESSAGES.get(kind.partition("_")[0])
-        if kind == "value_error":
-            text = str(context.get("error"))
-        else:
-            shown = HIDDEN if _is_hidden(item) else repr(detail["input"])
-            text = f"{shown} {message(context)}" if message else f"{shown}: {detail['msg']}"
+        text = wrong(detail, HIDDEN if _is_hidden(item) else repr(detail["input"]))
         head = ".".join(path) + (f" ({item.where})" if item else "")
         found.setdefault(head, []).append(text)
     return [f"{head}: {' or '.join(dict.fromkeys(texts))}" for head, texts in found.items()]

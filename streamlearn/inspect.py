@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ from streamlearn.checkpoint import (
 )
 from streamlearn.events import ConnectorError, GroupSource, StateMismatch, UsageError
 from streamlearn.flags import load_settings
+from streamlearn.logs import complain, setup
 from streamlearn.settings import Settings, SettingsError
 
 VERBS = ("list", "show", "verify", "use")
@@ -36,6 +36,8 @@ def checkpoints(words: Sequence[str]) -> int:
     if skip and verb != "use":
         raise SettingsError("--skip-lost belongs to `streamlearn checkpoints use`")
     settings = load_settings(given.settings, os.environ)
+    if settings.log.format == "json":
+        setup(settings.log.level, settings.log.format)
     # In either order: an id and a folder can't be mistaken for each other.
     name = next((word for word in rest if _is_id(word) and not os.path.isdir(word)), None)
     if name is not None:
@@ -52,26 +54,22 @@ def checkpoints(words: Sequence[str]) -> int:
             return _use(settings, store, name, as_json, skip)
         return {"list": _list, "show": _show, "verify": _verify}[verb](store, name, as_json)
     except (Damaged, NothingWhole, Withdrawn, WrongFormat, Locked, StateMismatch) as error:
-        print(f"streamlearn: {error}", file=sys.stderr)
+        complain(str(error))
         return REFUSED
     except UsageError as error:
         raise SettingsError(str(error)) from error
     except ConnectorError as error:
-        print(f"streamlearn: {error}", file=sys.stderr)
+        complain(str(error))
         return UNREACHABLE
     except BrokenPipeError:
         raise  # whoever read our standard output is gone: `main` knows what to do
     except OSError as error:
-        print(f"streamlearn: {error.filename}: {error.strerror}", file=sys.stderr)
+        complain(f"{error.filename}: {error.strerror}")
         return NOT_WRITABLE
 
 
 def _is_id(word: str) -> bool:
     return word.count("-") == 2 and os.sep not in word
-
-
-def _complain(text: str) -> None:
-    print(f"streamlearn: {text}", file=sys.stderr)
 
 
 def _newest(store: CheckpointStore) -> Manifest:
@@ -85,7 +83,7 @@ def _newest(store: CheckpointStore) -> Manifest:
             except Damaged as error:
                 if _stands(store, name):
                     damaged.setdefault(name, str(error))
-                    _complain(f"checkpoint {name} is damaged: {error}")
+                    complain(f"checkpoint {name} is damaged: {error}")
         # All others were pruned while they were read: then there are newer ones.
         names = [name for name in store.names() if name not in damaged]
     if damaged:

@@ -65,6 +65,14 @@ def sweep(last: bool = False) -> None:
         handler.sweep(last)
 
 
+def complain(text: str, level: int = logging.ERROR, before: str = "streamlearn: ") -> None:
+    """A command's own word on standard error: a plain line, or like all others where `setup` said json."""
+    if any(isinstance(handler.formatter, Json) for handler in _handlers()):
+        logging.getLogger("streamlearn").log(level, "%s", text)
+    else:
+        print(f"{before}{text}", file=sys.stderr, flush=True)
+
+
 def _handlers() -> set[_Handler]:
     found = (one for name in LOGGERS for one in logging.getLogger(name).handlers)
     return {one for one in found if isinstance(one, _Handler)}

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol
 
 from streamlearn.broker_commands import client_options, guarded, number, split, state_folder
 from streamlearn.cli import STOP
-from streamlearn.events import Source
 from streamlearn.flags import load_settings
 from streamlearn.logs import setup
-from streamlearn.settings import Settings, SettingsError, load_object, source_connector
+from streamlearn.settings import Settings, SettingsError, load_object
+from streamlearn.wiring import make_source
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +90,7 @@ def _rate(text: str) -> float:
 def _publish(settings: Settings, of: dict[str, Any]) -> int:
     send: Callable[..., Outcome] = load_object(PUBLISH)
     given = find_input(settings, of["input"])
-    factory: Callable[[dict[str, Any]], Source] = load_object(source_connector(given.settings))
-    reading = given.settings.source
-    source = factory(
-        reading.model_dump() | {"seed": settings.seed, "data_dir": settings.data_dir} | reading.options
-    )
+    source = make_source(given.settings)
     codec = settings.codec.model_dump()
     options = client_options(settings) | of | {"identity": given.identity, "codec": codec}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -82,3 +83,28 @@ def filled(instead: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+_MESSAGES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "int": lambda context: "is not a valid integer",
+    "float": lambda context: "is not a valid number",
+    "bool": lambda context: "is neither true nor false",
+    "string": lambda context: "is not text",
+    "list": lambda context: "is not a list",
+    "dict": lambda context: "is not a table",
+    "finite": lambda context: "is not a finite number",
+    "literal": lambda context: f"is not one of {context.get('expected', '')}",
+    "greater_than_equal": lambda context: f"must be at least {context.get('ge')}",
+    "greater_than": lambda context: f"must be more than {context.get('gt')}",
+    "less_than_equal": lambda context: f"must be at most {context.get('le')}",
+    "less_than": lambda context: f"must be less than {context.get('lt')}",
+}
+
+
+def wrong(detail: Mapping[str, Any], shown: str) -> str:
+    """What is wrong with a value, of a detail of pydantic's ValidationError; `shown`: the value as text."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "value_error":
+        return str(context.get("error"))
+    message = _MESSAGES.get(kind) or _MESSAGES.get(kind.partition("_")[0])
+    return f"{shown} {message(context)}" if message else f"{shown}: {detail['msg']}"

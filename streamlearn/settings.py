@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from streamlearn.config import CoreSettings
+from streamlearn.options import ORDER
 from streamlearn.section import LONGEST, Section, filled
 
 SECRET: dict[str, Any] = {"secret": True}
@@ -74,11 +75,12 @@ class SourceSettings(Section):
     )
     dataset: str | None = Field(None, description="built-in data set to read in place of a file")
     order: Literal["as_is", "independent", "class_incremental", "blurry", "recurring"] | None = Field(
-        None,
-        description="order of a data set's examples; unset: its natural one, as_is for electricity, "
-        "class_incremental for the others",
+        None, description=ORDER
     )
-    split: str = Field("train", description="part of the data set")
+    split: str = Field(
+        "train",
+        description="part of the data set: train, test, val (clinc150), validation (of source.options), all",
+    )
     groups: int = Field(2, ge=1, description="classes of a data set that arrive together, as one group")
     bootstrap_servers: str | None = Field(
         None, description="Kafka brokers, host:port, comma separated; unset: no Kafka"
@@ -121,7 +123,7 @@ class SourceSettings(Section):
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
-        description="table of free parameters for a connector of your own",
+        description="table of parameters of the connector: for one of your own any, for ours these",
         json_schema_extra=SECRET,
         repr=False,
     )

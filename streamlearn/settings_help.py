@@ -8,6 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from streamlearn.options import OPTIONS
 from streamlearn.settings import Settings, leaves
 
 
@@ -35,10 +36,23 @@ def settings_help() -> str:
         lines.append(f"  --{leaf.key} {_type_name(leaf.field)}{' *' if leaf.shapes_state else ''}")
         text = f"{leaf.field.description or ''}{_default(leaf.field)}"
         lines += textwrap.wrap(text, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+        if leaf.key == "source.options":
+            lines += _options()
         if leaf.key == "method.modifiers":
             lines.append("  --method.NAME.PARAMETER VALUE")
             lines.append("        parameter of a method or modifier (`streamlearn methods` lists them)")
     return "\n".join(lines)
+
+
+def _options() -> list[str]:
+    """What our own sources take in `source.options`."""
+    lines = []
+    for kind in OPTIONS.values():
+        for name, field in kind.model_fields.items():
+            text = f"{(kind.__doc__ or '').strip()}: {field.description or ''}{_default(field)}"
+            lines.append(f"  --source.options.{name} {_type_name(field)}")
+            lines += textwrap.wrap(text, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return lines
 
 
 _TYPE_NAMES = {int: "INTEGER", float: "NUMBER", str: "TEXT", bool: "true|false", dict: "TABLE"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from streamlearn.clashes import refuse_clashes
 from streamlearn.cli import STOP
 from streamlearn.commands import KINDS, encode_command
 from streamlearn.flags import load_settings
-from streamlearn.logs import setup
+from streamlearn.logs import complain, setup
 from streamlearn.settings import KAFKA_SOURCE, SettingsError, commands_topic, load_object, outputs
 
 WAIT_SECONDS = 60.0
@@ -73,17 +72,17 @@ def _seconds(own: Mapping[str, str]) -> float:
 
 def _said(answer: Mapping[str, Any] | None, kind: str, group: str, timeout: float, as_json: bool) -> int:
     if answer is None:
-        print(
+        complain(
             f"no answer within {timeout:g} s: is a worker of group {group} running? The command stands in "
             "the topic, and is carried out by the next one of the group, unless that is its first start, "
             "which skips what was asked for before there was a worker",
-            file=sys.stderr,
+            before="",
         )
         return UNREACHABLE
     if as_json:
         print(json.dumps(answer))
     elif not answer["done"]:
-        print(f"not done: {answer['problem']}", file=sys.stderr)
+        complain(f"not done: {answer['problem']}", before="")
     else:
         more = {k: v for k, v in answer.items() if k not in ("request", "command", "done")}
         print(f"{kind}: done")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from streamlearn.broker_commands import UNREACHABLE, USAGE, client_options, guarded, number, split
 from streamlearn.clashes import refuse_clashes
 from streamlearn.flags import load_settings
-from streamlearn.logs import setup
+from streamlearn.logs import complain, setup
 from streamlearn.settings import (
     KAFKA_SINK,
     Settings,
@@ -57,12 +56,12 @@ def _topics(settings: Settings, partitions: int | None, replication: int | None,
     show(lines)
     missing = [line.name for line in lines if not line.partitions]
     if missing:
-        _complain(
+        complain(
             f"missing: {', '.join(missing)}. `streamlearn topics` without --check creates what is missing"
         )
     problems = [line.name for line in lines if line.problems]
     if problems:
-        _complain(f"can't be used as they are: {', '.join(problems)}")
+        complain(f"can't be used as they are: {', '.join(problems)}")
     return UNREACHABLE if missing else USAGE if problems else 0
 
 
@@ -98,7 +97,3 @@ def show(lines: Sequence[Line]) -> None:
         for word, texts in (("note", line.notes), ("problem", line.problems)):
             for text in texts:
                 print(f"{'':<12}  {word}: {text}")
-
-
-def _complain(text: str) -> None:
-    print(f"streamlearn: {text}", file=sys.stderr)

@@ -11,10 +11,12 @@ from typing import Any, cast
 from streamlearn.clashes import refuse_clashes
 from streamlearn.codec import Codec
 from streamlearn.events import Event, Rejection, Resume, Sink, Source, UsageError
+from streamlearn.options import settled
 from streamlearn.settings import (
     FILE_SINK,
     Settings,
     SettingsError,
+    SourceSettings,
     load_object,
     outputs,
     sink_connector,
@@ -28,10 +30,22 @@ def named(path: str) -> str:
 
 
 def make_source(settings: Settings) -> Source:
-    """The source of the settings. Raises SettingsError, UsageError."""
-    factory: Callable[[dict[str, Any]], Source] = load_object(source_connector(settings))
-    options = settings.source.model_dump() | {"seed": settings.seed, "data_dir": settings.data_dir}
-    return factory(options | settings.source.options)
+    """The source of the settings. Raises SettingsError, UsageError.
+
+    Its options are the settings of `source`, `seed`, `data_dir`, which columns the codec reads (`scalars`:
+    id, label, time and task; `features`), and what `source.options` holds.
+    """
+    name, source, codec = source_connector(settings), settings.source, settings.codec
+    factory: Callable[[dict[str, Any]], Source] = load_object(name)
+    problems: list[str] = []
+    elsewhere = [*(f"source.{key}" for key in SourceSettings.model_fields), "seed", "data_dir"]
+    given = settled(name, source.options, elsewhere, problems)
+    if problems:
+        raise SettingsError(*problems)
+    features = [codec.features] if isinstance(codec.features, str) else codec.features
+    options = source.model_dump() | {"seed": settings.seed, "data_dir": settings.data_dir}
+    options |= {"scalars": [codec.id, codec.label, codec.time, codec.task], "features": features}
+    return factory(options | given)
 
 
 def make_sink(settings: Settings, source: Source) -> Sink:

@@ -48,6 +48,28 @@ def packed(some: Sequence[Any]) -> list[bytes]:
     return list(map(msgpack.packb, some))
 
 
+@pytest.mark.parametrize("name", ["uint8", "int8", "uint16", "int64", "float16", "float32", "float64"])
+@pytest.mark.parametrize("order", "<>")
+def test_dtypes_as_numpy_writes_them(name: str, order: str) -> None:
+    """<f4 and |u1 are what they are by name; >f4 is the same numbers, of other bytes."""
+    dtype = np.dtype(name).newbyteorder(">" if order == ">" else "<")
+    rows = np.arange(2 * FEW).reshape(FEW, 2).astype(dtype)
+    of = {"shape": [2], "dtype": dtype.str}
+    contents = packed([{"id": str(i), "x": of | {"data": row.tobytes()}} for i, row in enumerate(rows)])
+    assert are_alike(contents)
+    (*named,) = Codec(CodecSettings()).decode(
+        [
+            Record(value, Position("t", 0, at), at + 1)
+            for at, value in enumerate(
+                packed([{"id": str(i), "x": raw(row, name)} for i, row in enumerate(rows)])
+            )
+        ]
+    )
+    for found, known in zip(same(contents), named, strict=True):
+        assert isinstance(found, Event) and isinstance(known, Event)
+        assert found.x.dtype == known.x.dtype and found.x.tobytes() == known.x.tobytes()
+
+
 def are_alike(contents: Sequence[bytes]) -> bool:
     columns = columns_of(contents, "x", 1000, 32)
     return columns is not None and raw_rows(columns["x"], 1000) is not None
@@ -101,6 +123,10 @@ def test_whatever_it_is(more: dict[str, Any]) -> None:
                 values(1)[0] | {"x": raw([1.0], shape=4)},
                 values(1)[0] | {"x": raw([1.0], data="AAAA")},
                 values(1)[0] | {"x": raw([1.0]) | {"dtype": "S4"}},
+                values(1)[0] | {"x": raw([1.0]) | {"dtype": "<U1"}},
+                values(1)[0] | {"x": raw([np.nan]) | {"dtype": "<f4"}},
+                values(1)[0] | {"x": raw([1.0]) | {"dtype": ">f4"}},
+                values(1)[0] | {"x": raw([1.0]) | {"dtype": "<f4"}},
                 values(1)[0] | {"x": raw([1.0]) | {"dtype": ["float32"]}},
                 values(1)[0] | {"x": raw([1.0], more=1)},
                 values(1)[0] | {"x": [["dtype", "float32"], ["shape", [1]], ["data", b"0000"]]},

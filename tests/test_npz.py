@@ -13,9 +13,10 @@ import pytest
 
 from connectors import npz
 from connectors.files import FileSource
+from connectors.kafka.messages import Encoder
 from streamlearn.codec import Codec, original
 from streamlearn.config import CodecSettings
-from streamlearn.events import Array, Record, Rejection, Resume, StateMismatch
+from streamlearn.events import Array, Event, Item, Record, Rejection, Resume, StateMismatch, UsageError
 from tests.processes import flags, hashes, here, outputs
 
 RNG = np.random.default_rng(0)
@@ -164,3 +165,69 @@ def test_a_row_counts_by_its_arrays(tmp_path: Path) -> None:
     assert record.size == 16 and Record(b"abc", record.position).size == 3
     (item,) = Codec(CodecSettings(max_bytes=15)).decode([record])
     assert isinstance(item, Rejection) and item.reason == "too_large"
+
+
+# ---- what people save beside x and y, and how
+
+
+def decoded(records: list[Record]) -> list[Item]:
+    """As they are, and the same as messages of `streamlearn publish`."""
+    codec, encoder = Codec(CodecSettings()), Encoder(CodecSettings().model_dump())
+    messages = [Record(encoder.message(record).value, record.position, record.cursor) for record in records]
+    items = codec.decode(records)
+    for item, again in zip(items, codec.decode(messages), strict=True):
+        assert isinstance(item, Event) == isinstance(again, Event)
+        if isinstance(item, Event) and isinstance(again, Event):
+            assert item.y == again.y and item.x.dtype == again.x.dtype and np.array_equal(item.x, again.x)
+    return items
+
+
+def labels(items: list[Item]) -> list[str | None]:
+    return [item.y for item in items if isinstance(item, Event)]
+
+
+def test_arrays_that_are_no_columns_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    more = {"class_names": np.array(["cat", "dog"]), "version": np.array(3), "weight": np.arange(4.0)}
+    path = saved(tmp_path / "f.npz", x=X[:4], y=Y[:4], **more)
+    with caplog.at_level("INFO"):
+        records = rest(path, Resume())
+    assert labels(decoded(records)) == Y[:4].tolist()
+    assert records[0].fields is not None and records[0].fields.keys() == {"x", "y", "weight"}
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "connectors.npz"]
+    assert line.endswith("x has 4 rows; left out: class_names (2 rows), version (no rows)")
+    resume = learned(path, 2)
+    assert len(rest(saved(path, x=X[:9], y=Y[:9], weight=np.arange(9.0), notes=np.array([1])), resume)) == 7
+
+
+def test_those_that_the_codec_reads_are_not(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = saved(tmp_path / "f.npz", x=X[:40], y=Y[:40], kind=np.arange(3), when=np.arange(2))
+    for setting in ("label=kind", "time=when", "features=x,kind", "id=kind.no"):
+        assert here(*flags(tmp_path, path, f"--codec.{setting}")) == 2
+        assert "x has 40 rows but " in capfd.readouterr().err
+    assert here(*flags(tmp_path, path)) == 0
+    with pytest.raises(UsageError, match="x has 4 rows but id has 2 rows"):
+        rest(saved(path, x=X[:4], id=np.arange(2)), Resume())
+
+
+def test_labels_in_a_column_of_a_matrix_or_as_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "f.npz"
+    for y in (Y[:4], Y[:4, None], Y[:4].astype("S"), Y[:4, None].astype("S")):
+        items = decoded(rest(saved(path, x=X[:4], y=y, id=np.arange(4)[:, None]), Resume()))
+        assert labels(items) == Y[:4].tolist()
+        assert [item.id for item in items if isinstance(item, Event)] == ["0", "1", "2", "3"]
+    assert labels(decoded(rest(saved(path, x=X[:2], y=np.array([[3], [4]])), Resume()))) == ["3", "4"]
+    names = np.array(["größe".encode(), b"\xff"])
+    first, second = decoded(rest(saved(path, x=X[:2], y=names), Resume()))
+    assert isinstance(first, Event) and first.y == "größe"
+    assert isinstance(second, Rejection) and second.reason == "bad_label"
+    # Two labels a row are none.
+    assert not labels(decoded(rest(saved(path, x=X[:2], y=np.array([[3, 4], [4, 5]])), Resume())))
+
+
+def test_truth_values_are_0_and_1(tmp_path: Path) -> None:
+    x = X[:3] > 0
+    for shaped in (x, x.reshape(3, 1, 2, 2), x[:, 0]):
+        items = decoded(rest(saved(tmp_path / "f.npz", x=shaped, y=Y[:3]), Resume()))
+        for item, row in zip(items, shaped, strict=True):
+            assert isinstance(item, Event) and item.x.dtype == np.uint8
+            assert np.array_equal(item.x.ravel(), row.ravel().astype(np.uint8))
