@@ -14,6 +14,9 @@ import numpy as np
 from connectors.streams import ORDERS, arrange, class_order
 from streamlearn.events import Array, Position, Record, Resume, StateMismatch, Unreachable, UsageError
 
+HEAD = 64
+"""The features of so many first events are part of a fingerprint."""
+
 FASHION = (
     "t-shirt/top",
     "trouser",
@@ -192,7 +195,8 @@ class DatasetSource:
         at = resume.cursors.get(0, resume.offsets.get(0, 0))
         if at > len(self._index):
             self._refuse(f"the stream has {len(self._index)} events, the state has learned {at}")
-        if resume.fingerprint and dict(resume.fingerprint) != self.fingerprint({0: at}):
+        known = resume.fingerprint
+        if known and dict(known) != self._known(at, known.get("head_events", 0)):
             self._refuse("its first events are others; the data set, its order and the seed must be the same")
         self._at = at
 
@@ -213,15 +217,23 @@ class DatasetSource:
         return self._data is not None and self._at >= len(self._index)
 
     def fingerprint(self, cursors: Mapping[int, int]) -> dict[str, Any]:
-        """The ids and labels of all events below the cursor, and the features of the first 64."""
+        """The ids and labels of all events below the cursor, and the features of the first 64.
+
+        Before the first event: of the first 64, as answers may leave before the next checkpoint.
+        """
+        at = cursors.get(0, 0)
+        return self._known(at, 0 if at else min(HEAD, len(self._index)))
+
+    def _known(self, at: int, head: int) -> dict[str, Any]:
         data, digest = self._opened(), hashlib.sha256()
-        chosen = self._index[: cursors.get(0, 0)]
+        chosen = self._index[: at or head]
         digest.update("\n".join(data.ids[i] for i in chosen.tolist()).encode())
         digest.update(data.y[chosen].astype("<i8").tobytes())
-        for i in chosen[:64].tolist():
+        for i in chosen[:HEAD].tolist():
             x = data.x[i]
             digest.update(x.tobytes() if isinstance(x, np.ndarray) else repr(x).encode())
-        return {"dataset": self.topic, "events_sha256": digest.hexdigest()}
+        known = {"dataset": self.topic, "events_sha256": digest.hexdigest()}
+        return known | ({"head_events": head} if head else {})
 
     def close(self) -> None:
         self._data = None

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from connectors.above import CHUNK, Found, foreign, lines, shorter, start_of
+from connectors.above import CHUNK, Above, Found, Key, Runs, lines, shorter, start_of
 from connectors.writers import changed, is_file, leads_to, plain, refuse_taken, the_log_s
 from streamlearn.codec import encode_dead_letter, encode_prediction
 from streamlearn.events import (
@@ -38,12 +38,14 @@ PATIENCE = 0.2
 class FileSink:
     """Appends predictions to one file and dead letters to another, or one of them to standard output.
 
-    A file can be resumed exactly: what lies above its mark is read, and outputs that are there already are
-    not written again; the mark moves past them as they come again. A torn last line is cut, and so is, with
-    a warning, everything from the first line above the mark that is no output (what a power loss leaves):
-    it is all made again. Each file is judged by itself, as a crash may have left one behind the other.
-    Standard output (and anything else that is no regular file) can't be read back: its mark is 0, and what
-    was written after the last checkpoint may come again.
+    A file can be resumed exactly: what lies above its mark is read, and of a record that either file holds
+    an output of none is written again, also where it would be another one now; the marks move past them as
+    the records come again. A torn last line is cut, and so is, with a warning, what a power loss leaves (NUL
+    bytes, and everything behind them): it is all made again. Anything else above the mark that is no output
+    is somebody's, and refused.
+    Standard output (and anything else that is no regular file) can't be read back: it has no mark, and what
+    was written after the last checkpoint may come again. A file in its place at the next start is
+    appended to, as at a first start.
 
     A file has one writer: it is locked (flock) while the sink is open, and its length must be what was
     written. Another worker that names it, or whoever else changes it, would be overwritten.
@@ -70,12 +72,14 @@ class FileSink:
         self._paths = {"predictions": predictions, "dead_letters": dead_letters}
         self._files: dict[str, _Lines] = {}
         self._epoch = 0
+        self._again = False
+        """Whether outputs were found whose records have not come again."""
 
     def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:
         """Resume behind `marks`, or start (None): then behind what the files hold.
 
         Raises Unreachable if a file can't be opened (folders are not made), StateMismatch if a file
-        can't be what this state has written, or somebody else is writing it.
+        can't be what this state has written, or somebody else is writing it. Then nothing is cut.
         """
         self.close()
         self._epoch = epoch
@@ -88,7 +92,10 @@ class FileSink:
             for file in self._files.values():
                 file.lock()
             for name, file in self._files.items():
-                file.resume(None if marks is None else marks.get(name))
+                file.find(None if marks is None else marks.get(name))
+            for file in self._files.values():
+                file.cut()
+            self._again = any(file.ahead is not None for file in self._files.values())
         except BaseException:
             self.close()
             raise
@@ -120,27 +127,48 @@ class FileSink:
                 raise Unreachable(f"{path} can't be read: {error.strerror}") from None
             try:
                 refuse_taken(fd, path, fcntl.LOCK_SH)
-                end, length = start_of(fd, path, mark), os.fstat(fd).st_size
-                for found in lines(fd, end, length):
-                    end = found.end
-                what = foreign(fd, path, end, length)
+                above = Above(fd, path, mark)
             finally:
                 os.close(fd)
-            if what is not None:
-                notes.append(f"{what}: {length - end} bytes would be cut from there on, and made again")
+            if above.damage is not None:
+                size = above.length - above.end
+                notes.append(f"{above.damage}: {size} bytes would be cut from there on, and made again")
         return notes
+
+    def answered(self, marks: Mapping[str, int]) -> bool:
+        """See `Sink`: whether one of the files holds outputs above its mark. Raises StateMismatch."""
+        for name, path in self._paths.items():
+            if name not in marks or path == "-" or not plain(path):
+                continue
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:  # whatever it is, `open` says it
+                continue
+            try:
+                start = start_of(fd, path, marks[name])
+                if next(lines(fd, start, os.fstat(fd).st_size), None) is not None:
+                    return True
+            finally:
+                os.close(fd)
+        return False
 
     def write(self, outputs: Sequence[Output]) -> None:
         predictions, dead_letters = self._files["predictions"], self._files["dead_letters"]
-        for output in outputs:
+        for output in self._lacking(outputs) if self._again else outputs:
             if isinstance(output, Prediction):
-                if predictions.lacks(output.position):
-                    predictions.add(encode_prediction(output, self._epoch))
-                predictions.passed(output.position)
+                predictions.add(encode_prediction(output, self._epoch))
             elif isinstance(output, Rejection):
-                if dead_letters.lacks(output.position):
-                    dead_letters.add(encode_dead_letter(output))
-                dead_letters.passed(output.position)
+                dead_letters.add(encode_dead_letter(output))
+
+    def _lacking(self, outputs: Sequence[Output]) -> list[Output]:
+        """Those of whose records neither file holds an output; the marks may move past all of them."""
+        files = self._files.values()
+        lacking = [each for each in outputs if not any(file.holds(each.position) for file in files)]
+        reached = {each.position[:2]: each.position.offset for each in outputs}
+        for file in files:
+            file.passed(reached)
+        self._again = any(file.ahead is not None for file in files)
+        return lacking
 
     def repeats(self, offsets: Mapping[int, int]) -> bool:
         """See `Sink`: whether a file holds outputs of records that are not yet read again."""
@@ -155,7 +183,9 @@ class FileSink:
         marks, stalled = {}, None
         for name, file in self._files.items():
             try:
-                marks[name] = file.flush()
+                mark = file.flush()
+                if mark is not None:
+                    marks[name] = mark
             except Stalled as error:  # the other output needn't wait for this one's reader
                 stalled = error
         if stalled is not None:
@@ -182,11 +212,13 @@ class _Lines:
         self.name = "standard output" if path == "-" else path
         self._path = path
         self._waiting = bytearray()
-        self._seen: dict[tuple[str, int], int] = {}
-        # The lines found above the mark are read a second time as their outputs come again.
+        self._above: Above | None = None
+        self._seen: dict[Key, Runs] = {}
+        # The lines found above the mark are read a second time as their records come again.
         self._found: Iterator[Found] = iter(())
-        self._ahead: Found | None = None
-        self._passed: dict[tuple[str, int], int] = {}
+        self.ahead: Found | None = None
+        """The first of them whose record has not."""
+        self._passed: dict[Key, int] = {}
         self._lock = threading.Lock()
         self._folder_synced = False
         self._sync_error: OSError | None = None
@@ -222,42 +254,37 @@ class _Lines:
         if self.regular:
             refuse_taken(self._fd, self.name, fcntl.LOCK_EX)
 
-    def resume(self, mark: int | None) -> None:
-        if not self.regular:
+    def find(self, mark: int | None) -> None:
+        """What stands above the mark. Changes nothing. Raises StateMismatch."""
+        if self.regular:
+            self._above = Above(self._fd, self.name, mark)
+
+    def cut(self) -> None:
+        """Cut what is behind the last good line, and go on there; a torn line is nothing to speak of."""
+        above, self._above = self._above, None
+        if above is None:
             return
-        length = os.fstat(self._fd).st_size
-        mark = self._length = start_of(self._fd, self.name, mark)
-        for found in lines(self._fd, mark, length):
-            self._seen[found.key] = max(found.offset, self._seen.get(found.key, -1))
-            self._length = found.end
-        self._cut(length)
-        os.lseek(self._fd, self._length, os.SEEK_SET)
-        self._found = lines(self._fd, mark, self._length)
-        self._ahead = next(self._found, None)
+        if above.damage is not None:
+            size = above.length - above.end
+            log.warning("%s: %d bytes were cut from there on, and are made again", above.damage, size)
+        if above.length > above.end:
+            os.ftruncate(self._fd, above.end)
+        self._length, self._seen = os.lseek(self._fd, above.end, os.SEEK_SET), above.seen
+        self._found = lines(self._fd, above.start, above.end)
+        self.ahead = next(self._found, None)
 
-    def _cut(self, length: int) -> None:
-        """Cut what is behind the last good line; a line that a crash has torn is nothing to speak of."""
-        what = foreign(self._fd, self.name, self._length, length)
-        if what is not None:
-            log.warning(
-                "%s: %d bytes were cut from there on, and are made again", what, length - self._length
-            )
-        if length > self._length:
-            os.ftruncate(self._fd, self._length)
-
-    def lacks(self, position: Position) -> bool:
-        return not self._seen or position.offset > self._seen.get(position[:2], -1)
+    def holds(self, position: Position) -> bool:
+        runs = self._seen.get(position[:2])
+        return runs is not None and position.offset in runs
 
     def holds_after(self, offsets: Mapping[int, int]) -> bool:
-        return any(last >= offsets.get(partition, 0) for (_, partition), last in self._seen.items())
+        return any(runs.last >= offsets.get(partition, 0) for (_, partition), runs in self._seen.items())
 
-    def passed(self, position: Position) -> None:
-        """The output of this position has come: the mark may move past its line."""
-        if self._ahead is None:
-            return
-        self._passed[position[:2]] = position.offset
-        while self._ahead is not None and self._ahead.offset <= self._passed.get(self._ahead.key, -1):
-            self._ahead = next(self._found, None)
+    def passed(self, reached: Mapping[Key, int]) -> None:
+        """The records up to these have come: the mark may move past the lines of their outputs."""
+        self._passed |= reached
+        while self.ahead is not None and self.ahead.offset <= self._passed.get(self.ahead.key, -1):
+            self.ahead = next(self._found, None)
 
     @property
     def waiting(self) -> int:
@@ -267,7 +294,8 @@ class _Lines:
         self._waiting += line
         self._waiting += b"\n"
 
-    def flush(self) -> int:
+    def flush(self) -> int | None:
+        """Raises what `FileSink.flush` does. Returns the mark; None where there can be none."""
         # Standard output may be a file, or the null device.
         found = os.fstat(self._fd)
         if self.regular and found.st_size != self._length:
@@ -295,10 +323,10 @@ class _Lines:
             del self._waiting[:written]
             self._length += written
         if not self.regular:
-            return 0
+            return None
         # A checkpoint taken while records are read again has a C below the last line here: whoever starts
         # from it must find the lines from C on.
-        return self._length if self._ahead is None else self._ahead.start
+        return self._length if self.ahead is None else self.ahead.start
 
     def sync(self) -> None:
         with self._lock:

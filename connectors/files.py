@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from connectors.csv_rows import Rows
 from connectors.formats import Cutter, Frames, Lines, Objects
-from connectors.inputs import SAME, Input, remaining
+from connectors.inputs import SAME, UNLEARNED, Input, remaining
 from connectors.npz import SCALARS, NpzReader
 from streamlearn.events import Position, Record, Resume, StateMismatch, Unreachable, UsageError
 
@@ -176,6 +176,8 @@ class FileSource:
     def fingerprint(self, cursors: Mapping[int, int]) -> dict[str, Any]:
         """What the content up to the cursor was: for bytes, hashes of its head and of its last 4 KiB.
 
+        Before the first record it is of the head that is there, as answers may leave before the next
+        checkpoint; a stream has none then.
         Right for every cursor of a regular file that isn't compressed; otherwise for cursors not below
         the one of the previous call. There, the tail's hash is None, and isn't compared, for a cursor
         more than 32 MiB behind what was read.
@@ -230,6 +232,9 @@ class ByteReader:
         self._number = resume.offsets.get(0, 0)
         if not cursor:
             self._input.verify(resume.stopped)
+            if self._input.regular:
+                start = self._input.start(resume.fingerprint.get("head_bytes", 0))
+                compare(self._input.name, resume.fingerprint, fingerprint_of(start, b""), cursor)
             # A header that can't be used is better refused now; a stream's may be long in coming.
             while self._input.regular and self._cutter.wants_start and not self._done:
                 self._pull()
@@ -265,7 +270,7 @@ class ByteReader:
         return frames
 
     def fingerprint(self, cursor: int) -> dict[str, Any]:
-        known = fingerprint_of(*self._input.prefix(cursor))
+        known = fingerprint_of(*self._input.prefix(cursor) if cursor else (self._input.start(), b""))
         self._input.release(cursor)
         corrupt_from = self._cutter.corrupt_from
         if corrupt_from is not None and cursor > corrupt_from:
@@ -340,4 +345,6 @@ def compare(name: str, stored: Mapping[str, Any], found: Mapping[str, Any], curs
     elif len({stored["tail_sha256"], found["tail_sha256"]} - {None}) == 2:
         what = f"the bytes before byte {cursor} differ"
     if what:
+        if not cursor:
+            raise StateMismatch(f"{name} is not the input that was answered ({what}): {UNLEARNED}")
         raise StateMismatch(f"{name} is not the input this state has learned from ({what}): {SAME}")

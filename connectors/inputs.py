@@ -18,6 +18,12 @@ log = logging.getLogger(__name__)
 SAME = "give the same input, which may have grown, or start with another --checkpoint.folder"
 """What to do where the input isn't the one that a state has learned from."""
 
+UNLEARNED = (
+    "give the same input, which may have grown, or remove the predictions and dead letters that were "
+    "written, or start with another --checkpoint.folder and other output files"
+)
+"""The same where nothing was learned from it yet, but something was answered."""
+
 BLOCK = 256 * 1024
 """Bytes asked of the operating system at a time."""
 HEAD = 64 * 1024
@@ -103,6 +109,8 @@ class Input:
         self.seekable = self.regular and self._gunzip is None
         self._trail = None if self.seekable else Trail()
         self._surplus = b""
+        self._start = b""
+        """The first HEAD bytes of a gzip file's content, from `verify`."""
         self._verified: int | None = None
         """So many compressed bytes may still be read; None: all that there are."""
 
@@ -214,12 +222,21 @@ class Input:
             if not raw and not ahead.pending:
                 self._verified = at - first
                 return
-            ahead.feed(raw)
+            data = ahead.feed(raw)
+            if not first and len(self._start) < HEAD:
+                self._start += data[: HEAD - len(self._start)]
             at += len(raw)
         raise Unreachable(
             f"{self.name} holds corrupt gzip data ({ahead.fault}): that was found before any of "
             "its records was read, so nothing new was learned from it; give an intact copy (`gzip -t` tests)"
         )
+
+    def start(self, count: int = HEAD) -> bytes:
+        """The first bytes of what is there now, at most HEAD, read or not; none of what can't be read twice.
+
+        Of a gzip file only after `verify` from its start.
+        """
+        return self._pread(min(HEAD, count), 0) if self.seekable else self._start[:count]
 
     def prefix(self, cursor: int) -> tuple[bytes, bytes | None]:
         """The first min(HEAD, cursor) bytes, and the last min(TAIL, cursor) before the cursor if known."""

@@ -103,25 +103,27 @@ class MemorySink:
         self.predictions: list[Prediction] = []
         self.dead_letters: list[Rejection] = []
         self._waiting: list[Output] = []
-        self._seen: dict[tuple[bool, str, int], int] = {}
+        self._seen: set[Position] = set()
         self._ahead: dict[str, deque[tuple[int, Output]]] = {}
-        self._passed: dict[tuple[bool, str, int], int] = {}
+        self._passed: dict[tuple[str, int], int] = {}
 
     def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:
-        self._waiting, self._seen, self._passed = [], {}, {}
+        self._waiting, self._seen, self._passed = [], set(), {}
         for name, there in (("predictions", self.predictions), ("dead_letters", self.dead_letters)):
             mark = len(there) if marks is None else marks.get(name, len(there))
             if len(there) < mark:
                 raise StateMismatch(f"{name} holds {len(there)} outputs, the checkpoint was taken at {mark}")
             self._ahead[name] = deque(enumerate(there[mark:], mark))
-            for output in there[mark:]:
-                self._seen[self._key(output)] = output.position.offset
+            self._seen |= {output.position for output in there[mark:]}
+
+    def answered(self, marks: Mapping[str, int]) -> bool:
+        """See `Sink`."""
+        there = {"predictions": len(self.predictions), "dead_letters": len(self.dead_letters)}
+        return any(there[name] > mark for name, mark in marks.items())
 
     def write(self, outputs: Sequence[Output]) -> None:
-        self._waiting += [
-            output for output in outputs if output.position.offset > self._seen.get(self._key(output), -1)
-        ]
-        self._passed |= {self._key(output): output.position.offset for output in outputs}
+        self._waiting += [output for output in outputs if output.position not in self._seen]
+        self._passed |= {output.position[:2]: output.position.offset for output in outputs}
 
     def flush(self) -> dict[str, int]:
         for output in self._waiting:
@@ -138,7 +140,7 @@ class MemorySink:
     def _mark(self, name: str, length: int) -> int:
         """Before what was found above the old mark and has not come again."""
         ahead = self._ahead[name]
-        while ahead and ahead[0][1].position.offset <= self._passed.get(self._key(ahead[0][1]), -1):
+        while ahead and ahead[0][1].position.offset <= self._passed.get(ahead[0][1].position[:2], -1):
             ahead.popleft()
         return ahead[0][0] if ahead else length
 
@@ -146,7 +148,3 @@ class MemorySink:
 
     def close(self) -> None:
         self._waiting = []
-
-    @staticmethod
-    def _key(output: Output) -> tuple[bool, str, int]:
-        return isinstance(output, Prediction), output.position.topic, output.position.partition

@@ -14,7 +14,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from connectors.formats import Frames
-from connectors.inputs import SAME, Input, remaining
+from connectors.inputs import HEAD, SAME, UNLEARNED, Input, remaining
 from streamlearn.events import Array, ConnectorError, Resume, StateMismatch, Unreachable, UsageError
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class NpzReader:
             with self._input.whole() as file:
                 self._load(file)
         if not cursor:
+            self._recognise(resume, patience)
             return
         while self._arrays is None and self.broken is None:
             if not self._input.wait_long(patience, resume.stopped):
@@ -123,10 +124,48 @@ class NpzReader:
             return list(rows.view(np.uint8) if rows.dtype.kind == "b" else rows)
         return list(map(_text, rows.tolist())) if rows.dtype.kind == "S" else rows.tolist()
 
+    def _recognise(self, resume: Resume, patience: float) -> None:
+        """Nothing was learned of it, but something may have been answered. Raises StateMismatch."""
+        while self._input.regular and self._arrays is None and self.broken is None:
+            self._input.wait_long(patience, resume.stopped)
+            self._pull()
+        if self._input.regular and self.broken is None and resume.fingerprint:
+            first = self._first_rows(resume.fingerprint.get("head_rows", 0))
+            why = difference(resume.fingerprint, first)
+            if why:
+                raise StateMismatch(
+                    f"{self._input.name} is not the input that was answered ({why}): {UNLEARNED}"
+                )
+
+    def _first_rows(self, count: int | None = None) -> dict[str, Any]:
+        """The fingerprint at row 0: of so many first rows, by default of those that fit into HEAD, or of one.
+
+        Of a stream nothing: its arrays may not be here yet.
+        """
+        arrays = (self._arrays or {}) if self._input.regular else {}
+        if count is None and arrays:
+            rows, size = len(arrays["x"]), sum(array.nbytes for array in arrays.values())
+            count = min(rows, max(1, HEAD * rows // max(1, size)))
+        if not count:
+            return {"rows": 0, "arrays": {}}
+        return {
+            "rows": 0,
+            "head_rows": count,
+            "arrays": {
+                name: [
+                    kind_of(array),
+                    list(array.shape[1:]),
+                    hashlib.sha256(content_of(array[:count])).hexdigest(),
+                ]
+                for name, array in arrays.items()
+            },
+        }
+
     def fingerprint(self, cursor: int) -> dict[str, Any]:
         """What all rows up to the cursor were. Costs time for those that are new since the previous call."""
-        # At row 0 nothing was learned yet, and a stream's arrays may not be here yet.
-        arrays = (self._arrays or {}) if cursor else {}
+        if not cursor:
+            return self._first_rows()
+        arrays = self._arrays or {}
         if cursor < self._hashed or not self._hashes:
             self._hashes, self._hashed = {name: hashlib.sha256() for name in arrays}, 0
         for name, array in arrays.items():
@@ -265,7 +304,7 @@ def difference(stored: Mapping[str, Any], found: Mapping[str, Any]) -> str | Non
         if was[name][:2] != [kind, shape]:
             return f"a row of {name} is {kind} {shape}, it was {' '.join(map(str, was[name][:2]))}"
         if was[name][2] != digest:
-            return f"the first {found['rows']} rows of {name} differ"
+            return f"the first {found['rows'] or found['head_rows']} rows of {name} differ"
     return None
 
 

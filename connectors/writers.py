@@ -52,7 +52,7 @@ def changed(name: str, length: int, written: int) -> StateMismatch:
     what, remedy = "cut it", AGAIN
     if length > written:
         what = "appended to it"
-        remedy = f"move what stands from byte {written} on elsewhere, a new start would cut it"
+        remedy = f"move what stands from byte {written} on elsewhere, a new start would refuse it"
     return StateMismatch(
         f"{name} has {length} bytes, but this worker has written up to byte {written}: somebody else has "
         f"{what}, and nothing more is written there; {remedy}"

@@ -68,11 +68,13 @@ def _check(settings: Settings) -> int:
         print(f"state: none in {settings.checkpoint.folder}; a first start")
     else:
         manifest, parts = found
-        if not untouched(manifest, claim.published if claim is not None else None):
+        resume, marks = resume_of(manifest), manifest.body["outputs"]
+        if not untouched(manifest, claim.published if claim is not None else None, sink):
             for change in check_settings(settings, manifest):
                 print(f"setting adopted: {change}")
             restore(learner, manifest, parts)
-        resume, marks = resume_of(manifest), manifest.body["outputs"]
+        elif claim is None:
+            resume = Resume()
         print(
             f"state: goes on from {manifest.id}, step {manifest.body['step']}, offsets {dict(resume.offsets)}"
         )

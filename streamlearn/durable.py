@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from streamlearn.bookkeeping import plain_held
 from streamlearn.checkpoint import CheckpointStore, Manifest, NothingWhole
 from streamlearn.config import CoreSettings
-from streamlearn.events import Resume
+from streamlearn.events import Resume, Sink
 from streamlearn.learner import OnlineLearner
 from streamlearn.ledger import Ledger
 from streamlearn.model import choose_device
@@ -23,6 +23,11 @@ from streamlearn.settings import Settings, state_settings
 from streamlearn.state import Part, Snapshot
 
 log = logging.getLogger(__name__)
+
+OTHERWISE = (
+    "remove the predictions and dead letters that were written with them, or start with another "
+    "--checkpoint.folder and other output files"
+)
 
 
 class Disagreement(Exception):
@@ -100,10 +105,12 @@ def check_settings(settings: Settings, manifest: Manifest) -> list[str]:
     differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     refused = [name for name in differing if name in shaping]
     if refused:
+        # Nothing was learned with them, but something was answered: that is all that would have to go.
+        of_outputs = bool(manifest.body.get("outputs")) and untouched(manifest)
         pairs = "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in refused)
         raise Disagreement(
             f"checkpoint {manifest.id} was made with other settings: {pairs}. "
-            "Set them back, or start with another --checkpoint.folder."
+            f"Set them back, or {OTHERWISE if of_outputs else 'start with another --checkpoint.folder'}."
         )
     return [f"{name}: {before.get(name)!r} -> {now.get(name)!r}" for name in differing]
 
@@ -126,11 +133,13 @@ def restore(learner: OnlineLearner, manifest: Manifest, parts: Snapshot) -> None
         raise Disagreement(f"checkpoint {manifest.id} doesn't fit this learner: {error}") from error
 
 
-def untouched(manifest: Manifest, published: Mapping[int, int] | None = None) -> bool:
+def untouched(
+    manifest: Manifest, published: Mapping[int, int] | None = None, sink: Sink | None = None
+) -> bool:
     """Was it taken before the first record? Then a start is a first start, with whatever settings.
 
     published: P by partition, where a group has one: what is answered beyond the checkpoint was answered by a
-    learner of its settings.
+    learner of its settings. sink: one that is asked for such answers, and raises what its `open` would.
     """
     position = manifest.body.get("position")
     if position is None or manifest.body["records"] or manifest.body.get("clean"):
@@ -138,7 +147,10 @@ def untouched(manifest: Manifest, published: Mapping[int, int] | None = None) ->
     start = position.get("start", {})
     offsets = position["offsets"].get(position["topic"], {})
     answered = {str(partition): offset for partition, offset in (published or {}).items()}
-    return all(offset == start.get(p, 0) == answered.get(p, offset) for p, offset in offsets.items())
+    if not all(offset == start.get(p, 0) == answered.get(p, offset) for p, offset in offsets.items()):
+        return False
+    ask: Callable[[Mapping[str, int]], bool] = getattr(sink, "answered", lambda marks: False)
+    return not ask(manifest.body["outputs"])
 
 
 def resume_of(manifest: Manifest) -> Resume:

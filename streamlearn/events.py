@@ -323,22 +323,24 @@ class Sink(Protocol):
     """Where outputs go. `write`, `flush` and `close` are called by one thread, `sync` by another.
 
     A sink may also have `look(marks) -> list[str]`, for `streamlearn check`: before `open`, it changes
-    nothing, raises what `open` would, and returns a sentence for whatever `open` would not take as it is. And
-    `repeats(offsets) -> bool`: whether it found outputs of records from these offsets on.
+    nothing, raises what `open` would, and returns a sentence for whatever `open` would not take as it is.
+    `answered(marks) -> bool`, also before `open` and changing nothing: whether outputs of ours stand above
+    the marks. And `repeats(offsets) -> bool`: whether it found outputs of records from these offsets on.
     """
 
     def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:
         """Resume behind `marks` (what `flush` returned when the checkpoint was taken), or start (None).
 
-        Outputs that are there already above the marks are found and not written again when they come.
-        Raises StateMismatch if an output is shorter than its mark.
+        Of records whose output is found there above the marks, whichever it is, none is written again when
+        they come. An output without a mark is started. Raises StateMismatch if one is shorter than its mark.
         """
 
     def write(self, outputs: Sequence[Output]) -> None:
         """Take outputs in order of their positions. May buffer."""
 
     def flush(self) -> dict[str, int]:
-        """Hand everything to the operating system; returns the marks, by output (for a file, in bytes).
+        """Hand everything to the operating system; returns the marks, by output (for a file, in bytes; what
+        can't be read back has none).
 
         A mark stands behind the last output that `write` was given, and before those that were found
         there by `open` and have not come again: whoever starts from it must find them.

@@ -101,7 +101,7 @@ class Worker:
         if found is not None:
             manifest, parts = found
             resume, marks = resume_of(manifest), manifest.body["outputs"]
-            if not untouched(manifest, claim.published if claim is not None else None):
+            if not untouched(manifest, claim.published if claim is not None else None, self.sink):
                 self._restore(manifest, parts)
                 self.resumed = manifest
             elif claim is None:

@@ -156,17 +156,13 @@ def test_check_takes_folders_that_run_makes(tmp_path: Path, capfd: pytest.Captur
     checked(capfd, tmp_path, path, *more)
 
 
-FOREIGN = [
-    b"junk\n",
-    b"\0" * 5000,
-    b'{"id": 1}\n{"source": ["e", 0, 99]}\n',
-    b'{"source": ["e", 0, 99]}\n\xff\n{"a',
-]
-OURS_OR_TORN = [b'{"source": ["e", 0, 99]}\n', b'{"id": "torn', b'{"source": ["e", 0, 99]}\n{"torn']
+FOREIGN = [b"junk\n", b'{"id": 1}\n{"source": ["e", 0, 99]}\n', b'{"source": ["e", 0, 99]}\n\xff\n{"a']
+LOST = [b"\0" * 5000, b'{"source": ["e", 0, 99]}\n{"id": "a\0\0']
+OURS_OR_TORN = [b'{"source": ["e", 0, 99]}\n', b'{"id":"torn', b'{"source": ["e", 0, 99]}\n{"id":"torn']
 
 
 @pytest.mark.parametrize("name", ["predictions.jsonl", "state/dead_letters.jsonl"])
-@pytest.mark.parametrize("more", [*FOREIGN, *OURS_OR_TORN])
+@pytest.mark.parametrize("more", [*FOREIGN, *LOST, *OURS_OR_TORN])
 def test_check_says_what_run_does_with_what_stands_above_the_mark(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, more: bytes
 ) -> None:
@@ -176,10 +172,14 @@ def test_check_says_what_run_does_with_what_stands_above_the_mark(
     with open(tmp_path / name, "ab") as file:
         file.write(more)
     good = more.index(b"\n") + 1 if more.startswith(b'{"source"') else 0
-    what = (
-        f"{tmp_path / name}: what stands at byte {mark + good}, above the mark of the checkpoint, "
-        "is no output of streamlearn (a power loss leaves such things): "
-    )
+    what = f"{tmp_path / name}: what stands at byte {mark + good}, above the mark of the checkpoint"
+    if more in FOREIGN:
+        what += f" (byte {mark}), is no output of streamlearn: "
+        assert what in checked(capfd, tmp_path, path, status=3)
+        assert what in said(capfd, *flags(tmp_path, path), status=3)
+        assert (tmp_path / name).stat().st_size == mark + len(more)
+        return
+    what += ", is no output of streamlearn, but holds NUL bytes (a power loss leaves such things): "
     text = checked(capfd, tmp_path, path)
     assert text.endswith("settings are fine\n")
     if more in OURS_OR_TORN:
@@ -188,7 +188,7 @@ def test_check_says_what_run_does_with_what_stands_above_the_mark(
         assert f"{what}{len(more) - good} bytes would be cut from there on, and made again\n" in text
     assert here(*flags(tmp_path, path)) == 0
     err = capfd.readouterr().err
-    assert (what in err) == (more in FOREIGN)
+    assert (what in err) == (more in LOST)
     assert (tmp_path / name).stat().st_size == mark + good
 
 

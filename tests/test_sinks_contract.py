@@ -133,6 +133,28 @@ def test_outputs_above_the_marks_are_not_written_again(tmp_path: Path, kind: str
 
 
 @pytest.mark.parametrize("kind", SINKS)
+def test_it_says_before_it_is_opened_whether_outputs_stand_above_the_marks(tmp_path: Path, kind: str) -> None:
+    case = SINKS[kind](tmp_path)
+    marks = run(case.make(), OUTPUTS[:10], None)
+    for more in (OUTPUTS[10:11], [OUTPUTS[25]]):
+        assert not case.make().answered(marks)
+        after = run(case.make(), more, marks)
+        assert case.make().answered(marks)
+        marks = after
+
+
+@pytest.mark.parametrize("kind", SINKS)
+def test_a_record_has_one_output_also_if_it_has_become_another(tmp_path: Path, kind: str) -> None:
+    case = SINKS[kind](tmp_path)
+    marks = run(case.make(), OUTPUTS[:10], None)
+    after = run(case.make(), OUTPUTS[10:], marks)
+    before = case.state()
+    others = [output(i // 2, i % 7 not in (2, 3), i % 2) for i in range(10, 60)]
+    assert run(case.make(), others, marks) == after
+    assert case.state() == before
+
+
+@pytest.mark.parametrize("kind", SINKS)
 @settings(max_examples=40)
 @given(
     crashes=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=6),
