@@ -4,6 +4,7 @@
     FOLDER/000003/000017-9f3a1c2b.json     manifest of checkpoint 000003-000017-9f3a1c2b, written last
     FOLDER/000003/000017-9f3a1c2b.parts    model, optimiser, generators, … one after another
     FOLDER/000003/000017-9f3a1c2b.memory   segments of the replay memory (see `packs`)
+    FOLDER/cuts.jsonl                      places of decisions that the records don't hold (see `cuts`)
 
 Where an id was forgotten, the files that are there still hold its examples. The next checkpoint then shares
 none with them (`CheckpointStore.forget`); its manifest and all later ones name it (`clean`), and once one of
@@ -142,7 +143,7 @@ class CheckpointStore:
         return parts
 
     def verify(self, name: str) -> Manifest:
-        """The manifest, after reading the whole checkpoint. Raises Damaged."""
+        """The manifest, after reading all that the state needs of the checkpoint. Raises Damaged."""
         manifest = self.read(name)
         self.load(manifest)
         return manifest
@@ -185,7 +186,8 @@ class CheckpointStore:
                 source = manifest.path.with_suffix(".parts")
                 table = Chunk(*entry["segments"]).read_segments(source, "memory")
                 # The other copy is made anew, from this one: on an older one damage may have gone unseen.
-                self._chains = (Chain(tuple(manifest.body["packs"]), table), Chain())
+                body = manifest.body
+                self._chains = (Chain(tuple(body["packs"]), table, tuple(body["pack_sha256"])), Chain())
             self._adopt(manifest.path.parent, manifest.body["packs"])
             self._clean = manifest.body.get("clean", "")
         return self.epoch
@@ -228,6 +230,7 @@ class CheckpointStore:
                 **about,
                 **({"clean": clean} if clean else {}),
                 "packs": list(chain.packs),
+                "pack_sha256": list(chain.digests),
                 "parts": entries,
             }
             manifest = self._write_manifest(folder / f"{stem}.json", body, written)
@@ -323,9 +326,8 @@ class CheckpointStore:
             parts.link(source / f"{pack}.memory", folder / f"{pack}.memory")
 
     def _write_manifest(self, path: Path, body: dict[str, Any], written: list[Path]) -> Manifest:
-        sealed = {**body, "sha256": parts.seal(body)}
         with Aside(path, written) as file:
-            file.write(json.dumps(sealed, indent=1).encode())
+            file.write(parts.sealed(body))
         parts.sync_folder(path.parent)
         parts.sync_folder(self.folder)
         return Manifest(path, body)

@@ -56,7 +56,7 @@ COMMANDS = {
         "(default: the newest whole one; `use` wants one).\n"
         "  list    every checkpoint, newest first\n"
         "  show    id, step, events learned, offsets, classes, and the SHA-256 of every part\n"
-        "  verify  read every byte of ID, or of all; status 3 if one is damaged\n"
+        "  verify  read every byte of ID, or of all and of cuts.jsonl; status 3 if one is damaged\n"
         "  use     make ID the newest, so that the next `run` goes on from it; no worker may be running\n"
         "  --skip-lost  with `use`, on Kafka: leave out the records behind ID that the topic has lost\n"
         "  --json  for machines",

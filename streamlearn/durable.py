@@ -15,7 +15,7 @@ import torch
 from streamlearn.bookkeeping import plain_held
 from streamlearn.checkpoint import CheckpointStore, Manifest, NothingWhole
 from streamlearn.config import CoreSettings
-from streamlearn.events import Resume, Sink
+from streamlearn.events import Resume, Sink, Source
 from streamlearn.learner import OnlineLearner
 from streamlearn.ledger import Ledger
 from streamlearn.model import choose_device
@@ -97,6 +97,14 @@ def describe(learner: OnlineLearner) -> dict[str, Any]:
     }
 
 
+def shape_of(learner: OnlineLearner) -> str:
+    """What was found out from the first events."""
+    schema, model = learner.schema, learner.model
+    assert schema is not None
+    net = type(model.encoder).__name__
+    return f"x has shape {list(schema.shape)}, {schema.dtype}: {net} with {model.flat.numel()} parameters"
+
+
 def check_settings(settings: Settings, manifest: Manifest) -> list[str]:
     """Compare with a checkpoint. Raises Disagreement where state depends on it; returns what is adopted."""
     core = CoreSettings(**manifest.body["settings"])
@@ -170,6 +178,42 @@ def resume_of(manifest: Manifest) -> Resume:
     )
 
 
+def place_of(
+    source: Source,
+    offsets: Mapping[int, int],
+    cursors: Mapping[int, int],
+    start: Mapping[int, int],
+    commands: tuple[str, int, bool] | None,
+) -> dict[str, Any]:
+    """What `resume_of` reads: C, and how to find and recognise the source at C.
+
+    commands: their topic, their C, and whether one of them has paused the worker.
+    """
+    reached = {source.topic: {str(p): o for p, o in sorted(offsets.items())}}
+    asked: dict[str, Any] = {}
+    if commands is not None:
+        topic, at, paused = commands
+        asked = {"commands": topic, "paused": paused}
+        reached[topic] = {"0": at}
+    return {
+        "topic": source.topic,
+        **asked,
+        "offsets": reached,
+        "cursors": {str(p): c for p, c in cursors.items()},
+        "fingerprint": source.fingerprint(cursors),
+        **({"start": {str(p): o for p, o in start.items()}} if start else {}),
+    }
+
+
+def adopt(settings: Settings, manifest: Manifest) -> list[tuple[int, str]]:
+    """What is to be said, at which level, of going on from a checkpoint. Raises Disagreement."""
+    said = [(logging.INFO, f"setting adopted: {change}") for change in check_settings(settings, manifest)]
+    if differences := "; ".join(warn_runtime(settings, manifest)):
+        sentence = "not what the checkpoint was made with, bits may differ from here on"
+        said.append((logging.WARNING, f"{sentence}: {differences}"))
+    return said
+
+
 def warn_runtime(settings: CoreSettings, manifest: Manifest) -> list[str]:
     """What differs from where the checkpoint was written: from here on, bits may differ."""
     theirs: Mapping[str, Any] = manifest.body["runtime"]
@@ -180,10 +224,13 @@ __all__ = [
     "Disagreement",
     "Learner",
     "NothingWhole",
+    "adopt",
     "check_settings",
     "describe",
+    "place_of",
     "restore",
     "resume_of",
     "runtime",
+    "shape_of",
     "untouched",
 ]

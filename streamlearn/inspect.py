@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from streamlearn import cuts, packs
 from streamlearn.broker_commands import split
 from streamlearn.checkpoint import (
     CheckpointStore,
@@ -20,6 +21,7 @@ from streamlearn.checkpoint import (
 from streamlearn.events import ConnectorError, GroupSource, StateMismatch, UsageError
 from streamlearn.flags import load_settings
 from streamlearn.logs import complain, setup
+from streamlearn.parts import sealed
 from streamlearn.settings import Settings, SettingsError
 
 VERBS = ("list", "show", "verify", "use")
@@ -169,11 +171,15 @@ def _verify(store: CheckpointStore, name: str | None, as_json: bool) -> int:
     results = []
     for each in [name] if name else store.names():
         try:
-            store.verify(each)
+            _read_every_byte(store, each)
             results.append({"id": each, "whole": True, "problem": None})
         except (Damaged, WrongFormat) as error:
             if each == name or _stands(store, each):
                 results.append({"id": each, "whole": False, "problem": str(error)})
+    damage: list[str] = []
+    if not name:
+        cuts.read(store, damage.append)
+    results += [{"id": cuts.NAME, "whole": False, "problem": problem} for problem in damage]
     if as_json:
         print(json.dumps(results, indent=1))
     elif not results:
@@ -182,6 +188,19 @@ def _verify(store: CheckpointStore, name: str | None, as_json: bool) -> int:
         for result in results:
             print(f"{result['id']}  {'whole' if result['whole'] else 'DAMAGED: ' + str(result['problem'])}")
     return 0 if all(result["whole"] for result in results) else REFUSED
+
+
+def _read_every_byte(store: CheckpointStore, name: str) -> None:
+    """Also those that no state needs: superseded segments of packs, white space. Raises Damaged."""
+    manifest = store.verify(name)
+    for pack, digest in zip(manifest.body["packs"], manifest.body["pack_sha256"], strict=True):
+        packs.check(manifest.path.parent / f"{pack}.memory", digest)
+    try:
+        raw = manifest.path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"{manifest.path}: {error.strerror}") from error
+    if raw != sealed(manifest.body):
+        raise Damaged(f"{manifest.path}: not byte for byte what was written")
 
 
 def _use(settings: Settings, store: CheckpointStore, name: str | None, as_json: bool, skip: bool) -> int:

@@ -27,7 +27,7 @@ class Outlet:
         vitals: Vitals,
         keeper: Keeper,
         stop: threading.Event,
-        meanwhile: Callable[[], object],
+        meanwhile: Callable[[], None],
     ) -> None:
         """meanwhile: called now and then while outputs wait."""
         self._meanwhile = meanwhile

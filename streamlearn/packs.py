@@ -3,12 +3,17 @@
 Successive checkpoints share most segments of the memory. Were there one copy of each, a single damaged byte
 could make every checkpoint unusable. So checkpoints belong to two chains in turn, which share no file: what
 the newest one lies in, the one before it does not.
+
+Where segments of a pack were superseded, its file still holds them. No state needs those bytes; the file's
+hash, which a manifest names beside it, is for who reads every byte all the same (`checkpoints verify`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -30,6 +35,8 @@ class Chain:
 
     packs: tuple[str, ...] = ()
     segments: Array = field(default_factory=lambda: np.zeros(0, dtype=SEGMENT))
+    digests: tuple[str, ...] = ()
+    """The SHA-256 of every pack's file."""
 
     def write(
         self, folder: Path, stem: str, memory: SegmentedPart, latest: Chain, written: list[Path]
@@ -48,9 +55,10 @@ class Chain:
         stale = np.flatnonzero(stays & ~_same(segments, latest.segments))
         stays[stale] = False
         moved = self._to_move(folder, segments, stays)
-        packs = (*self.packs, stem)
+        packs, digests = (*self.packs, stem), (*self.digests, "")
         if len(memory.changed) or len(stale) or len(moved):
-            with Aside(folder / f"{stem}.memory", written) as file:
+            with Aside(folder / f"{stem}.memory", written) as aside:
+                file = Summed(aside)
                 for number, arrays in memory.changed.items():
                     chunk = Chunk.write(file, *(np.ascontiguousarray(array).data for array in arrays))
                     segments[number] = chunk.as_segment(len(packs) - 1)
@@ -58,8 +66,9 @@ class Chain:
                     for number in numbers.tolist():
                         raw = chain.read(folder, number)
                         segments[number] = Chunk.write(file, raw).as_segment(len(packs) - 1)
+            digests = (*self.digests, file.digest.hexdigest())
         used, segments["pack"] = np.unique(segments["pack"], return_inverse=True)
-        return Chain(tuple(packs[i] for i in used), segments)
+        return Chain(tuple(packs[i] for i in used), segments, tuple(digests[i] for i in used))
 
     def read(self, folder: Path, number: int) -> bytes:
         """The bytes of one segment. Raises Damaged."""
@@ -85,6 +94,31 @@ class Chain:
         going &= np.isin(np.arange(len(sizes)), _within(live, smallest, MOST_REWRITTEN))
         moved: Array = held[going[pack_of]]
         return moved
+
+
+class Summed:
+    """A file that is written from its start, and the SHA-256 of all of it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest = file, sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def check(path: Path, digest: str) -> None:
+    """Read every byte of a pack. Raises Damaged."""
+    try:
+        with open(path, "rb") as file:
+            found = file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Damaged(f"{path}: {error.strerror} (part memory)") from error
+    if found != digest:
+        raise Damaged(f"{path}: its SHA-256 is not the one that the manifest names (part memory)")
 
 
 def _same(mine: Array, theirs: Array) -> Array:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import msgpack
 import numpy as np
@@ -36,6 +36,14 @@ class Damaged(Exception):
     """A file of a checkpoint is missing, cut or changed; the message names it."""
 
 
+class Writable(Protocol):
+    """What chunks are appended to."""
+
+    def write(self, data: Any, /) -> int: ...
+
+    def tell(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Chunk:
     """A run of bytes in a file, known by its SHA-256."""
@@ -45,7 +53,7 @@ class Chunk:
     digest: str
 
     @classmethod
-    def write(cls, file: IO[bytes], *pieces: Any) -> Chunk:
+    def write(cls, file: Writable, *pieces: Any) -> Chunk:
         """Append `pieces` (bytes-like) to `file`."""
         offset, length, digest = file.tell(), 0, sha256()
         for piece in pieces:
@@ -178,6 +186,11 @@ def seal(body: Mapping[str, Any]) -> str:
     """The SHA-256 that a manifest ends with."""
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return sha256(canonical.encode()).hexdigest()
+
+
+def sealed(body: Mapping[str, Any]) -> bytes:
+    """A manifest's file."""
+    return json.dumps({**body, "sha256": seal(body)}, indent=1).encode()
 
 
 def locked(folder: Path, shared: bool) -> IO[str]:

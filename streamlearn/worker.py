@@ -17,17 +17,9 @@ from typing import Any
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.codec import Codec
 from streamlearn.commands import Command, encode_answer, forget
-from streamlearn.durable import Learner, check_settings, describe, restore, resume_of, untouched, warn_runtime
-from streamlearn.events import (
-    ConnectorError,
-    Output,
-    Record,
-    Resume,
-    Sink,
-    Source,
-    Stopped,
-    Tombstone,
-)
+from streamlearn.cuts import Cut, Cuts
+from streamlearn.durable import Learner, adopt, describe, place_of, restore, resume_of, shape_of, untouched
+from streamlearn.events import ConnectorError, Output, Record, Resume, Sink, Source, Stopped, Tombstone
 from streamlearn.group import group_of
 from streamlearn.instruments import Instruments
 from streamlearn.keeper import Keeper
@@ -83,7 +75,8 @@ class Worker:
         self._decides: Callable[[], bool] = getattr(source, "decide", lambda: False)
         self.poison = Poison(settings.delivery.max_dead_letters_in_row)
         self._unanswered: list[Record] = []
-        self.outlet = Outlet(settings, sink, self.vitals, self.keeper, self._stop, self._look_meanwhile)
+        self.outlet = Outlet(settings, sink, self.vitals, self.keeper, self._stop, self._observe)
+        self.cuts = Cuts(store, settings)
 
     def stop(self) -> None:
         """Ask `run` to end after a checkpoint. Safe from a signal handler and from other threads."""
@@ -125,6 +118,7 @@ class Worker:
             self.group.name(self.resumed)
             self.group.settle(self._stop.is_set)
         self.store.begin(self.resumed, self.epoch)
+        self.cuts.begin(found[0] if found is not None else None, self.source.topic, self.offsets)
         if self.resumed is not None:
             self.keeper.confirm(self.resumed)
             self.instruments.resume(self.resumed)
@@ -143,14 +137,8 @@ class Worker:
 
     def _restore(self, manifest: Manifest, parts: Snapshot) -> None:
         """Load a checkpoint. Raises Disagreement."""
-        for change in check_settings(self.settings, manifest):
-            log.info("setting adopted: %s", change)
-        differences = warn_runtime(self.settings, manifest)
-        if differences:
-            log.warning(
-                "not what the checkpoint was made with, bits may differ from here on: %s",
-                "; ".join(differences),
-            )
+        for level, sentence in adopt(self.settings, manifest):
+            log.log(level, "%s", sentence)
         restore(self.learner, manifest, parts)
 
     def run(self, started: Callable[[], None] = lambda: None) -> int:
@@ -253,13 +241,21 @@ class Worker:
         """Has a partial batch waited for longer than learning.max_wait?"""
         limit = self.settings.learning.max_wait
         due = 0 < limit < time.perf_counter() - since and self.learner.settled and self.learner.pending > 0
-        return due and not self.group.repeats(self.offsets)  # what others have seen came of no such cut
+        # What others have seen came of no such cut, or of one that is kept.
+        return due and not (self.group.repeats(self.offsets) or self.cuts.repeats(self.offsets))
 
     def _learn_partial(self) -> bool:
         """Learn the partial batch by the clock's decision, which is kept: no later record is read before
         the checkpoint that holds it is durable."""
-        self._answer(self.learner.flush())
+        self._cut()
         return self._barrier()
+
+    def _cut(self) -> None:
+        """Learn the partial batch, and take note of where: the records don't say it."""
+        does = self.learner.pending if self.learner.settled else len(self.learner.held)
+        self._answer(self.learner.flush())
+        if does and not self.group:
+            self.cuts.add(self._position())
 
     def _barrier(self, command: Command | None = None, **answer: Any) -> bool:
         """A checkpoint that must be durable before a later record is read, since it holds a decision that
@@ -293,6 +289,21 @@ class Worker:
         return self.paused or not self._decides() or self._barrier()
 
     def _apply(self, records: Sequence[Record]) -> None:
+        """Learn records, cut as they were if they are read again."""
+        for piece, cut in self.cuts.pieces(records):
+            if piece:
+                self._learn(piece)
+            if cut is not None:
+                self._cut_again(cut)
+
+    def _cut_again(self, cut: Cut) -> None:
+        """Learn the partial batch where it was learned before; no barrier, as the place is durable."""
+        if cut.fits(self.source.fingerprint(cut.cursors)):
+            self._answer(self.learner.flush())
+        else:
+            log.warning("a partial batch was learned at %s, but of another input: passed over", cut.offsets)
+
+    def _learn(self, records: Sequence[Record]) -> None:
         """Decode, learn and answer; move C past what has been answered."""
         stopwatch = self.instruments.stopwatch
         stopwatch.start()
@@ -302,7 +313,7 @@ class Worker:
         settled = self.learner.settled
         outputs = self.learner.learn(items)
         if self.learner.settled and not settled:
-            log.info("%s", self._shape())
+            log.info("%s", shape_of(self.learner))
         self._unanswered += records
         self._answer(outputs)
 
@@ -318,19 +329,12 @@ class Worker:
             self.cursors[partition] = record.cursor
         self.instruments.stopwatch.mark("publish")
 
-    def _shape(self) -> str:
-        """What was found out from the first events."""
-        schema, model = self.learner.schema, self.learner.model
-        assert schema is not None
-        net = type(model.encoder).__name__
-        return f"x has shape {list(schema.shape)}, {schema.dtype}: {net} with {model.flat.numel()} parameters"
-
     # -- ends
 
     def _end(self) -> int:
         """A finite source has ended: learn what waits, and leave a checkpoint of it all."""
         self.vitals.busy()
-        self._answer(self.learner.flush())
+        self._cut()
         counts = self.learner.counts
         log.info(
             "the source has ended: %d records, %d learned, %d dead letters",
@@ -361,26 +365,21 @@ class Worker:
 
     def _position(self) -> dict[str, Any]:
         """C, and how to find and recognise the source at C."""
-        topic = self.source.topic
-        offsets = {topic: {str(p): o for p, o in sorted(self.offsets.items())}}
-        commands: dict[str, Any] = {}
+        commands = None
         if self._commands_at is not None:
-            commands = {"commands": commands_topic(self.settings), "paused": self.paused}
-            offsets[commands["commands"]] = {"0": self._commands_at}
-        return {
-            "topic": topic,
-            **commands,
-            "offsets": offsets,
-            "cursors": {str(p): c for p, c in self.cursors.items()},
-            "fingerprint": self.source.fingerprint(self.cursors),
-            **({"start": {str(p): o for p, o in self._start.items()}} if self._start else {}),
-        }
+            commands = commands_topic(self.settings), self._commands_at, self.paused
+        return place_of(self.source, self.offsets, self.cursors, self._start, commands)
 
     def _checkpoint(self) -> None:
         """Begin a checkpoint of this very moment, in the background."""
         self.group.pin()
         about = {**describe(self.learner), "position": self._position(), "outputs": self.outlet.marks}
-        self.keeper.begin(about, self.sink.sync)
+        self.keeper.begin(about, self._sync)
+
+    def _sync(self) -> None:
+        """On the writer's thread: make durable what must be before a manifest is."""
+        self.cuts.keep()
+        self.sink.sync()
 
     def _checkpoint_now(self, command: Command | None = None, **answer: Any) -> None:
         """A checkpoint of this very moment, waited for; `keeper.problem` says what came of it."""
@@ -394,10 +393,6 @@ class Worker:
         else:
             answer |= {"checkpoint": newest.id, "step": self.learner.counts.steps, "epoch": self.epoch}
             self.group.name(newest, command, encode_answer(command, **answer))
-
-    def _look_meanwhile(self) -> None:
-        if self.instruments.due():
-            self._observe()
 
     def _observe(self) -> None:
         self.instruments.observe(self.source.topic, self.offsets, self.epoch, self.paused)
