@@ -232,6 +232,7 @@ def test_of_another_input_nothing_is_cut(grown: Path, caplog: pytest.LogCaptureF
 
 def test_with_other_settings_checkpoint_0_begins_anew(grown: Path) -> None:
     use_the_first()
+    (grown / "predictions.jsonl").unlink()
     assert run("--seed", "5") == 0
     assert hashes(grown) == fresh(grown / "fresh", "--seed", "5")
 
