@@ -230,7 +230,7 @@ class ByteReader:
         if not cursor:
             self._input.verify(resume.stopped)
             # A header that can't be used is better refused now; a stream's may be long in coming.
-            while self._input.regular and self._cutter.wants_start and not self._done:
+            while self._input.regular and self._cutter.wants_start and not (self._cutter.ready or self._done):
                 self._pull()
             return
         self._fruitless = False
