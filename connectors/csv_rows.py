@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from connectors.formats import END_IT, LIMIT, Left, Lines, Queue
-from streamlearn.events import UsageError
+from streamlearn.events import Row, UsageError
 
 QUOTED = re.compile(r'(?:^|(?<=,))"(?:[^"]|"")*(?:"|$)')
 NO_UTF8 = "the row is not UTF-8"
@@ -19,7 +19,7 @@ class Rows(Queue):
     Fields follow `csv.DictReader`: what goes beyond the header is a list under None, what is missing is
     None, blank rows are no records. `value` holds the row's bytes. A row that isn't UTF-8, or longer
     than LIMIT (a quote that is never closed), has one field under None, a sentence that says so. The
-    header is the first row.
+    header is the first row. A row with as many cells as columns is a `Row`, which knows the first such one.
 
     In a content that may grow, a last row without newline is no record: nothing tells whether its last cell
     is whole.
@@ -31,14 +31,17 @@ class Rows(Queue):
         self._fields = []
         self._lines = Lines(keep_return=True, whole=lambda line: False)
         self._header: list[str] | None = None
+        self._first: Row | None = None
         self._open: list[bytes] = []
         self._open_bytes = self._open_start = self._open_end = 0
 
     @property
     def wants_start(self) -> bool:  # type: ignore[override]
-        return self._header is None
+        return self._first is None
 
     def jump(self, cursor: int, last: bytes, corrupt_from: int | None) -> None:
+        if self._first is None:
+            self.finish()  # the first row may be the last before the cursor, without its newline then
         self._clear(cursor)
         self._lines.jump(cursor, last, None)
         self._open, self._open_bytes = [], 0
@@ -99,11 +102,15 @@ class Rows(Queue):
         if cells is None:
             fields = {None: NO_UTF8 if good else TOO_LONG}
         else:
-            fields = dict(zip(header, cells))  # noqa: B905 (an argument here costs a tenth of the speed)
+            fields = row = Row(zip(header, cells))  # noqa: B905 (an argument here costs a tenth of the speed)
             if len(cells) > len(header):
-                fields[None] = cells[len(header) :]
+                fields = {**row, None: cells[len(header) :]}
             elif len(cells) < len(header):
-                fields.update(dict.fromkeys(header[len(cells) :]))
+                fields = row | dict.fromkeys(header[len(cells) :])
+            else:
+                if self._first is None:
+                    self._first = row
+                row.first = self._first
         self._values.append(raw)
         self._ends.append(end)
         if self._fields is not None:

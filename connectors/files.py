@@ -236,7 +236,7 @@ class ByteReader:
                 start = self._input.start(resume.fingerprint.get("head_bytes", 0))
                 compare(self._input.name, resume.fingerprint, fingerprint_of(start, b""), cursor)
             # A header that can't be used is better refused now; a stream's may be long in coming.
-            while self._input.regular and self._cutter.wants_start and not self._done:
+            while self._input.regular and self._cutter.wants_start and not (self._cutter.ready or self._done):
                 self._pull()
             return
         self._fruitless = False

@@ -66,7 +66,7 @@ class Cutter(Protocol):
 
     @property
     def wants_start(self) -> bool:
-        """Whether it must be fed from the start of the content, wherever reading goes on (CSV's header)."""
+        """Whether it must be fed from the content's start, wherever reading goes on (CSV's first rows)."""
 
     @property
     def corrupt_from(self) -> int | None:

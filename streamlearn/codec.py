@@ -25,7 +25,7 @@ from streamlearn.encoding import (
     encode_too_large,
     original,
 )
-from streamlearn.events import Array, Event, Item, Position, Record, Rejection, Tombstone
+from streamlearn.events import Array, Event, Item, Position, Record, Rejection, Row, Tombstone
 from streamlearn.features import FeatureReader
 from streamlearn.hashing import parse_number
 from streamlearn.parsing import exactly, parse
@@ -38,6 +38,7 @@ __all__ = [
     "encode_prediction",
     "encode_predictions",
     "encode_too_large",
+    "one_of_many",
     "original",
 ]
 
@@ -61,6 +62,9 @@ class Codec:
         paths = settings.features
         self._features = _Path(paths) if isinstance(paths, str) else [_Path(path) for path in paths]
         self._all_columns = paths == _DEFAULT_FEATURES
+        self._may_be_one_of_many = self._all_columns and "features" not in settings.model_fields_set
+        self._first: Mapping[Any, Any] = {}
+        self._is_one_of_many = False
         # A table that lacks one of these was most likely meant to have it: a name is mistyped.
         self._named_columns = {
             path.name: f"codec.{key}"
@@ -259,7 +263,7 @@ class Codec:
                 raise Refusal("missing_features", f"the record has no {abbreviate(absent[0])}")
             return self._reader.read_named(named, table)
         value = self._features.find(values)
-        if value is _MISSING and table and self._all_columns:
+        if table and self._all_columns and (value is _MISSING or self._is_a_column(values)):
             named = {name: cell for name, cell in values.items() if name not in self._not_features}
             if not named:
                 raise Refusal("missing_features", "every column is an id, a label, a time or a task")
@@ -267,6 +271,16 @@ class Codec:
         if value is None or value is _MISSING:
             raise Refusal("missing_features", f"the record has no {abbreviate(self._features.name)}")
         return self._reader.read(value, table)
+
+    def _is_a_column(self, row: Mapping[Any, Any]) -> bool:
+        """Whether the features that nobody named are no column of all of them, by the table's first row."""
+        if not self._may_be_one_of_many:
+            return False
+        first = row.first if type(row) is Row else row
+        if first is not self._first:
+            self._first = first
+            self._is_one_of_many = one_of_many(first, _DEFAULT_FEATURES, self._not_features)
+        return self._is_one_of_many
 
 
 class _Path:
@@ -296,6 +310,16 @@ class _Path:
     def inside_of(self, names: Container[str]) -> bool:
         """May what it names lie inside of another field, where these are the fields?"""
         return self._parts is not None and self.name not in names
+
+
+def one_of_many(row: Mapping[Any, Any], name: str, others: Container[str]) -> bool:
+    """Whether the cell of `name` is a number as it stands, and there are more features beside it: columns
+    that are in the row and none of `others`."""
+    cell = row.get(name)
+    # What else a cell may be is told by its start: to try for a number goes through all of an image.
+    if not isinstance(cell, str) or cell.startswith(("[", "data:")) or parse_number(cell) is None:
+        return False
+    return any(isinstance(column, str) and column != name and column not in others for column in row)
 
 
 def _rejection(reason: str, detail: str, record: Record) -> Rejection:

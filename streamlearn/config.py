@@ -43,7 +43,8 @@ class CodecSettings(Section):
     features: Annotated[str | list[str], PATH] = Field(
         "x",
         description="path of the features, or a list of paths: all numbers make a vector in that order, "
-        "anything else is hashed; a table without a column x takes all columns that are not named here",
+        "anything else is hashed; a table takes all columns that are not named here where it has none called "
+        "x, or where features is unset and the x of its first row is a number beside others",
         json_schema_extra=SHAPES,
     )
     named: Literal["auto", "vector", "hashed"] = Field(

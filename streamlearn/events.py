@@ -28,14 +28,25 @@ NOWHERE = Position("", 0, -1)
 """The position of an event that no source delivered (notebooks, tests)."""
 
 
+class Row(dict[Any, Any]):
+    """The fields of a whole row of a table whose rows come one by one (CSV).
+
+    first: the fields of the table's first whole row. What a column is for is told by that one, so that it is
+    the same for every row, wherever reading begins.
+    """
+
+    __slots__ = ("first",)
+    first: Mapping[str, Any]
+
+
 @dataclass(slots=True)
 class Record:
     """One record as a source delivers it, undecoded.
 
     `value` holds the bytes as they were read. A source that reads tables or arrays (CSV, NPZ, data sets)
-    also gives `fields`, the same record as named values; the codec then decodes `fields`, and `value` is
-    what a dead letter carries (where it is empty, because a row of arrays has no bytes of its own, it
-    carries `fields` as JSON). `cursor` is the place in the source at which reading resumes after this
+    also gives `fields`, the same record as named values (CSV: a `Row`); the codec then decodes `fields`, and
+    `value` is what a dead letter carries (where it is empty, because a row of arrays has no bytes of its own,
+    it carries `fields` as JSON). `cursor` is the place in the source at which reading resumes after this
     record (for a file: bytes of the uncompressed content; for arrays: rows). A tombstone is a message
     without a value.
     """

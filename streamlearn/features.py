@@ -18,7 +18,7 @@ from streamlearn.reasons import Refusal, abbreviate
 
 _DATA_URL = re.compile(r"data:image/[^,]{0,100};base64,")
 LONGEST_WORD = 64
-"""A string without a space that is longer is data of some kind (base64, say), and no text to be hashed."""
+"""ASCII without a space that is longer is data of some kind (base64, say), and no text to be hashed."""
 
 
 class FeatureReader:
@@ -125,10 +125,10 @@ class FeatureReader:
         if table and parse_number(value) is not None:
             raise Refusal(
                 "bad_features",
-                f"the cell of the features is {abbreviate(value)}; several columns are named like "
-                "--codec.features a,b,c",
+                f"the cell of the features is {abbreviate(value)}; columns of numbers are named like "
+                "--codec.features a,b,c, one alone like '[\"a\"]'",
             )
-        if len(value) > LONGEST_WORD and not any(map(str.isspace, value)):
+        if len(value) > LONGEST_WORD and value.isascii() and not any(map(str.isspace, value)):
             raise Refusal(
                 "bad_features",
                 f"{abbreviate(value)} is no text; an image wants data:image/png;base64, before it",

@@ -8,8 +8,9 @@ A vector of `dim` numbers has two regions, so that large numbers and tokens neve
 - the rest hold tokens, with h = murmurhash3("name=token"):
   a string without white space is a category: one token, "name=value", weight 1; so are true and false;
   a list of strings is several categories;
-  a string with white space is text: its words in lower case and their pairs of neighbours, each with
-  weight 1 / sqrt(number of tokens), so that long and short texts weigh about the same.
+  a string with white space, or with letters of a script that has none between words (Chinese), is text: its
+  words (`streamlearn.words`) and their pairs of neighbours, each with weight 1 / sqrt(number of tokens), so
+  that long and short texts weigh about the same.
 
 It is the convention of scikit-learn's FeatureHasher(alternate_sign=True); a test compares the two.
 """
@@ -17,7 +18,6 @@ It is the convention of scikit-learn's FeatureHasher(alternate_sign=True); a tes
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
@@ -27,9 +27,7 @@ from numpy.typing import NDArray
 
 from streamlearn.arrays import vector
 from streamlearn.reasons import Refusal, abbreviate
-
-_SPACE = re.compile(r"\s")
-_WORD = re.compile(r"\w+")
+from streamlearn.words import composed, is_text, words
 
 
 class ObjectHasher:
@@ -92,16 +90,17 @@ class ObjectHasher:
         _add(sums, name, number, 0, self._numbers)
 
     def _add_token(self, sums: dict[int, float], name: str, token: str, weight: float) -> None:
-        _add(sums, f"{name}={token}", weight, self._numbers, self._tokens)
+        _add(sums, f"{name}={composed(token)}", weight, self._numbers, self._tokens)
 
     def _add_string(self, sums: dict[int, float], name: str, value: str) -> None:
-        if not _SPACE.search(value):
+        if not is_text(value):
             self._add_token(sums, name, value, 1.0)
             return
-        words = _WORD.findall(value.lower())
-        tokens = words + [f"{a} {b}" for a, b in pairwise(words)]
+        tokens = words(value)
+        tokens += [f"{a} {b}" for a, b in pairwise(tokens)]
+        weight = 1.0 / math.sqrt(len(tokens)) if tokens else 0.0
         for token in tokens:
-            self._add_token(sums, name, token, 1.0 / math.sqrt(len(tokens)))
+            _add(sums, f"{name}={token}", weight, self._numbers, self._tokens)
 
 
 def parse_number(text: str) -> float | None:

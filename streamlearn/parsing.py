@@ -19,6 +19,7 @@ _OF_TEXT = frozenset((*b"\t\n\r", *range(0x20, 0x80)))
 FEW = 4
 """So many values are looked at one by one sooner than all at once."""
 _WATCHED = frozenset((dict, list, msgpack.Timestamp))
+NO_TIMESTAMP = "a msgpack timestamp is not known, give seconds as a number"
 
 
 def parse(value: bytes, max_depth: int) -> dict[str, Any]:
@@ -122,7 +123,16 @@ def _parse_slowly(value: bytes, error: orjson.JSONDecodeError, max_depth: int) -
         pass
     if "depth limit" in str(error):
         raise Refusal("too_deep", "objects and lists are nested a thousand levels deep or more")
-    raise Refusal("undecodable", f"not JSON: {error}")
+    raise Refusal("undecodable", _neither(value, str(error)))
+
+
+def _neither(value: bytes, no_json: str) -> str:
+    """Why `value`, which starts no map, is neither JSON nor msgpack, whichever it was meant to be."""
+    if value[0] not in _OF_TEXT:
+        return f"neither whole msgpack (a map was expected) nor JSON ({no_json})"
+    if len(value) == 1:  # what text in a stream of msgpack falls apart into
+        return f"not JSON: {no_json}; in msgpack it is the number {value[0]}, a map was expected"
+    return f"not JSON: {no_json}"
 
 
 def _finite(text: str) -> float:
@@ -155,11 +165,15 @@ def _parse_msgpack(value: bytes, max_depth: int) -> dict[str, Any]:
 
 
 def _refuse_other_msgpack(value: bytes) -> None:
-    """Raise Refusal if `value` is one whole msgpack object; it is no map."""
+    """Raise Refusal if `value` is one whole msgpack object, which is no map, or one with an extension."""
     try:
-        parsed = msgpack.unpackb(value)
+        parsed = msgpack.unpackb(value, ext_hook=_refuse_extension)
+    except Refusal:
+        raise
     except Exception:  # whatever msgpack raises for bytes that it doesn't understand
         return
+    if type(parsed) is msgpack.Timestamp:
+        raise Refusal("msgpack_extension", NO_TIMESTAMP)
     raise Refusal("not_an_object", f"the value is {abbreviate(parsed)} in msgpack, a map was expected")
 
 
@@ -199,4 +213,4 @@ def _check(value: Any, room: int) -> None:
         if kind is dict or kind is list:  # a call for each leaf would cost more than all else here
             _check(item, room - 1)
         elif kind is msgpack.Timestamp:
-            raise Refusal("msgpack_extension", "a msgpack timestamp is not known, give seconds as a number")
+            raise Refusal("msgpack_extension", NO_TIMESTAMP)

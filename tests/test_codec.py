@@ -77,6 +77,8 @@ BAD: list[tuple[str, bytes, str]] = [
     ("600 arrays in msgpack", b"\x81\xa1x" + b"\x91" * 600 + b"\1", "too_deep"),
     ("a msgpack timestamp", b"\x82\xa2ts\xd6\xff\0\0\0\0\xa1x\x91\1", "msgpack_extension"),
     ("a timestamp in a list", b"\x81\xa1x\x91\xd6\xff\0\0\0\0", "msgpack_extension"),
+    ("a msgpack timestamp alone", b"\xd6\xff\0\0\0\0", "msgpack_extension"),
+    ("an extension alone", msgpack.packb(msgpack.ExtType(5, b"ab")), "msgpack_extension"),
     ("another extension", msgpack.packb({"x": msgpack.ExtType(5, b"data")}), "msgpack_extension"),
     ("an id of a float", b'{"id": 1.5, "x": [1]}', "bad_id"),
     ("an id of a boolean", b'{"id": true, "x": [1]}', "bad_id"),

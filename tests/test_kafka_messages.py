@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from connectors.datasets import DatasetSource
 from connectors.files import FileSource
 from connectors.kafka.messages import Encoder, Message, find
-from streamlearn.codec import Codec
+from streamlearn.codec import Codec, one_of_many
 from streamlearn.config import CodecSettings
 from streamlearn.events import Event, Item, Position, Record, Rejection, Resume
 
@@ -167,7 +167,11 @@ cells = st.one_of(
 @given(st.lists(st.fixed_dictionaries(dict.fromkeys(("id", "a", "b", "x", "y", "ts"), cells)), max_size=3))
 def test_any_row_is_the_same_event(rows: list[dict[str, str]]) -> None:
     records = [record(b"row", dict(row)) for row in rows]
-    for settings in (CodecSettings(features=["a", "b"]), CodecSettings(), CodecSettings(named="vector")):
+    # A table whose x is a number needs --codec.features behind a topic, as `publish` says.
+    whole = [one for one in records if not one_of_many(one.fields or {}, "x", ())]
+    of_names = CodecSettings(features=["a", "b"])
+    for settings in (of_names, CodecSettings(), CodecSettings(named="vector")):
+        records = records if settings is of_names else whole
         same(records, Encoder(settings.model_dump()), settings)
         same(records, Encoder(settings.model_dump(), format="msgpack"), settings)
 

@@ -19,7 +19,7 @@ CORE = (
     "encoding evaluator events features forgetting hashing heldout images learner learner_parts ledger "
     "losses method methods methods.* metrics model modifiers modifiers.* nets normalise optimise options "
     "parsing piles prequential prototypes reasons rows schedule schema section serving state tape threads "
-    "trainer views"
+    "trainer views words"
 ).split()
 """Functions of their arguments: no clock, file, network, log or environment."""
 

@@ -16,6 +16,7 @@ from connectors.kafka.marker import Marker, Marking
 from connectors.kafka.messages import Encoder, Message
 from connectors.kafka.pace import Pace, Times
 from connectors.kafka.transactions import Progress, TooLarge, Transactions, size
+from streamlearn.codec import one_of_many
 from streamlearn.events import (
     ConnectorError,
     Record,
@@ -303,9 +304,11 @@ class Publication:
         """Columns go out under their names: a worker must be told which ones are the features."""
         features = self._options["codec"]["features"]
         fields = record.fields
-        if count or fields is None or not isinstance(features, str) or features in fields:
+        if count or fields is None or not isinstance(features, str):
             return
         others = {self._options["codec"][name] for name in ("id", "label", "time", "task")}
+        if features in fields and not one_of_many(fields, features, others):
+            return
         columns = [name for name in fields if name is not None and name not in others]
         log.info("the worker that reads these rows needs --codec.features %s", ",".join(columns))
 
