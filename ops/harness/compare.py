@@ -140,7 +140,7 @@ def tidy(result: Result) -> Check:
 def surplus(folder: Path) -> tuple[list[str], int]:
     """Files that are half-written or that no manifest names, and how many files there are in all."""
     left = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "workers"]
-    named = {"lock"}
+    named = {"lock", "cuts.jsonl"}
     for path in left:
         if path.suffix == ".json":
             names = [f"{pack}.memory" for pack in json.loads(path.read_bytes())["packs"]]
