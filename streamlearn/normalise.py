@@ -118,14 +118,14 @@ class Normaliser:
 
     def relative(self, x: Array) -> Array:
         """Raw inputs [n, *shape] as they are stored: uint8, or float32 relative to the origin."""
-        if x.dtype == np.uint8:
+        if self.as_bytes and x.dtype == np.uint8:
             return x
         away: Array = np.minimum(np.maximum(x - self.origin, -LARGEST), LARGEST)
         return away.astype(np.float32)
 
     def anchor(self, x: Array) -> None:
         """Settle the origin by the first batch [n, *shape]: the median, which a single outlier can't move."""
-        if not self.anchored and x.dtype != np.uint8:
+        if not self.anchored and not self.as_bytes:
             self.origin = np.median(self._by_feature(x), axis=self._axes).reshape(self.shape)
         self.anchored = True
 
@@ -195,7 +195,7 @@ class Normaliser:
 
     def straight(self, x: Array) -> Numbers:
         """Raw inputs [n, *shape] -> standardised float32 on the device."""
-        if x.dtype == np.uint8 or not self.enabled or x.ndim != 2:
+        if self.as_bytes or not self.enabled or x.ndim != 2:
             return self(onto(self.relative(x), self.device))
         # The same as by way of what is stored, in fewer calls.
         z = np.subtract(x, self._centre)

@@ -103,7 +103,8 @@ class Views:
         return torch.rand(rows, columns, generator=self.generator, device=device).mul_(high - low).add_(low)
 
     def _image(self, x: Tensor, reach: _Reach) -> Tensor:
-        n, as_bytes = len(x), self.normaliser.as_bytes
+        # What isn't normalised has no deviations to speak of.
+        n, raw = len(x), self.normaliser.as_bytes or not self.normaliser.enabled
         side = self._uniform(n, 2, reach.crop, 1.0)
         # grid coordinates run from -1 to 1: a crop of side s may lie anywhere within 1 - s of the centre
         centre = self._uniform(n, 2, -1.0, 1.0) * (1 - side + 2 * reach.shift)
@@ -115,12 +116,12 @@ class Views:
         grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
         x = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
         light = self._uniform(n, 2, 1 - reach.light, 1 + reach.light)[:, :, None, None, None]
-        if not as_bytes:
+        if not raw:
             # Nobody knows which number is black: brighter is so many standard deviations more.
             x = self.normaliser(x)
         middle = x.mean(dim=(1, 2, 3), keepdim=True)
         x = (x - middle).mul_(light[:, 0]).add_(middle)
-        x = self.normaliser(x.mul_(light[:, 1])) if as_bytes else x.add_(light[:, 1] - 1)
+        x = self.normaliser(x.mul_(light[:, 1])) if raw else x.add_(light[:, 1] - 1)
         return self._holes(x) if reach.hole else x
 
     def _holes(self, x: Tensor) -> Tensor:

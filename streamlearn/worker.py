@@ -109,7 +109,7 @@ class Worker:
             self._commands_at = self.group.commands_at(claim, found, commands_topic(self.settings))
             resume = replace(resume, commands=self._commands_at)
         self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
-        # Both may refuse, and a refusal must leave the folder as it was: the epoch begins after them.
+        # Both may refuse, which must leave the folder as it was: the epoch begins after them.
         self.source.open(replace(resume, stopped=self._stop.is_set))
         self.epoch = max(self.store.next_epoch(), claim.epoch + 1 if claim is not None else 0)
         self.sink.open(marks, self.epoch)
@@ -123,9 +123,10 @@ class Worker:
             self.keeper.confirm(self.resumed)
             self.instruments.resume(self.resumed)
         self.learner.mark = self.instruments.stopwatch.mark
-        if self.resumed is None:
-            # The first checkpoint is there before the first record is read.
-            self.outlet.flush_once()
+        self.outlet.flush_once()
+        if self.resumed is None or self.outlet.marks.keys() - (marks or {}):
+            # The first checkpoint is there before the first record is read, and so is the first mark of a
+            # file: a start that knew none would append to what a killed worker has left.
             self._checkpoint_now()
             if self.keeper.problem is not None:
                 raise self.keeper.problem

@@ -11,6 +11,7 @@ import torch
 
 from streamlearn import Learner
 from streamlearn.config import (
+    CodecSettings,
     CoreSettings,
     EvaluationSettings,
     LearningSettings,
@@ -18,7 +19,7 @@ from streamlearn.config import (
     MethodSettings,
     ModelSettings,
 )
-from streamlearn.events import Event
+from streamlearn.events import Array, Event
 from streamlearn.learner import OnlineLearner
 from streamlearn.normalise import Normaliser
 from tests.streams import bits
@@ -180,3 +181,23 @@ def test_bytes_have_no_origin_and_stay_what_they_are() -> None:
     assert {row.tobytes() for row in one.memory.x[: one.memory.size].numpy()} <= rows
     assert held.size and {row.tobytes() for row in held} <= rows
     assert not one.normaliser.origin.any() and abs(one.normaliser.mean[0] - 255) < 1e-9
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (64,)], ids=["picture", "vector"])
+def test_bytes_in_a_stream_of_other_numbers_have_its_origin(shape: tuple[int, ...]) -> None:
+    settings = made().model_copy(update={"codec": CodecSettings(dtype="float32")})
+    one, rng = OnlineLearner(settings), np.random.default_rng(0)
+
+    def picture(label: int) -> Array:
+        x = rng.integers(180, 200, (8, 8), dtype=np.uint8)
+        x[:, :4] += np.uint8(20 * label)
+        return x.reshape(shape)
+
+    one.learn([Event(str(i), picture(i % 2), f"c{i % 2}") for i in range(1500)])
+    held = one.trainer.evaluator.held
+    assert one.normaliser.origin.min() > 150 and held.size and np.abs(held.x).max() < 50
+    assert (one.trainer.evaluator.figures.average_accuracy or 0.0) > 0.9
+    x = np.stack([picture(i % 2) for i in range(100)])
+    for inputs in (x, x.astype(np.float64)):
+        names = [one.classes.labels[number] for number in one.numbers(inputs).tolist()]
+        assert np.mean([name == f"c{i % 2}" for i, name in enumerate(names)]) > 0.95

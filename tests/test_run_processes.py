@@ -206,6 +206,23 @@ def test_log_lines_for_machines(tmp_path: Path) -> None:
     assert len(run.out) == 50
 
 
+def test_a_kill_soon_after_a_file_took_the_place_of_standard_output(tmp_path: Path) -> None:
+    """What the killed worker wrote stands once: there was a mark of the file before its first line."""
+    path, predictions = tmp_path / "events.jsonl", tmp_path / "predictions.jsonl"
+    write_events(path, EVENTS[:500])
+    seldom = ("--checkpoint.seconds", "1000", "--checkpoint.events", "1000000")
+    assert here(*flags(tmp_path, path, "--sink.predictions", "-")) == 0
+    write_events(path, EVENTS)
+    with Process(*flags(tmp_path, path, *seldom)) as run:
+        run.until(lambda: count_lines(predictions) > 200, "it answers")
+        run.process.kill()
+        run.process.wait(DEADLINE)
+    assert newest(tmp_path).body["records"] == 500
+    with Process(*flags(tmp_path, path)) as run:
+        assert run.ends() == 0
+    assert [each["id"] for each in outputs(predictions)] == [event.id for event in EVENTS[500:]]
+
+
 def test_what_status_says_while_the_reader_takes_nothing(tmp_path: Path) -> None:
     """The figures are those of now, not those from before the wait."""
     path = write_events(tmp_path / "events.jsonl", EVENTS * 3)

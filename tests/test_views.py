@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from streamlearn.rows import Draw, make_rows
-from streamlearn.views import RAW, STANDARD, STRONG, WEAK
+from streamlearn.views import RAW, STANDARD, STRONG, WEAK, Views
 from tests.steps import IMAGE, VECTOR, inputs, make_memory, make_views, mixture
 
 STRENGTHS = (RAW, STANDARD, WEAK, STRONG)
@@ -117,6 +117,13 @@ def test_a_shift_moves_an_image_by_at_most_its_reach() -> None:
         assert float((centre - 4).abs().max()) > 0.9
 
 
+def test_light_is_a_share_of_what_is_not_normalised() -> None:
+    made = [make_views((1, 4, 4), normalise=False, shift=0.0, light=0.2) for _ in range(2)]
+    small, large = (view(half_bright() * scale, WEAK) for view, scale in zip(made, (1e-3, 255), strict=True))
+    assert torch.allclose(small * 255_000, large, rtol=1e-4)
+    assert float((large.mean((1, 2, 3)) / 510 - 1).abs().max()) == pytest.approx(0.2, abs=0.01)
+
+
 def half_bright(away: float = 0.0) -> Tensor:
     raw = torch.full((300, 1, 4, 4), away)
     raw[..., :2] += 4.0
@@ -130,9 +137,16 @@ def test_light_scales_brightness_and_contrast_of_bytes_within_its_reach() -> Non
     assert float(spread.min()) >= 4 * 0.64 - 1e-3 and float(spread.max()) <= 4 * 1.44 + 1e-3
 
 
+def far_view(away: float) -> Views:
+    """Views of numbers whose mean is `away` and whose deviation is 1."""
+    views = make_views((1, 4, 4), shift=0.0, light=0.2)
+    views.normaliser.mean[...] = away
+    views.normaliser._derive()
+    return views
+
+
 def test_light_moves_other_numbers_by_deviations_whatever_they_lie_around() -> None:
-    made = [make_views((1, 4, 4), normalise=False, shift=0.0, light=0.2) for _ in range(2)]
-    views = [view(half_bright(away), WEAK) - away for view, away in zip(made, (0.0, 1000.0), strict=True)]
+    views = [far_view(away)(half_bright(away), WEAK) for away in (0.0, 1000.0)]
     assert torch.allclose(views[0], views[1], atol=1e-3)
     middle, spread = views[0].mean((1, 2, 3)), views[0].amax((1, 2, 3)) - views[0].amin((1, 2, 3))
     assert 1.8 - 1e-3 <= float(middle.min()) < 1.85 and 2.15 < float(middle.max()) <= 2.2 + 1e-3
