@@ -18,7 +18,7 @@ from typing import Any
 
 from streamlearn import parts
 from streamlearn.checkpoint import CheckpointStore, Damaged, Manifest, WrongFormat
-from streamlearn.durable import Disagreement, check_settings
+from streamlearn.durable import Disagreement, by_partition, check_settings, offsets_of
 from streamlearn.events import Position, Record
 from streamlearn.parts import Aside
 from streamlearn.settings import Settings
@@ -41,11 +41,11 @@ class Cut:
     @property
     def offsets(self) -> dict[int, int]:
         """The first offset behind it, by partition."""
-        return _offsets(self.body)
+        return offsets_of(self.body)
 
     @property
     def cursors(self) -> dict[int, int]:
-        return {int(partition): int(cursor) for partition, cursor in self.body["cursors"].items()}
+        return by_partition(self.body["cursors"])
 
     def before(self, position: Position) -> bool:
         """Does it lie before this record?"""
@@ -157,7 +157,7 @@ class Cuts:
             with contextlib.suppress(Damaged, WrongFormat):
                 places.append(self._store.read(name).body.get("position"))
         for cut in self._kept:
-            if any(p and p["topic"] == cut.topic and not cut.passed(_offsets(p)) for p in places):
+            if any(p and p["topic"] == cut.topic and not cut.passed(offsets_of(p)) for p in places):
                 yield cut
 
 
@@ -193,12 +193,6 @@ def _say(damage: str) -> None:
 def _line(cut: Cut, at: int, count: int | None) -> bytes:
     body = {"line": at + 1, "lines": count, "place": cut.body}
     return json.dumps({**body, "sha256": parts.seal(body)}).encode() + b"\n"
-
-
-def _offsets(place: Mapping[str, Any]) -> dict[int, int]:
-    """The offsets of a manifest's `position` in its own topic."""
-    of_topic = place["offsets"].get(place["topic"], {})
-    return {int(partition): int(offset) for partition, offset in of_topic.items()}
 
 
 def _plain(value: Mapping[str, Any]) -> Any:

@@ -169,13 +169,17 @@ def resume_of(manifest: Manifest) -> Resume:
             f"checkpoint {manifest.id} was saved by Learner.save: it holds no place in a source to go on "
             "from. Start with another --checkpoint.folder."
         )
-    offsets = place["offsets"].get(place["topic"], {})
-    return Resume(
-        {int(partition): int(offset) for partition, offset in offsets.items()},
-        {int(partition): int(cursor) for partition, cursor in place["cursors"].items()},
-        place["fingerprint"],
-        place["topic"],
-    )
+    return Resume(offsets_of(place), by_partition(place["cursors"]), place["fingerprint"], place["topic"])
+
+
+def offsets_of(place: Mapping[str, Any]) -> dict[int, int]:
+    """The offsets of a manifest's `position` in its own topic, by partition."""
+    return by_partition(place["offsets"].get(place["topic"], {}))
+
+
+def by_partition(numbers: Mapping[str, int]) -> dict[int, int]:
+    """Keys as they were before JSON made text of them."""
+    return {int(partition): int(number) for partition, number in numbers.items()}
 
 
 def place_of(
@@ -225,8 +229,10 @@ __all__ = [
     "Learner",
     "NothingWhole",
     "adopt",
+    "by_partition",
     "check_settings",
     "describe",
+    "offsets_of",
     "place_of",
     "restore",
     "resume_of",

@@ -192,10 +192,10 @@ class OnlineLearner:
         for start in range(0, len(events), self.batch):
             group = events[start : start + self.batch]
             for row, event in enumerate(group):
-                fitted = self._fit(event)
-                if isinstance(fitted, Rejection):
-                    raise ValueError(f"event {event.id!r}: {fitted.detail}")
-                rows[row] = fitted
+                misfit = self._misfit(event)
+                if misfit is not None:
+                    raise ValueError(f"event {event.id!r}: {misfit.detail}")
+                rows[row] = event.x
             labels, scores, _ = self._forward(rows)
             for row, event in enumerate(group):
                 answers.append(self._prediction(event, labels[row], scores[row]))
@@ -287,10 +287,8 @@ class OnlineLearner:
         """The input as it came and the class number (UNKNOWN without a label), or why not."""
         assert self.schema is not None
         x = event.x
-        if not self.schema.fits(x):
-            fitted = self._fit(event)
-            if isinstance(fitted, Rejection):
-                return fitted
+        if not self.schema.fits(x) and (misfit := self._misfit(event)) is not None:
+            return misfit
         if event.y is None:
             return x, UNKNOWN
         # A notebook may give what the codec would have turned into a string, or refused.
@@ -307,11 +305,11 @@ class OnlineLearner:
             )
         return x, number
 
-    def _fit(self, event: Event) -> Array | Rejection:
+    def _misfit(self, event: Event) -> Rejection | None:
         assert self.schema is not None
         misfit = self.schema.misfit(event.x)
         if misfit is None:
-            return event.x
+            return None
         reason, detail = misfit
         hashed = (self.settings.codec.hash_dim,)
         if reason == "wrong_shape" and hashed in (event.x.shape, self.schema.shape):

@@ -81,8 +81,8 @@ class Model:
         """Cut out the rows in use."""
         self.used, self.used_grad = self.rows[: self.classes], self.rows_grad[: self.classes]
         self._used, self._used_grad = host(self.used), host(self.used_grad)
-        # Weights and their gradients, to reckon with.
-        self.pairs = ((host(self.flat), self._flat_grad), (self._used, self._used_grad))
+        # To reckon with.
+        self.weights = host(self.flat), self._used
 
     def grow(self, classes: int, generator: torch.Generator) -> None:
         """Give the head rows for `classes` classes. No existing parameter changes by a bit.

@@ -55,7 +55,7 @@ class Optimiser:
         self.steps += 1
         self._counted[: model.classes] += 1
         if self.decay:
-            for weights, _ in model.pairs:
+            for weights in model.weights:
                 weights *= 1 - self.rate * self.decay
         if self.name == "adamw":
             self._adam(model)

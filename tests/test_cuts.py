@@ -124,6 +124,18 @@ def test_going_on_from_an_older_checkpoint_is_exact(
     assert (hashes(grown), lines()) == quiet
 
 
+def goes_on_alike(folder: Path, setback: Callable[[], None], patch: pytest.MonkeyPatch) -> Quiet:
+    """State and predictions of the run that goes on here; those of its twin after a setback are the same."""
+    shutil.copytree(folder, folder / "twin")
+    assert run() == 0
+    expected = hashes(folder), lines()
+    patch.chdir(folder / "twin")
+    setback()
+    assert run() == 0
+    assert (hashes(Path()), lines()) == expected
+    return expected
+
+
 @pytest.mark.parametrize("setback", [cut_newest, cut_all_but_the_first])
 def test_a_second_setback_and_a_second_end_are_exact_too(
     setback: Callable[[], None], grown: Path, quiet: Quiet, monkeypatch: pytest.MonkeyPatch
@@ -131,14 +143,7 @@ def test_a_second_setback_and_a_second_end_are_exact_too(
     write(grown / "events.jsonl", EVENTS[: FIRST + 4])
     assert run() == 0
     write(grown / "events.jsonl", EVENTS)
-    shutil.copytree(grown, grown / "twin")
-    assert run() == 0
-    expected = hashes(grown), lines()
-    monkeypatch.chdir(grown / "twin")
-    setback()
-    assert run() == 0
-    assert (hashes(Path()), lines()) == expected
-    assert expected != quiet, "the second end has cut another batch"
+    assert goes_on_alike(grown, setback, monkeypatch) != quiet, "the second end has cut another batch"
 
 
 @pytest.mark.slow
@@ -159,13 +164,7 @@ def test_a_line_without_its_end_that_got_one(tmp_path: Path, monkeypatch: pytest
     source.write_bytes(source.read_bytes()[:-1])
     assert run() == 0
     write(source, EVENTS)
-    shutil.copytree(tmp_path, tmp_path / "twin")
-    assert run() == 0
-    expected = hashes(tmp_path), lines()
-    monkeypatch.chdir(tmp_path / "twin")
-    cut_newest()
-    assert run() == 0
-    assert (hashes(Path()), lines()) == expected
+    goes_on_alike(tmp_path, cut_newest, monkeypatch)
 
 
 def test_an_end_before_the_shape_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,13 +172,7 @@ def test_an_end_before_the_shape_is_settled(tmp_path: Path, monkeypatch: pytest.
     write(tmp_path / "events.jsonl", EVENTS[:7])
     assert run() == 0
     write(tmp_path / "events.jsonl", EVENTS[:90])
-    shutil.copytree(tmp_path, tmp_path / "twin")
-    assert run() == 0
-    expected = hashes(tmp_path), lines()
-    monkeypatch.chdir(tmp_path / "twin")
-    cut_newest()
-    assert run() == 0
-    assert (hashes(Path()), lines()) == expected
+    goes_on_alike(tmp_path, cut_newest, monkeypatch)
 
 
 def offset(folder: Path) -> int:
