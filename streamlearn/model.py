@@ -61,7 +61,9 @@ class Model:
         self.encoder.eval()
         # Walking a net's modules twice a step costs as much as a small net's forward.
         self._has_modes = not isinstance(self.encoder, MLP | SmallConv)
-        self.by_hand = isinstance(self.encoder, MLP) and settings.dtype == "float32"
+        self.by_hand = settings.dtype == "float32" and not self._has_modes
+        if isinstance(self.encoder, SmallConv):
+            self.by_hand, self.encoder.kind = True, getattr(torch, settings.dtype)
         self._flat_grad, self._ones = host(self.flat_grad), host(torch.ones_like(self.flat))
         self._tape = Tape()
         self._encoder_has = self._rows_have = False
@@ -120,7 +122,7 @@ class Model:
         """The same without a graph."""
         encoder = self.encoder if encoder is None else encoder
         if self.by_hand:
-            assert isinstance(encoder, MLP)
+            assert isinstance(encoder, MLP | SmallConv)
             return encoder.represent(x)
         with torch.inference_mode():
             return host(self.encode(tensor(x), encoder))
@@ -152,11 +154,11 @@ class Model:
         """Features [rows, d] of normalised inputs [rows, *shape], to learn from."""
         encoder = self.encoder
         if self.by_hand:
-            assert isinstance(encoder, MLP)
-            h = encoder.represent(x)
+            assert isinstance(encoder, MLP | SmallConv)
+            h, back = encoder.traced(x)
 
             def onward(gradient: Numbers) -> None:
-                encoder.backward(x, h, gradient, self._encoder_has)
+                back(gradient, self._encoder_has)
                 self._encoder_has = True
 
             return self._tape.node(h, onward)
@@ -260,7 +262,7 @@ def lay(encoder: nn.Module, flat: Tensor, grad: Tensor | None = None) -> int:
         parameter.data = flat[start:end].view_as(parameter)
         parameter.grad = None if grad is None else grad[start:end].view_as(parameter)
         start = end
-    if isinstance(encoder, MLP):
+    if isinstance(encoder, MLP | SmallConv):
         encoder.laid()
     return start
 

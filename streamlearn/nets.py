@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from streamlearn.arithmetic import Numbers, host, product_, relu_, total_
+from streamlearn.arithmetic import Numbers, host, product_, relu_, tensor, total_
 
 MAX_GRID = 4
 """Side of the largest feature map that the small net flattens; larger ones are averaged down to it."""
+
+
+Backward = Callable[[Numbers, bool], object]
+"""Takes the gradient of a net's output and makes it the parameters', or adds it to theirs; once."""
 
 
 class NetError(ValueError):
@@ -56,12 +60,21 @@ class MLP(nn.Module):
         h += self._bias
         return relu_(h)
 
-    def backward(self, x: Numbers, h: Numbers, gradient: Numbers, add: bool) -> None:
-        """Make the gradient of h = represent(x), [rows, width], the parameters', or add it to theirs."""
+    def traced(self, x: Numbers) -> tuple[Numbers, Backward]:
+        """The same, and what takes the gradient."""
+        h = self.represent(x)
+        return h, lambda gradient, add: self.backward(x, h, gradient, add)
+
+    def backward(self, x: Numbers, h: Numbers, gradient: Numbers, add: bool) -> Numbers:
+        """Make the gradient of h = represent(x), [rows, width], the parameters', or add it to theirs.
+
+        Returns that of the products, before the ReLU.
+        """
         through = gradient * (h > 0)
         weight, bias = self._grads
         product_(x.reshape(len(x), -1).T, through, weight, add)
         total_(through, bias, add)
+        return through
 
 
 class SmallConv(nn.Module):
@@ -69,27 +82,97 @@ class SmallConv(nn.Module):
 
     No normalisation layer: rows stay independent of each other, and at this size none was needed
     (measured in a prototype: group norm doubled the time of a step and gained nothing).
+
+    Its backward is by hand, and weights [out, 3, 3, in] lie as inputs and gradients do, with the channels
+    last. Autograd lays some of it the other way round, and a step takes a third longer.
     """
 
     def __init__(self, shape: Sequence[int], width: int) -> None:
         super().__init__()
         channels, height, breadth = shape
         widths = [channels, width, 2 * width, 4 * width]
-        layers: list[nn.Module] = []
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
+            made = nn.Conv2d(before, after, 3)
+            self.weights.append(made.weight.detach().permute(0, 2, 3, 1).contiguous())
+            self.biases.append(made.bias)
             height, breadth = (height + 1) // 2, (breadth + 1) // 2
-        if height > MAX_GRID or breadth > MAX_GRID:
-            height, breadth = min(height, MAX_GRID), min(breadth, MAX_GRID)
-            layers.append(nn.AdaptiveAvgPool2d((height, breadth)))
-        self.body = nn.Sequential(*layers)
+        self.grid = min(height, MAX_GRID), min(breadth, MAX_GRID)
+        self.pools = (height, breadth) != self.grid
         self.features = 4 * width
-        self.linear = nn.Linear(4 * width * height * breadth, self.features)
+        self.top = MLP([*self.grid, 4 * width], self.features)
+        self.kind = torch.float32
+        """What the convolutions reckon with."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # Channels last: a fifth less time of a step on a CPU; what comes out is the same but for rounding.
-        x = x.contiguous(memory_format=torch.channels_last)
-        return torch.relu(self.linear(self.body(x).flatten(1)))
+        z = channels_last(x)
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            z = functional.conv2d(z, weight.permute(0, 3, 1, 2), bias, 2, 1).relu()
+        return cast(Tensor, self.top(self._flattened(z)))
+
+    def _flattened(self, z: Tensor) -> Tensor:
+        """[rows, inputs of the top], the channels last."""
+        if self.pools:
+            z = functional.adaptive_avg_pool2d(z, self.grid)
+        return z.permute(0, 2, 3, 1).flatten(1)
+
+    def laid(self) -> None:
+        """To be called when the parameters have been given their memory, for good."""
+        self._layers = [
+            (weight.detach().permute(0, 3, 1, 2), bias.detach())
+            for weight, bias in zip(self.weights, self.biases, strict=True)
+        ]
+        self._grads = [
+            (weight.grad.permute(0, 3, 1, 2), bias.grad)
+            for weight, bias in zip(self.weights, self.biases, strict=True)
+            if weight.grad is not None and bias.grad is not None
+        ]
+        self.top.laid()
+
+    def represent(self, x: Numbers) -> Numbers:
+        """The same as a call, without a graph."""
+        return self.traced(x)[0]
+
+    @torch.no_grad()
+    def traced(self, x: Numbers) -> tuple[Numbers, Backward]:
+        """The same, and what takes the gradient."""
+        z, kind = channels_last(tensor(x)).to(self.kind), self.kind
+        layers = []
+        for weight, bias in self._layers:
+            into, weight = z, weight.to(kind)
+            z = functional.conv2d(into, weight, bias.to(kind), 2, 1).relu_()
+            layers.append((into, weight, z))
+        f = host(self._flattened(z).float())
+        h = self.top.represent(f)
+
+        @torch.no_grad()
+        def backward(gradient: Numbers, add: bool) -> None:
+            through = self.top.backward(f, h, gradient, add)
+            flat = tensor(through @ host(self.top.weight).T)
+            g = flat.view(len(f), *self.grid, -1).permute(0, 3, 1, 2).to(kind)
+            if self.pools:
+                g = torch.ops.aten._adaptive_avg_pool2d_backward(g, z)
+            for number, (into, weight, out) in reversed(list(enumerate(layers))):
+                g = torch.ops.aten.threshold_backward(g, out, 0)
+                wanted = [number > 0, True, True]
+                g, *own = torch.ops.aten.convolution_backward(
+                    g, into, weight, [len(weight)], [2, 2], [1, 1], [1, 1], False, [0, 0], 1, wanted
+                )
+                for mine, new in zip(self._grads[number], own, strict=True):
+                    mine.add_(new) if add else mine.copy_(new)
+
+        return h, backward
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Images [rows, C, H, W] as they lie in memory if the channels come last.
+
+    A single channel's lie so already, but for what their strides say of it: without it torch takes them for
+    the other kind, and makes all that comes of them so.
+    """
+    channels, height, width = x.shape[1:]
+    lies = x.permute(0, 2, 3, 1).contiguous()
+    return lies.as_strided(x.shape, (height * width * channels, 1, width * channels, channels))
 
 
 class BatchNorm(nn.BatchNorm2d):

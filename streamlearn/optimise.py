@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from streamlearn.arithmetic import host
 from streamlearn.config import LearningSettings
@@ -65,15 +66,22 @@ class Optimiser:
 
     @torch.no_grad()
     def _adam(self, model: Model) -> None:
+        # p -= rate * (m / c1) / (sqrt(v / c2) + eps), with the corrections c = 1 - beta^steps. Of the flat
+        # parameters torch does so in one pass; the weights have decayed already, and it counts the step.
+        counted = torch.full((), self.steps - 1.0, device=model.device)
+        adamw(
+            *([model.flat], [model.flat_grad], [self.m], [self.v], [], [counted]),
+            fused=True,
+            amsgrad=False,
+            beta1=BETA1,
+            beta2=BETA2,
+            lr=self.rate,
+            weight_decay=0,
+            eps=EPSILON,
+            maximize=False,
+        )
         k = model.classes
         rows, rows_grad, steps = model.used, model.used_grad, self.row_steps[:k]
-        # p -= rate * (m / c1) / (sqrt(v / c2) + eps), with the corrections c = 1 - beta^steps
-        c1, c2 = 1 - BETA1**self.steps, 1 - BETA2**self.steps
-        self.m.lerp_(model.flat_grad, 1 - BETA1)
-        self.v.mul_(BETA2).addcmul_(model.flat_grad, model.flat_grad, value=1 - BETA2)
-        scale = torch.div(self.v, c2).sqrt_().add_(EPSILON)
-        model.flat.addcdiv_(self.m, scale, value=-self.rate / c1)
-
         m, v = self.row_m[:k], self.row_v[:k]
         m.lerp_(rows_grad, 1 - BETA1)
         v.mul_(BETA2).addcmul_(rows_grad, rows_grad, value=1 - BETA2)

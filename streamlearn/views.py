@@ -46,6 +46,11 @@ class _Reach:
     flip: bool
     hole: bool
 
+    @property
+    def anywhere(self) -> bool:
+        """Whether a view is anything but the image itself."""
+        return self.crop < 1 or self.shift > 0 or self.light > 0 or self.flip or self.hole
+
 
 class Views:
     """Makes normalised views [rows, *shape] of stored inputs.
@@ -85,7 +90,9 @@ class Views:
 
     def untouched(self, strength: str) -> bool:
         """Whether a view of this strength is the input itself, normalised."""
-        return strength == RAW or (strength == STANDARD and not self.image)
+        if strength == RAW or not self.image:
+            return strength in (RAW, STANDARD)
+        return not self.reach[_strength(strength)].anywhere
 
     def __call__(self, raw: Numbers, strength: str) -> Numbers:
         """A view of every stored input [rows, *shape]; normalised float32, of the same kind."""
@@ -93,7 +100,7 @@ class Views:
             return self.normaliser(raw)
         x = tensor(raw)
         if self.image:
-            x = self._image(x.float(), self.reach[WEAK if strength == STANDARD else strength])
+            x = self._image(x.float(), self.reach[_strength(strength)])
         else:
             x = self._vector(x, 1.0 if strength == WEAK else 2.0)
         return host(x) if isinstance(raw, np.ndarray) else x
@@ -111,10 +118,7 @@ class Views:
         if reach.flip:
             mirror = torch.where(self._uniform(n, 1, 0.0, 1.0) < 0.5, -1.0, 1.0)
             side = torch.cat([side[:, :1] * mirror, side[:, 1:]], dim=1)
-        theta = torch.zeros(n, 2, 3, device=x.device)
-        theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = side[:, 0], side[:, 1], centre
-        grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
-        x = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        x = functional.grid_sample(x, look_up(x, side, centre), padding_mode="border", align_corners=False)
         light = self._uniform(n, 2, 1 - reach.light, 1 + reach.light)[:, :, None, None, None]
         if not raw:
             # Nobody knows which number is black: brighter is so many standard deviations more.
@@ -143,6 +147,25 @@ class Views:
         noise = torch.randn(n, d, generator=self.generator, device=x.device)
         moved = (x + strength * self.settings.noise * noise) * keep
         return torch.where(sparse, x, moved)
+
+
+def _strength(of_image: str) -> str:
+    """Of an image's view: the standard one is the weak one."""
+    return WEAK if of_image == STANDARD else of_image
+
+
+def look_up(x: Tensor, side: Tensor, centre: Tensor) -> Tensor:
+    """Where `grid_sample` is to look: [n, H, W, 2] of images [n, C, H, W], sides and centres [n, 2], x first.
+
+    What `affine_grid` gives where nothing is turned, in a quarter of its time.
+    """
+    n, _, height, width = x.shape
+    grid = torch.empty(n, height, width, 2, device=x.device)
+    for axis, pixels in enumerate((width, height)):
+        middles = (2 * torch.arange(pixels, device=x.device) + 1) / pixels - 1
+        places = torch.addcmul(centre[:, axis, None], side[:, axis, None], middles)
+        grid[..., axis] = places[:, None, :] if axis == 0 else places[:, :, None]
+    return grid
 
 
 def turned(x: Tensor, count: int) -> Tensor:

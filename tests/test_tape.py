@@ -80,10 +80,13 @@ def test_a_step_has_the_gradient_of_autograd(
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_a_step_may_encode_more_than_its_rows() -> None:
-    model = make_model("resnet18")
+@pytest.mark.parametrize("net", ["conv", "resnet18"])
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 9, 6), (3, 41, 7)], ids=str)
+def test_a_step_may_encode_more_than_its_rows(net: str, shape: tuple[int, ...]) -> None:
+    """Images whose last map is averaged down, too."""
+    model = Model(ModelSettings(net=net, width=8), shape, 0, torch.device("cpu"))
     model.begin()
-    x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(2))
     reference = [model.encode(x), model.encode(2 * x)]
     model.flat_grad.zero_()
     (reference[0] * reference[1]).sum().backward()  # type: ignore[no-untyped-call]
@@ -92,6 +95,20 @@ def test_a_step_may_encode_more_than_its_rows() -> None:
     model.backward([(one.leaf * two.leaf).sum()])
     torch.testing.assert_close(model.flat_grad, expected, rtol=1e-3, atol=1e-4)
     assert not model.used_grad.any()
+
+
+def test_half_precision_is_near_the_whole() -> None:
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        model = Model(ModelSettings(net="conv", width=8, dtype=dtype), (1, 12, 12), 0, torch.device("cpu"))
+        x = np.random.default_rng(0).normal(size=(20, 1, 12, 12)).astype(np.float32)
+        model.begin()
+        h = model.encoded(x)
+        model.backward([h.leaf.square().sum()])
+        np.testing.assert_array_equal(h.value, model.represent(x))
+        found.append(model.flat_grad.clone())
+    assert found[1].dtype == torch.float32
+    assert 0 < (found[0] - found[1]).norm() < 0.02 * found[0].norm()
 
 
 def test_nothing_of_a_step_that_was_not_learned_is_left_for_the_next() -> None:

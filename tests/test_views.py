@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from streamlearn.rows import Draw, make_rows
-from streamlearn.views import RAW, STANDARD, STRONG, WEAK, Views
+from streamlearn.views import RAW, STANDARD, STRONG, WEAK, Views, look_up
 from tests.steps import IMAGE, VECTOR, inputs, make_memory, make_views, mixture
 
 STRENGTHS = (RAW, STANDARD, WEAK, STRONG)
@@ -93,6 +94,16 @@ def test_without_reach_a_weak_view_is_the_raw_one() -> None:
     views = make_views(COLOUR, crop=1.0, shift=0.0, flip=False, light=0.0)
     raw = inputs(5, COLOUR)
     assert torch.allclose(views(raw, WEAK), views(raw, RAW), atol=1e-5)
+
+
+def test_places_to_look_at_are_those_of_an_affine_map() -> None:
+    x = torch.zeros(5, 3, 11, 7)
+    side, centre = torch.rand(5, 2) + 0.1, torch.rand(5, 2) - 0.5
+    side[2:, 0] *= -1
+    theta = torch.zeros(5, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = side[:, 0], side[:, 1], centre
+    expected = functional.affine_grid(theta, list(x.shape), align_corners=False)
+    torch.testing.assert_close(look_up(x, side, centre), expected)
 
 
 def test_a_strong_view_has_a_square_hole_of_at_most_half_the_side() -> None:

@@ -1,6 +1,7 @@
 """The learner alone, on events in memory: what is left of the worker without reading, decoding and writing.
 
-Arguments that aren't its own go to the settings: `--memory.capacity 200`. Prints one JSON line.
+The stream is that of `ops.bench.stream`, or with --fashion that of `ops.bench.image_stream`. Arguments that
+aren't its own go to the settings: `--memory.capacity 200`. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
 
+from ops.bench.image_stream import images
 from ops.bench.stream import arrays
 from streamlearn import Learner
 from streamlearn.events import Event
@@ -25,8 +28,13 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--warm", type=int, default=0, help="events before the clock starts")
     parser.add_argument("--data-seed", type=int, default=0)
+    parser.add_argument("--fashion", type=Path, help="the folder of Fashion-MNIST, to learn that")
     options, words = parser.parse_known_args()
-    x, y = arrays(options.events, options.dim, options.classes, options.data_seed)
+    shown = images(options.fashion, options.events, options.data_seed) if options.fashion else None
+    if shown is not None:
+        x, y = shown.x, shown.y
+    else:
+        x, y = arrays(options.events, options.dim, options.classes, options.data_seed)
     events = [Event(f"e{i}", x[i], f"c{y[i]}") for i in range(len(y))]
     learner = Learner(load_settings(words, {}))
     for start in range(0, options.warm, TURN):
@@ -37,9 +45,13 @@ def main() -> None:
     learner.flush()
     seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu
     accuracy = learner.prequential.figures("cumulative").accuracy
-    result = {"seconds": seconds, "cpu_seconds": cpu_seconds}
-    learned = learner.counts.learned - options.warm
-    print(json.dumps({**result, "events": learned, "accuracy": accuracy}))
+    result = {"seconds": seconds, "cpu_seconds": cpu_seconds, "accuracy": accuracy}
+    result["events"] = learner.counts.learned - options.warm
+    if shown is not None:
+        classes = learner.classes.labels
+        found = [int(classes[number][1:]) for number in learner.numbers(shown.test_x)]
+        result["test_accuracy"] = sum(a == b for a, b in zip(found, shown.test_y, strict=True)) / len(found)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
