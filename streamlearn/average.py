@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from streamlearn.arithmetic import Numbers, host
+from streamlearn.arithmetic import Numbers, host, tensor
 from streamlearn.model import Model, lay
 from streamlearn.state import Part, copy, fill
 
@@ -54,7 +54,8 @@ class Average:
         rows, ages, new = self._in_use(model)
         shares = 1 / (ages + self.weight) * self.weight
         shares[shares < self.rate] = self.rate
-        rows += (new - rows) * shares
+        # Of thousands of classes: in one pass, without rows between.
+        tensor(rows).lerp_(tensor(new), tensor(shares))
         ages += 1
         self.steps += 1
 

@@ -134,9 +134,18 @@ class Model:
             logits = h @ rows[:, : self.features].T
             logits += rows[:, self.features]
             return logits
-        logits = unit(h) @ unit(rows).T
-        logits *= 1 / self.settings.temperature
-        return logits
+        return self._cosines(h, rows)[0] / self.settings.temperature
+
+    def _cosines(self, h: Numbers, rows: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+        """[n, classes] of features [n, d] and the head's rows, and the lengths: [n, 1], [1, classes].
+
+        The products are divided, not the factors: of thousands of classes the rows are what takes time.
+        """
+        h_length, row_length = lengths(h), lengths(rows).T
+        cosines = h @ rows.T
+        cosines /= h_length
+        cosines /= row_length
+        return cosines, h_length, row_length
 
     # -- within a step, between `begin` and `backward`
 
@@ -178,26 +187,21 @@ class Model:
 
             return self._tape.node(self.score(h.value), linear, h)
         heat = 1 / self.settings.temperature
-        h_length, row_length = lengths(h.value), lengths(rows)
-        u, v = h.value / h_length, rows / row_length
+        cosines, h_length, row_length = self._cosines(h.value, rows)
 
         def cosine(gradient: Numbers) -> Numbers:
-            # d unit(a) = (da - u (u . da)) / |a|
+            # With c = h.w / (|h| |w|):  dc/dw = h / (|h| |w|) - c w / |w|^2, and the same of h.
             gradient = heat * gradient
-            to_u, to_v = gradient @ v, gradient.T @ u
-            to_v -= v * (v * to_v).sum(1)[:, None]
-            to_v /= row_length
-            to_u -= u * (u * to_u).sum(1)[:, None]
-            to_u /= h_length
-            if self._rows_have:
-                to_v += rows_grad
-            rows_grad[...] = to_v
+            onto, shared = gradient * cosines, gradient / h_length / row_length
+            product_(shared.T, h.value, rows_grad, self._rows_have)
             self._rows_have = True
-            return to_u
+            less = (onto.sum(0) / row_length[0] ** 2)[:, None]
+            tensor(rows_grad).addcmul_(tensor(rows), tensor(less), value=-1)
+            to_h = shared @ rows
+            to_h -= (onto.sum(1)[:, None] / h_length**2) * h.value
+            return to_h
 
-        logits = u @ v.T
-        logits *= heat
-        return self._tape.node(logits, cosine, h)
+        return self._tape.node(heat * cosines, cosine, h)
 
     def project(self, h: Tensor) -> Tensor:
         """Projections [rows, width], of length 1, of features [rows, d]."""
@@ -224,7 +228,7 @@ class Model:
 
         One sum meets every NaN and infinity; as a product with ones it takes a quarter of a sum's time.
         """
-        return math.isfinite(float(self._flat_grad @ self._ones) + float(self._used_grad.sum()))
+        return math.isfinite(float(self._flat_grad @ self._ones) + float(self.used_grad.sum()))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [rows, classes] of normalised inputs [rows, *shape]."""

@@ -59,6 +59,20 @@ def test_w1(tmp_path: Path) -> None:
     assert min(plain | matched) > 0.3
 
 
+def test_images(tmp_path: Path) -> None:
+    data("fashion_mnist.npz")
+    flags = ["--data-dir", str(DATA), *"--rounds 1 --events 600".split()]
+    found = bench("images", tmp_path / "images.json", *flags)["rounds"]
+    rows = {row["loop"]: row for row in found}
+    assert len(rows) == 8
+    assert all(row["to_by_hand"] > 0 for row in found)
+    # The same learning, whoever does it, from arrays and from encoded images.
+    assert rows["W2 by hand"]["accuracy"] == rows["W5 by hand"]["accuracy"]
+    assert rows["W2 learner"]["accuracy"] == rows["W5 run"]["accuracy"]
+    by_hand, ours = (rows[name]["test_accuracy"] for name in ("W3 by hand", "W3 learner"))
+    assert abs(by_hand - ours) < 0.15
+
+
 def test_checkpoint_100k(tmp_path: Path) -> None:
     flags = "--images 600 --phase-seconds 1.5 --seconds 0.4 --phases 1 --model.width 16".split()
     found = bench("checkpoint_100k", tmp_path / "checkpoint.json", *flags)
