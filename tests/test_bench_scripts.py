@@ -73,6 +73,14 @@ def test_images(tmp_path: Path) -> None:
     assert abs(by_hand - ours) < 0.15
 
 
+def test_growth(tmp_path: Path) -> None:
+    sizes = "--classes 10 20 --memory 200 300 --length 1000 1500".split()
+    flags = [*"--kinds classes memory length --rounds 1 --window 500".split(), *sizes]
+    rows = bench("growth", tmp_path / "growth.json", *flags)["rows"]
+    assert [row["size"] for row in rows] == 2 * [10, 20, 200, 300, 1000, 1500]
+    assert all(row["us_per_event"] > 0 for row in rows)
+
+
 def test_checkpoint_100k(tmp_path: Path) -> None:
     flags = "--images 600 --phase-seconds 1.5 --seconds 0.4 --phases 1 --model.width 16".split()
     found = bench("checkpoint_100k", tmp_path / "checkpoint.json", *flags)

@@ -1,4 +1,4 @@
-"""W2, W3 and W5: Fashion-MNIST through a small convolutional net, beside loops written by hand in plain torch.
+"""W2, W3 and W5: Fashion-MNIST through a small convolutional net, beside plain torch written by hand.
 
 W2: ten new images and ten replayed ones a step, cross-entropy. W3: the default learner, 8 images an event.
 W5: W2 from a file of records with PNG images, predictions written, by `streamlearn run`. Rounds in turn, each

@@ -54,29 +54,29 @@ AT_ONCE = 8
 DEADLINE = 600.0
 
 
-def topics(broker: Broker, name: str) -> None:
+def topics(broker: Broker, name: str, partitions: int = 1) -> None:
     admin = KafkaAdminClient(bootstrap_servers=broker.address)
     every = [name, f"{name}.predictions", f"{name}.dead_letters"]
-    admin.create_topics({topic: {"num_partitions": 1} for topic in every})
+    admin.create_topics({topic: {"num_partitions": partitions} for topic in every})
     admin.wait_for_topics(every)
     admin.close()
 
 
-async def fill(broker: Broker, topic: str, values: Iterable[bytes]) -> None:
-    """All of it, as fast as it goes."""
+async def fill(broker: Broker, topic: str, values: Iterable[bytes], partition: int = 0) -> None:
+    """All of it into one partition, as fast as it goes."""
     producer = AIOKafkaProducer(bootstrap_servers=broker.address, max_batch_size=BATCH_BYTES)
     await producer.start()
     sends: list[asyncio.Future[Any]] = []
     batch = producer.create_batch()
     for value in values:
         if batch.append(key=None, value=value, timestamp=None) is None:
-            sends.append(await producer.send_batch(batch, topic, partition=0))
+            sends.append(await producer.send_batch(batch, topic, partition=partition))
             if len(sends) == AT_ONCE:
                 await asyncio.gather(*sends)
                 sends.clear()
             batch = producer.create_batch()
             batch.append(key=None, value=value, timestamp=None)
-    sends.append(await producer.send_batch(batch, topic, partition=0))
+    sends.append(await producer.send_batch(batch, topic, partition=partition))
     await asyncio.gather(*sends)
     await producer.stop()
 

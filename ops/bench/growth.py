@@ -1,0 +1,102 @@
+"""Does the cost of an event grow: with classes, the size of the memory, the length of the stream, partitions?
+
+The learner on events in memory, of W1's shape and settings or with the default's; partitions: `streamlearn
+run` from a topic of msgpack. Processor time for an event, medians over the rounds, which take turns, and its
+ratio to the smallest of its kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ops.bench.common import arguments, loop, made_with, say, table, work_dir, write
+from ops.bench.kafka import CLASSES, DIM, LEARNERS, fill, throughput, topics
+from ops.bench.stream import records
+from ops.kafka.broker import Broker
+
+KINDS = ("classes", "memory", "length", "partitions")
+WARM = 3
+"""Events a class before the measuring: 95 in a hundred of the classes are then known."""
+
+
+def alone(kind: str, size: int, options: Namespace, flags: Sequence[str]) -> float:
+    """Microseconds an event of the learner fed from memory."""
+    window = options.window
+    common = ["--window", str(window), "--seed", str(options.seed), *flags]
+    if kind == "classes":
+        mark = WARM * size + 2 * window
+        found = loop("growth_loop", *common, "--marks", str(mark), "--classes", str(size))
+    elif kind == "memory":
+        # Full before the measuring.
+        mark = size + 2 * window
+        found = loop("growth_loop", *common, "--marks", str(mark), "--memory.capacity", str(size))
+    else:
+        mark = size
+        found = loop("growth_loop", *common, "--marks", str(mark))
+    return float(found["us_per_event"][str(mark)])
+
+
+def over_kafka(broker: Broker, folder: Path, size: int, number: int, options: Namespace) -> float:
+    """Microseconds an event of `streamlearn run` from so many partitions."""
+    topic = f"parts{size}.{number}"
+    topics(broker, topic, size)
+    values = list(records("msgpack", options.events, DIM, CLASSES, options.seed))
+    for partition in range(size):
+        asyncio.run(fill(broker, topic, values[partition::size], partition))
+    return throughput(broker, topic, options.events, folder, ["--seed", str(options.seed)])[1]
+
+
+def main() -> None:
+    parser = arguments("growth", __doc__)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
+    parser.add_argument("--memory", type=int, nargs="+", default=[200, 2_000, 20_000, 100_000])
+    parser.add_argument("--length", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--partitions", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--events", type=int, default=40_000, help="of a round over Kafka")
+    parser.add_argument("--window", type=int, default=5_000, help="events that are timed; a multiple of 500")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    about = made_with()
+    found: dict[tuple[str, str, int], list[float]] = {}
+
+    def note(learner: str, kind: str, size: int, us: float) -> None:
+        found.setdefault((learner, kind, size), []).append(us)
+        say(f"{learner}: {kind} {size:,}: {us:.1f} us an event")
+
+    with work_dir(options.work_dir) as folder:
+        for _ in range(options.rounds):
+            for kind in (kind for kind in KINDS[:3] if kind in options.kinds):
+                for size in getattr(options, kind):
+                    for learner, flags in LEARNERS.items():
+                        note(learner, kind, size, alone(kind, size, options, flags))
+        if "partitions" in options.kinds:
+            broker = Broker(folder / "broker")
+            broker.start()
+            try:
+                for number in range(options.rounds):
+                    for size in options.partitions:
+                        note("default", "partitions", size, over_kafka(broker, folder, size, number, options))
+            finally:
+                broker.wipe()
+    rows: list[dict[str, Any]] = []
+    for (learner, kind, size), took in found.items():
+        us, least = (
+            statistics.median(took),
+            statistics.median(found[learner, kind, getattr(options, kind)[0]]),
+        )
+        rows.append(
+            {"learner": learner, "kind": kind, "size": size, "us_per_event": us, "to_smallest": us / least}
+        )
+    rows.sort(key=lambda row: (row["learner"], KINDS.index(row["kind"]), row["size"]))
+    table(rows)
+    write(options.out, about, options, {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
