@@ -41,10 +41,21 @@ def test_absent_classes_compete_as_part_of_a_row(absent: float) -> None:
 
 def test_views_and_examples_follow_the_budget() -> None:
     method = PrototypeReplay(PrototypeReplay.Params())
-    planned: list[tuple[float, int, tuple[str, ...]]] = [(80.0, 30, (RAW, WEAK)), (20.0, 10, (STANDARD,))]
-    for images_a_step, examples, views in planned:
-        assert method.plan(10, images_a_step) == examples
-        assert method.stream_views == method.memory_views == views
+    # images an event: views of an event of the stream, examples replayed
+    planned = {
+        2.0: (1, 10),
+        3.9: (1, 29),
+        4.0: (2, 10),
+        6.0: (3, 15),
+        8.0: (4, 20),
+        16.0: (8, 40),
+        32.0: (8, 120),
+    }
+    for budget, (views, examples) in planned.items():
+        assert method.plan(10, 10 * budget) == examples
+        assert len(method.stream_views) == views
+        assert method.stream_views == ((STANDARD,) if budget < 4 else (RAW, *(WEAK,) * (views - 1)))
+        assert method.memory_views == ((STANDARD,) if budget < 4 else (RAW, WEAK))
 
 
 def drawn(method: PrototypeReplay, labels: list[int], count: int, times: int = 400) -> Array:

@@ -3,8 +3,10 @@
 The rows of the cosine head are the classes' prototypes, learned over all of stream and memory in place of
 means over the one to three rows a class that a small step holds (Wei et al., "Online prototype learning for
 online continual learning", ICCV 2023, takes those means). The loss is that of proxy-based contrastive replay
-(Lin et al., CVPR 2023) over an untouched and an augmented view of everything. Changed from there:
+(Lin et al., CVPR 2023) over an untouched and an augmented view of what is replayed. Changed from there:
 
+- Half of the images of a step are views of the stream's events, more of each the larger the budget. A memory
+  that is small beside its stream is replayed hundreds of times over, and is then learned by heart.
 - Part of the replay can be drawn by prototypes (OnPro's adaptive prototypical feedback without its
   mixtures): classes that lie near others are replayed more, at no image's cost. It gained on some validation
   streams and not on those of the tables, so it is off: see ops/decisions/0008-default-learner.md.
@@ -33,6 +35,9 @@ from streamlearn.rows import Draw, Rows
 from streamlearn.section import Section
 from streamlearn.state import Part
 from streamlearn.views import RAW, STANDARD, WEAK
+
+MOST_VIEWS = 8
+"""Of an event, however large the budget."""
 
 MOST_CLASSES = 512
 """Classes up to which prototypes steer the draw; beyond, comparing all pairs would cost as much as a step."""
@@ -68,8 +73,12 @@ class PrototypeReplay(Method):
         self.nearness: Array | None = None
 
     def plan(self, batch: int, images: float) -> int:
-        views = (RAW, WEAK) if images >= TWO_VIEWS_FROM * batch else (STANDARD,)
-        self.stream_views = self.memory_views = views
+        """Half of the images are views of the stream: what is replayed more often is learned by heart."""
+        if images < TWO_VIEWS_FROM * batch:
+            self.stream_views = self.memory_views = (STANDARD,)
+        else:
+            views = min(MOST_VIEWS, int(images / (2 * batch)))
+            self.stream_views, self.memory_views = (RAW, *(WEAK,) * (views - 1)), (RAW, WEAK)
         return super().plan(batch, images)
 
     def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Draw:
