@@ -100,7 +100,7 @@ def learner(**sections: object) -> OnlineLearner:
 
 
 @pytest.mark.parametrize(
-    ("kind", "replayed", "per_event", "name"), [(images, 30, 8, "average"), (vectors, 10, 2, "weights")]
+    ("kind", "replayed", "per_event", "name"), [(images, 20, 8, "average"), (vectors, 10, 2, "weights")]
 )
 def test_images_have_eight_a_step_and_the_average_vectors_two_and_the_weights(
     kind: Callable[[int], list[Event]], replayed: int, per_event: int, name: str

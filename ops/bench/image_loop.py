@@ -1,9 +1,9 @@
 """Learning from Fashion-MNIST by hand, in plain torch: what W2 and W3 are compared with.
 
 replay (W2): a small convolutional net, ten new images and ten replayed ones a step, cross-entropy, AdamW.
-prototypes (W3): the maths of the default learner, written to be read. A cosine head; an untouched and an
-augmented view of ten new and thirty replayed images; the loss of PCR; an average of the weights that follows
-faster after a new class, and answers by the mean over an image and its mirror image.
+prototypes (W3): the maths of the default learner, written to be read. A cosine head; four views of ten new
+images and two of twenty replayed ones, the first untouched; the loss of PCR; an average of the weights that
+follows faster after a new class, and answers by the mean over an image and its mirror image.
 
 It predicts every image before it learns it and keeps a true reservoir. It knows the number of classes, and
 mean and deviation of the pixels, beforehand; it has no checkpoints, metrics or dead letters. Prints one JSON
@@ -140,12 +140,14 @@ class Prototypes:
         if not self.known[y].all():
             self.known[y] = True
             self.age = min(self.age, 10)
-        old_x, old_y = self.memory.draw(30)
-        rows, labels = torch.cat([x, old_x]), torch.cat([y, old_y])
-        rows, labels = torch.cat([normalised(rows), augmented(rows)]), torch.cat([labels, labels])
+        old_x, old_y = self.memory.draw(20)
+        rows = [normalised(x), augmented(x), augmented(x), augmented(x)]
+        labels = torch.cat([y, y, y, y, old_y, old_y])
+        if len(old_x):
+            rows += [normalised(old_x), augmented(old_x)]
         counts = torch.bincount(labels, minlength=CLASSES)
         self.optimiser.zero_grad()
-        logits = self.net(rows) + counts.log()  # of a class that isn't there: minus infinity
+        logits = self.net(torch.cat(rows)) + counts.log()  # of a class that isn't there: minus infinity
         functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         with torch.no_grad():
