@@ -54,6 +54,11 @@ class Memory:
             return np.empty(0, dtype=np.int64)
         return rng.choice(self.size, min(count, self.size), replace=False, shuffle=False)
 
+    @property
+    def age(self) -> float:
+        """How many events ago an example was offered, in the mean, as is to be expected."""
+        return min(self.seen / 2, self.horizon) if self.policy == "ageing" else self.seen / 2
+
     def rows(self, slots: Array) -> tuple[Numbers, Array]:
         """x [n, *shape] (raw) and class numbers [n] at `slots`."""
         return self._x[index(slots, self._x)], self.labels[slots]

@@ -74,7 +74,7 @@ class Method:
         return max(0, round(left / len(self.memory_views)))
 
     def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Draw:
-        """The examples to replay in this step, at most `count`."""
+        """The examples to replay in this step, at most `count`; may choose the views of the stream anew."""
         return Draw(memory.draw(count, rng))
 
     def loss(self, model: Model, rows: Rows) -> Losses:
@@ -120,7 +120,9 @@ class Modifier(Method):
         return count
 
     def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Draw:
-        return self.inner.draw(memory, count, rng)
+        drawn = self.inner.draw(memory, count, rng)
+        self.stream_views = self.inner.stream_views
+        return drawn
 
     def loss(self, model: Model, rows: Rows) -> Losses:
         return self.inner.loss(model, rows)

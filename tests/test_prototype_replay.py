@@ -14,7 +14,7 @@ from streamlearn.config import CoreSettings, MemorySettings, ModelSettings
 from streamlearn.events import Array, Event
 from streamlearn.learner import OnlineLearner
 from streamlearn.losses import proxy_contrastive
-from streamlearn.methods.prototype_replay import PrototypeReplay
+from streamlearn.methods.prototype_replay import WORN, PrototypeReplay
 from streamlearn.model import Model
 from streamlearn.rows import Rows
 from streamlearn.tape import Node, value_of
@@ -41,21 +41,40 @@ def test_absent_classes_compete_as_part_of_a_row(absent: float) -> None:
 
 def test_views_and_examples_follow_the_budget() -> None:
     method = PrototypeReplay(PrototypeReplay.Params())
-    # images an event: views of an event of the stream, examples replayed
-    planned = {
-        2.0: (1, 10),
-        3.9: (1, 29),
-        4.0: (2, 10),
-        6.0: (3, 15),
-        8.0: (4, 20),
-        16.0: (8, 40),
-        32.0: (8, 120),
-    }
-    for budget, (views, examples) in planned.items():
-        assert method.plan(10, 10 * budget) == examples
-        assert len(method.stream_views) == views
-        assert method.stream_views == ((STANDARD,) if budget < 4 else (RAW, *(WEAK,) * (views - 1)))
-        assert method.memory_views == ((STANDARD,) if budget < 4 else (RAW, WEAK))
+    # images an event: examples replayed while the memory is young; then views of an event, examples
+    planned = {2.0: (10, 1, 10), 3.9: (29, 1, 29), 4.0: (10, 2, 10), 6.0: (20, 3, 15), 8.0: (30, 4, 20)}
+    planned |= {16.0: (70, 8, 40), 32.0: (150, 8, 120)}
+    memory = Memory(MemorySettings(capacity=200), (1,), torch.float32, torch.device("cpu"))
+    rng = np.random.default_rng(0)
+    memory.insert(torch.zeros(200, 1), np.zeros(200, np.int64), np.arange(200), rng)
+    for budget, (young, views, examples) in planned.items():
+        count = method.plan(10, 10 * budget)
+        # So many events that each example has been replayed WORN times, or just not.
+        enough = WORN * 200 / count * 10 * 2
+        for memory.seen, old in ((200, False), (math.ceil(enough) - 1, False), (math.ceil(enough), True)):
+            assert len(method.draw(memory, count, rng).slots) == (examples if old else young)
+            kept = views if old else min(views, 2)
+            assert method.stream_views == ((STANDARD,) if budget < 4 else (RAW, *(WEAK,) * (kept - 1)))
+            assert method.memory_views == ((STANDARD,) if budget < 4 else (RAW, WEAK))
+        assert count == young
+
+
+def test_an_ageing_memory_is_as_old_as_its_horizon() -> None:
+    settings = MemorySettings(capacity=10, policy="ageing", horizon=1000)
+    memory = Memory(settings, (1,), torch.float32, torch.device("cpu"))
+    for memory.seen, age in ((100, 50), (2000, 1000), (10**9, 1000)):
+        assert memory.age == age
+
+
+def test_modifiers_follow_the_views_that_a_step_chooses() -> None:
+    found = [
+        learner(*names, memory={"capacity": 20}) for names in ((), ("momentum_teacher",), ("view_batch",))
+    ]
+    for one in found:
+        one.learn(images(600))
+        one.flush()
+        assert len(one.trainer.method.stream_views) == 4
+    assert found[0].counts.images == found[1].counts.images
 
 
 def drawn(method: PrototypeReplay, labels: list[int], count: int, times: int = 400) -> Array:
@@ -95,12 +114,13 @@ def test_feedback_needs_two_classes_and_enough_examples() -> None:
     assert drawn(method, [0, 1], 5, times=1).tolist() == [1, 1]
 
 
-def learner(**sections: object) -> OnlineLearner:
-    return OnlineLearner(CoreSettings(method={"name": "prototype_replay"}, **sections))
+def learner(*modifiers: str, **sections: object) -> OnlineLearner:
+    method = {"name": "prototype_replay", "modifiers": modifiers}
+    return OnlineLearner(CoreSettings(method=method, **sections))
 
 
 @pytest.mark.parametrize(
-    ("kind", "replayed", "per_event", "name"), [(images, 20, 8, "average"), (vectors, 10, 2, "weights")]
+    ("kind", "replayed", "per_event", "name"), [(images, 30, 8, "average"), (vectors, 10, 2, "weights")]
 )
 def test_images_have_eight_a_step_and_the_average_vectors_two_and_the_weights(
     kind: Callable[[int], list[Event]], replayed: int, per_event: int, name: str

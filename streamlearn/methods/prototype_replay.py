@@ -5,8 +5,9 @@ means over the one to three rows a class that a small step holds (Wei et al., "O
 online continual learning", ICCV 2023, takes those means). The loss is that of proxy-based contrastive replay
 (Lin et al., CVPR 2023) over an untouched and an augmented view of what is replayed. Changed from there:
 
-- Half of the images of a step are views of the stream's events, more of each the larger the budget. A memory
-  that is small beside its stream is replayed hundreds of times over, and is then learned by heart.
+- A memory that is small beside its stream is replayed hundreds of times over, and is then learned by heart.
+  So once its examples have been replayed WORN times, in the mean, half of the images of a step are views of
+  the stream's events; before, there are two views of each, and all else replays.
 - Part of the replay can be drawn by prototypes (OnPro's adaptive prototypical feedback without its
   mixtures): classes that lie near others are replayed more, at no image's cost. It gained on some validation
   streams and not on those of the tables, so it is off: see ops/decisions/0008-default-learner.md.
@@ -36,6 +37,11 @@ from streamlearn.section import Section
 from streamlearn.state import Part
 from streamlearn.views import RAW, STANDARD, WEAK
 
+TWO_VIEWS: tuple[str, ...] = (RAW, WEAK)
+
+WORN = 20
+"""Times that an example of the memory has been replayed, in the mean, from which on more is too much."""
+
 MOST_VIEWS = 8
 """Of an event, however large the budget."""
 
@@ -44,7 +50,7 @@ MOST_CLASSES = 512
 
 
 class PrototypeReplay(Method):
-    summary = "replay against class prototypes over two views, served by averaged weights (the default)"
+    summary = "replay against class prototypes over several views, served by averaged weights (the default)"
     paper = "after Wei et al., OnPro, ICCV 2023, and Lin et al., PCR, CVPR 2023"
     budget = 8.0
     predictor = "auto"
@@ -69,20 +75,43 @@ class PrototypeReplay(Method):
 
     def __init__(self, params: Any) -> None:
         super().__init__(params)
-        self.stream_views = self.memory_views = (RAW, WEAK)
+        self.stream_views = self.memory_views = TWO_VIEWS
         self.nearness: Array | None = None
+        self._young: tuple[tuple[str, ...], int] = (self.stream_views, 0)
+        """Views of the stream and examples to replay while the memory is young."""
+        self._old = self._young
+        """The same once it is worn."""
+        self._batch = 1
 
     def plan(self, batch: int, images: float) -> int:
-        """Half of the images are views of the stream: what is replayed more often is learned by heart."""
-        if images < TWO_VIEWS_FROM * batch:
-            self.stream_views = self.memory_views = (STANDARD,)
-        else:
+        """As many examples as there are while the memory is young."""
+        self._batch = batch
+        several = images >= TWO_VIEWS_FROM * batch
+        self.stream_views = self.memory_views = TWO_VIEWS if several else (STANDARD,)
+        count = super().plan(batch, images)
+        self._young, self._old = (self.stream_views, count), (self.stream_views, count)
+        if several:
             views = min(MOST_VIEWS, int(images / (2 * batch)))
-            self.stream_views, self.memory_views = (RAW, *(WEAK,) * (views - 1)), (RAW, WEAK)
-        return super().plan(batch, images)
+            self.stream_views = (RAW, *(WEAK,) * (views - 1))
+            self._old = self.stream_views, super().plan(batch, images)
+            self.stream_views = self._young[0]
+        return self._young[1]
+
+    def _settle(self, memory: Memory, count: int) -> int:
+        """Choose the views of a step, and how many of `count` examples it replays.
+
+        A function of what the memory has been offered and holds: nothing of it has to be part of the state.
+        """
+        (views, most), (later_views, fewer) = self._young, self._old
+        if memory.age / self._batch * most < WORN * memory.size or not most:
+            self.stream_views = views
+            return count
+        self.stream_views = later_views
+        return round(count * fewer / most)
 
     def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Draw:
         """Most examples uniformly, the rest by the nearness of their class's prototype to others."""
+        count = self._settle(memory, count)
         near = round(self.params.feedback * min(count, memory.size))
         if self.nearness is None or not near:
             return super().draw(memory, count, rng)

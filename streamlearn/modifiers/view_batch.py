@@ -127,7 +127,7 @@ class ViewBatch(Modifier):
 
     def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Draw:
         passes = self.queue.passes
-        drawn = self.inner.draw(_Queued(memory, self.queue), count, rng)
+        drawn = super().draw(_Queued(memory, self.queue), count, rng)
         if self.queue.passes > passes and self._gaps[0]:
             recalls, events = self._gaps
             self.recall_interval = events / recalls / self._batch
