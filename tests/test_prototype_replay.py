@@ -46,6 +46,9 @@ def test_views_and_examples_follow_the_budget() -> None:
     planned |= {16.0: (70, 8, 40), 32.0: (150, 8, 120)}
     memory = Memory(MemorySettings(capacity=200), (1,), torch.float32, torch.device("cpu"))
     rng = np.random.default_rng(0)
+    method.plan(10, 80)
+    assert not len(method.draw(memory, 30, rng).slots)
+    assert method.stream_views == (RAW, WEAK), "an empty memory is a young one"
     memory.insert(torch.zeros(200, 1), np.zeros(200, np.int64), np.arange(200), rng)
     for budget, (young, views, examples) in planned.items():
         count = method.plan(10, 10 * budget)

@@ -1,9 +1,10 @@
 """Learning from Fashion-MNIST by hand, in plain torch: what W2 and W3 are compared with.
 
 replay (W2): a small convolutional net, ten new images and ten replayed ones a step, cross-entropy, AdamW.
-prototypes (W3): the maths of the default learner, written to be read. A cosine head; four views of ten new
-images and two of twenty replayed ones, the first untouched; the loss of PCR; an average of the weights that
-follows faster after a new class, and answers by the mean over an image and its mirror image.
+prototypes (W3): the maths of the default learner, written to be read. A cosine head; two views of ten new
+and thirty replayed images, the first untouched, and four of ten and two of twenty once the memory is worn; the
+loss of PCR; an average of the weights that follows faster after a new class, and answers by the mean over an
+image and its mirror image.
 
 It predicts every image before it learns it and keeps a true reservoir. It knows the number of classes, and
 mean and deviation of the pixels, beforehand; it has no checkpoints, metrics or dead letters. Prints one JSON
@@ -140,9 +141,11 @@ class Prototypes:
         if not self.known[y].all():
             self.known[y] = True
             self.age = min(self.age, 10)
-        old_x, old_y = self.memory.draw(20)
-        rows = [normalised(x), augmented(x), augmented(x), augmented(x)]
-        labels = torch.cat([y, y, y, y, old_y, old_y])
+        young = self.memory.seen / 2 / BATCH * 30 <= 20 * min(self.memory.seen, CAPACITY)
+        views, replayed = (2, 30) if young else (4, 20)
+        old_x, old_y = self.memory.draw(replayed)
+        rows = [normalised(x), *(augmented(x) for _ in range(views - 1))]
+        labels = torch.cat([y] * views + [old_y] * 2)
         if len(old_x):
             rows += [normalised(old_x), augmented(old_x)]
         counts = torch.bincount(labels, minlength=CLASSES)

@@ -103,7 +103,7 @@ class PrototypeReplay(Method):
         A function of what the memory has been offered and holds: nothing of it has to be part of the state.
         """
         (views, most), (later_views, fewer) = self._young, self._old
-        if memory.age / self._batch * most < WORN * memory.size or not most:
+        if not memory.size or memory.age / self._batch * most < WORN * memory.size:
             self.stream_views = views
             return count
         self.stream_views = later_views
