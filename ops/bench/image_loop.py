@@ -2,9 +2,9 @@
 
 replay (W2): a small convolutional net, ten new images and ten replayed ones a step, cross-entropy, AdamW.
 prototypes (W3): the maths of the default learner, written to be read. A cosine head; two views of ten new
-and thirty replayed images, the first untouched, and four of ten and two of twenty once the memory is worn; the
-loss of PCR; an average of the weights that follows faster after a new class, and answers by the mean over an
-image and its mirror image.
+and thirty replayed images, the first untouched, and four of ten and two of twenty once the memory is worn;
+the loss of PCR; an average of the weights that follows faster after a new class, and answers by the mean over
+an image and its mirror image.
 
 It predicts every image before it learns it and keeps a true reservoir. It knows the number of classes, and
 mean and deviation of the pixels, beforehand; it has no checkpoints, metrics or dead letters. Prints one JSON
