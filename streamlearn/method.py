@@ -57,6 +57,8 @@ class Method:
     """Width of the linear projector beside the head; 0: none."""
     shape: tuple[int, ...] = ()
     """Of the inputs; known by the time of `plan`."""
+    given: int | None = None
+    """Examples to replay in a step where the settings say how many; known by the time of the first draw."""
 
     def __init__(self, params: Any) -> None:
         self.params = params

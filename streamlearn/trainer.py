@@ -125,6 +125,7 @@ class Trainer:
         budget = learning.images_per_event or (method.budget if image else method.vector_budget)
         planned = self.method.plan(batch, budget * batch)
         if learning.memory_batch is not None:
+            method.given = learning.memory_batch
             return learning.memory_batch
         if method.budget > 1 and not planned:
             least = self.method.images(batch * len(self.method.stream_views)) / batch

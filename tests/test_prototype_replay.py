@@ -69,6 +69,14 @@ def test_an_ageing_memory_is_as_old_as_its_horizon() -> None:
         assert memory.age == age
 
 
+def test_a_number_of_examples_that_is_given_stays() -> None:
+    made = learner(memory={"capacity": 20}, learning={"memory_batch": 7})
+    made.learn(images(600))
+    made.flush()
+    assert made.trainer.method.stream_views == (RAW, WEAK)
+    assert made.counts.images == 2 * 10 + (made.counts.steps - 1) * 2 * (10 + 7)
+
+
 def test_modifiers_follow_the_views_that_a_step_chooses() -> None:
     found = [
         learner(*names, memory={"capacity": 20}) for names in ((), ("momentum_teacher",), ("view_batch",))

@@ -98,12 +98,13 @@ class PrototypeReplay(Method):
         return self._young[1]
 
     def _settle(self, memory: Memory, count: int) -> int:
-        """Choose the views of a step, and how many of `count` examples it replays.
+        """Choose the views of a step, and how many of `count` examples it replays, unless that is given.
 
         A function of what the memory has been offered and holds: nothing of it has to be part of the state.
         """
         (views, most), (later_views, fewer) = self._young, self._old
-        if not memory.size or memory.age / self._batch * most < WORN * memory.size:
+        worn = memory.size and memory.age / self._batch * most >= WORN * memory.size
+        if not worn or self.given is not None:
             self.stream_views = views
             return count
         self.stream_views = later_views
