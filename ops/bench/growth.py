@@ -26,19 +26,13 @@ WARM = 3
 
 def alone(kind: str, size: int, options: Namespace, flags: Sequence[str]) -> float:
     """Microseconds an event of the learner fed from memory."""
-    window = options.window
-    common = ["--window", str(window), "--seed", str(options.seed), *flags]
-    if kind == "classes":
-        mark = WARM * size + 2 * window
-        found = loop("growth_loop", *common, "--marks", str(mark), "--classes", str(size))
-    elif kind == "memory":
-        # Full before the measuring.
-        mark = size + 2 * window
-        found = loop("growth_loop", *common, "--marks", str(mark), "--memory.capacity", str(size))
-    else:
-        mark = size
-        found = loop("growth_loop", *common, "--marks", str(mark))
-    return float(found["us_per_event"][str(mark)])
+    # What is measured comes once the classes are known, or the memory is full.
+    marks = {"classes": WARM * size + 2 * options.window, "memory": size + 2 * options.window, "length": size}
+    sizes = {"classes": ["--classes", str(size)], "memory": ["--memory.capacity", str(size)], "length": []}
+    mark = str(marks[kind])
+    common = ["--window", str(options.window), "--seed", str(options.seed), *flags]
+    found = loop("growth_loop", *common, "--marks", mark, *sizes[kind])
+    return float(found["us_per_event"][mark])
 
 
 def over_kafka(broker: Broker, folder: Path, size: int, number: int, options: Namespace) -> float:
@@ -86,10 +80,8 @@ def main() -> None:
                 broker.wipe()
     rows: list[dict[str, Any]] = []
     for (learner, kind, size), took in found.items():
-        us, least = (
-            statistics.median(took),
-            statistics.median(found[learner, kind, getattr(options, kind)[0]]),
-        )
+        us = statistics.median(took)
+        least = statistics.median(found[learner, kind, getattr(options, kind)[0]])
         rows.append(
             {"learner": learner, "kind": kind, "size": size, "us_per_event": us, "to_smallest": us / least}
         )
