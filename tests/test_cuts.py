@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from streamlearn.checkpoint import CheckpointStore
 from streamlearn.cuts import Cuts
 from streamlearn.events import Position, Record
 from streamlearn.settings import Settings
-from tests.processes import Process, flags, hashes, here, line, newest, outputs, piped
+from tests.processes import DEADLINE, ROOT, flags, hashes, here, line, newest, outputs, piped
 from tests.processes import write_events as write
 from tests.streams import vectors
 
@@ -146,12 +149,31 @@ def test_a_second_setback_and_a_second_end_are_exact_too(
     assert goes_on_alike(grown, setback, monkeypatch) != quiet, "the second end has cut another batch"
 
 
+DIES = """
+import os, signal, sys
+import streamlearn.worker
+from streamlearn.cli import main
+from streamlearn.keeper import Keeper
+settle = Keeper.settle
+def dies(self, wait):
+    settle(self, True)
+    if self.figures.written == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+Keeper.settle = dies
+streamlearn.worker.MOST_RECORDS = 16
+main(sys.argv[1:])
+"""
+"""A worker of small turns that waits for each checkpoint (one is due every 20 events) and dies after the fifth."""
+
+
 @pytest.mark.slow
 def test_a_kill_while_records_are_read_again(grown: Path, quiet: Quiet) -> None:
     cut_all_but_the_first()
-    with Process(*words("--checkpoint.events", "20")) as process:
-        process.until(lambda: names()[0] >= "000003-000003", "checkpoints of the second start")
-        process.process.kill()
+    command = [sys.executable, "-c", DIES, *words("--checkpoint.events", "20")]
+    there = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=there, timeout=DEADLINE, check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert 0 < newest(grown).body["records"] < FIRST
     assert run() == 0
     assert (hashes(grown), lines()) == quiet
 
