@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from socketserver import BaseServer
@@ -28,6 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "broker" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+    # For processes that share the work, files with most to do first; before them a single test of minutes.
+    work = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path.name != "test_compose.py", -work[item.path]))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -163,7 +163,7 @@ Keeper.settle = dies
 streamlearn.worker.MOST_RECORDS = 16
 main(sys.argv[1:])
 """
-"""A worker of small turns that waits for each checkpoint (one is due every 20 events) and dies after the fifth."""
+"""A worker of small turns that waits for each checkpoint, one every 20 events; the fifth is its end."""
 
 
 @pytest.mark.slow

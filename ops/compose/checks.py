@@ -8,7 +8,7 @@ from typing import Any
 
 from ops.compose.account import Account, Books, learned_once, published_once
 from ops.compose.shell import ROOT, Failed, attempt, call, until
-from ops.compose.stack import STANDBY, Stack
+from ops.compose.stack import Stack
 from ops.harness.compare import Check
 
 STREAM = 1797
@@ -52,6 +52,15 @@ class Checks:
         yield from self.gone_and_back()
         yield from self.standby()
         yield from self.last()
+
+    def quick(self) -> Iterator[Check]:
+        """All but what takes minutes: of what may happen to it, what happens to the worker alone."""
+        yield from self.first()
+        yield from self.confined()
+        yield from self.observed()
+        yield self.told()
+        yield from self.killed("worker")
+        yield from self.stopped()
 
     # ---- what is there
 
@@ -218,7 +227,7 @@ class Checks:
 
     def standby(self) -> Iterator[Check]:
         """With the override a second worker stands by, is scraped, and takes over from a killed one."""
-        self.stack.up(STANDBY)
+        self.stack.up(self.stack.standby)
         self.stack.healthy("worker", "standby", "prometheus")
         role = self.stack.get("STANDBY_METRICS_PORT", "/status")["role"]
         wanted = {**TARGETS, "standby:9464": "up"}

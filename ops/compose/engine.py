@@ -15,8 +15,6 @@ from ops.compose.shell import Failed, NoEngine, attempt, until
 
 PACKAGES = {"dockerd": "docker.io", "docker-compose": "docker-compose", "debootstrap": "debootstrap"}
 START_SECONDS, STOP_SECONDS = 60.0, 60.0
-NEEDED_GB = 20
-"""The image with CUDA's libraries, twice: as the stage that made it and as the result."""
 
 
 def answers() -> bool:
@@ -36,11 +34,10 @@ def compose_command() -> list[str]:
     raise NoEngine("neither `docker compose` nor docker-compose is installed")
 
 
-def room(made: bool) -> None:
-    """Raises NoEngine where the images wouldn't fit. made: they are there already."""
+def room(needed: int) -> None:
+    """Raises NoEngine where the images, of `needed` gigabytes, wouldn't fit."""
     folder = Path("/var/lib/docker")
     free = shutil.disk_usage(folder if folder.exists() else "/var/lib").free / 1e9
-    needed = 3 if made else NEEDED_GB
     if free < needed:
         raise NoEngine(f"{free:.0f} GB are free at {folder}, the images want {needed} GB")
 

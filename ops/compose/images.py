@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
+import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ops.compose.engine import room
-from ops.compose.shell import ROOT, attempt, call
-from ops.kafka.jars import BROKER, fetch
+from ops.compose.shell import ROOT, Failed, NoEngine, attempt, call
+from ops.kafka.jars import BROKER, BrokerError, fetch
 
 HERE = Path(__file__).parent
 BASE = "streamlearn-stand-in/python:3.11"
 KAFKA = "streamlearn-stand-in/kafka:4.3.1"
 PROMETHEUS = "streamlearn-stand-in/prometheus:2.42"
-OURS = "streamlearn:0.1.0"
-ALL = (OURS, PROMETHEUS, KAFKA, BASE)
+PYTHON = (3, 11)
+"""The base's: Debian bookworm's."""
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 MIRROR = "http://deb.debian.org/debian"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -29,6 +33,28 @@ CLASSIC = {"DOCKER_BUILDKIT": "0"}
 """The builder that every engine has."""
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """How the image with our code is made. overrides: compose files. gigabytes: what its making takes."""
+
+    image: str
+    base: str
+    overrides: tuple[str, ...]
+    gigabytes: int
+
+
+WHOLE = Ours("streamlearn:0.1.0", BASE, ("ops/compose/stand-ins.yml",), 20)
+"""With CUDA's libraries, which are there twice: in the stage that made them and in the result."""
+MOUNTED = Ours(
+    "streamlearn-stand-in/worker:0.1.0",
+    "streamlearn-stand-in/python-mounted:3.11",
+    (*WHOLE.overrides, "ops/compose/mounted.yml"),
+    4,
+)
+"""Without torch: that of the Python which runs this is mounted into it, with what it needs."""
+ALL = (WHOLE.image, MOUNTED.image, MOUNTED.base, PROMETHEUS, KAFKA, BASE)
 
 
 def there(image: str) -> bool:
@@ -49,16 +75,38 @@ def layers(image: str) -> list[tuple[float, str]]:
     return [(int(many) / 1e6, command) for many, command in found if int(many) > 100_000]
 
 
-def make(say: Say) -> None:
-    """The stand-ins; what is there and unchanged is quick. Raises Failed, NoEngine, BrokerError."""
-    room(all(map(there, ALL)))
+def packages() -> Path:
+    """The folder that torch was installed into, for this Python. Raises NoEngine if it can't be mounted."""
+    if sys.version_info[:2] != PYTHON:
+        wanted = ".".join(map(str, PYTHON))
+        raise NoEngine(
+            f"this Python is {sys.version.split()[0]}: its packages can't be mounted, that wants {wanted}"
+        )
+    return Path(str(importlib.metadata.distribution("torch").locate_file(""))).resolve()
+
+
+def make(ours: Ours, say: Say) -> None:
+    """The stand-ins; what is there and unchanged is quick. Raises NoEngine."""
+    room(1 if there(ours.image) else ours.gigabytes)
+    try:
+        _make(ours, say)
+    except (Failed, BrokerError) as error:
+        # None of what they are made of is ours: a registry that isn't reached breaks no promise of ours.
+        raise NoEngine(f"the stand-in images can't be made: {error}") from error
+
+
+def _make(ours: Ours, say: Say) -> None:
     if not there(BASE):
         say(f"{BASE}: Debian's Python, by debootstrap")
         _base()
+    _look_for_packages()
     say(f"{KAFKA}: Kafka's jars")
     _kafka()
     say(f"{PROMETHEUS}: Debian's Prometheus")
     _build(PROMETHEUS, HERE / "stand_ins" / "prometheus")
+    if ours.base != BASE:
+        say(f"{ours.base}: the base, with a torch that is mounted")
+        _mounted(ours.base)
 
 
 def remove() -> None:
@@ -92,6 +140,43 @@ def _base() -> None:
         changes = [f"LABEL {LABEL}", *(f"ENV {name}={value}" for name, value in settings.items())]
         words = [word for change in changes for word in ("--change", change)]
         call("docker", "import", *words, str(archive), BASE, seconds=300)
+
+
+def _look_for_packages() -> None:
+    """Do containers reach the registry of Python packages, as the making of ours will want? Raises Failed."""
+    call(
+        "docker",
+        "run",
+        "--rm",
+        BASE,
+        "python3",
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--dest",
+        "/tmp",
+        "pip",
+    )
+
+
+def _mounted(image: str) -> None:
+    """What pip takes for torch leads Python to the folder that is mounted."""
+    version = importlib.metadata.version("torch").partition("+")[0] + "+mounted"
+    about = f"torch-{version}.dist-info"
+    files = {
+        "torch_mounted.pth": "/mnt/packages\n",
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{about}/RECORD"])
+    with tempfile.TemporaryDirectory(prefix="streamlearn-mounted-") as folder:
+        context = Path(folder)
+        shutil.copy(HERE / "stand_ins" / "mounted" / "Dockerfile", context)
+        with zipfile.ZipFile(context / f"torch-{version}-py3-none-any.whl", "w") as wheel:
+            for name, text in files.items():
+                wheel.writestr(name, text)
+        _build(image, context)
 
 
 def _mirror() -> str:

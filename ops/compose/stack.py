@@ -10,12 +10,10 @@ from functools import partial
 from typing import Any
 
 from ops.compose.engine import compose_command
-from ops.compose.images import CLASSIC, PATIENCE
+from ops.compose.images import CLASSIC, MOUNTED, PATIENCE, Ours, packages
 from ops.compose.shell import Failed, attempt, call, until
 from ops.kafka.ports import free_ports
 
-FILES = ("docker-compose.yml", "ops/compose/stand-ins.yml")
-STANDBY = ("docker-compose.yml", "ops/compose/standby.yml", "ops/compose/stand-ins.yml")
 PORTS = ("KAFKA_PORT", "METRICS_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT", "STANDBY_METRICS_PORT")
 UP_SECONDS, DOWN_SECONDS, HEALTH_SECONDS = 300.0, 180.0, 180.0
 
@@ -26,32 +24,37 @@ class Stack:
     variables: more of those that docker-compose.yml takes.
     """
 
-    def __init__(self, project: str, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(self, project: str, ours: Ours, variables: Mapping[str, str] | None = None) -> None:
+        """Raises NoEngine."""
         self.project = project
+        self.files = ("docker-compose.yml", *ours.overrides)
+        self.standby = ("docker-compose.yml", "ops/compose/standby.yml", *ours.overrides)
         self._command = compose_command()
         self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         self._env = {**CLASSIC, **{name: str(port) for name, port in self.ports.items()}, **(variables or {})}
+        if ours is MOUNTED:
+            self._env["PACKAGES"] = str(packages())
 
     # ---- all of it
 
-    def compose(self, *words: str, files: Sequence[str] = FILES, seconds: float = UP_SECONDS) -> str:
-        """Standard output of docker-compose. Raises Failed."""
-        chosen = [word for file in files for word in ("-f", file)]
+    def compose(self, *words: str, files: Sequence[str] | None = None, seconds: float = UP_SECONDS) -> str:
+        """Standard output of docker-compose. files: not those of one worker alone. Raises Failed."""
+        chosen = [word for file in files or self.files for word in ("-f", file)]
         command = [*self._command, "-p", self.project, *chosen, *words]
         return call(*command, seconds=seconds, env=self._env)
 
     def build(self) -> None:
         self.compose("build", "worker", seconds=PATIENCE)
 
-    def up(self, files: Sequence[str] = FILES) -> None:
+    def up(self, files: Sequence[str] | None = None) -> None:
         """Returns once everything was started, in the order that health allows."""
         self.compose("up", "--detach", "--no-build", files=files)
 
-    def down(self, volumes: bool = False, files: Sequence[str] = FILES) -> None:
+    def down(self, volumes: bool = False, files: Sequence[str] | None = None) -> None:
         more = ["--volumes"] if volumes else []
         self.compose("down", "--remove-orphans", "--timeout", "60", *more, files=files, seconds=DOWN_SECONDS)
 
-    def config(self, files: Sequence[str] = FILES) -> str:
+    def config(self, files: Sequence[str] | None = None) -> str:
         """The merged file; what it says of itself if it can't be read. Raises Failed."""
         return self.compose("config", files=files)
 
