@@ -11,11 +11,12 @@ the events were cut into calls makes no difference, to the bit:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from streamlearn import learner_parts, threads
+from streamlearn.answers import MOST, Answers, Waiting, write_out
 from streamlearn.bookkeeping import Counts, reject_event
 from streamlearn.classes import ClassIndex
 from streamlearn.config import CoreSettings
@@ -29,13 +30,6 @@ from streamlearn.prequential import UNKNOWN, Prequential
 from streamlearn.schema import Schema, settle
 from streamlearn.state import Snapshot
 from streamlearn.trainer import Generators, Mark, Trainer
-
-SORTED = 64
-"""Classes up to which it takes less time to sort all probabilities than to find the largest first."""
-
-
-DIGITS = 6
-"""Of a probability, as predictions have it: more than anybody reads."""
 
 LABELS = (str, int, np.integer)
 
@@ -196,9 +190,11 @@ class OnlineLearner:
                 if misfit is not None:
                     raise ValueError(f"event {event.id!r}: {misfit.detail}")
                 rows[row] = event.x
-            labels, scores, _ = self._forward(rows)
-            for row, event in enumerate(group):
-                answers.append(self._prediction(event, labels[row], scores[row]))
+            waiting = [(row, row, event, UNKNOWN) for row, event in enumerate(group)]
+            asked = [Answers(waiting, self.trainer.forward(rows), self.counts.steps)]
+            found: list[Any] = [None] * len(group)
+            write_out(asked, self.classes.labels, self.settings.learning.top_k, found)
+            answers += found
         return answers
 
     @QUIET
@@ -218,15 +214,16 @@ class OnlineLearner:
     def _learn(self, items: Sequence[Item], forgotten: Collection[int] = ()) -> list[Output]:
         """forgotten: places in `items` of what is not to be learned."""
         outputs: list[Output | None] = []
-        waiting: list[tuple[int, int, Event, int]] = []
+        waiting: list[Waiting] = []
+        answers: list[Answers] = []
         watchful = bool(self.blocked) or bool(forgotten)
         for item in items:
             passed_over = watchful and self._passes_over(item, len(outputs) in forgotten)
             if not isinstance(item, Event):
                 if isinstance(item, Tombstone):
                     if waiting:  # their rows go with what is forgotten
-                        self._answer(waiting, outputs)
-                        waiting.clear()
+                        answers.append(self._answer(waiting))
+                        waiting = []
                     self.forget(item.id, {})
                 outputs.append(self._reject(item))
                 continue
@@ -247,12 +244,16 @@ class OnlineLearner:
             # Rows are told apart until as many wait as there are. To stop at the last row as well would be
             # a second forward for nearly every step once an event without a step has shifted the rows.
             if len(waiting) == self.batch or self.pending == self.batch:
-                self._answer(waiting, outputs)
-                waiting.clear()
+                answers.append(self._answer(waiting))
+                waiting = []
+                if len(answers) * self.batch * answers[-1].classes > MOST:
+                    self._write_out(answers, outputs)
+                    answers = []
                 if self.pending == self.batch:
                     self._step()
         if waiting:
-            self._answer(waiting, outputs)
+            answers.append(self._answer(waiting))
+        self._write_out(answers, outputs)
         return outputs  # type: ignore[return-value]  # every place has been filled
 
     def _passes_over(self, item: Item, forgotten: bool) -> bool:
@@ -316,39 +317,18 @@ class OnlineLearner:
             detail += "; named features that aren't all numbers are hashed, see codec.named"
         return reject_event(event, reason, detail)
 
-    def _forward(self, rows: Array) -> tuple[list[list[int]], list[list[float]], Array]:
-        """Best classes [B][k], their probabilities to DIGITS, and all probabilities [B, classes]."""
-        probabilities = self.trainer.forward(rows)
-        best, values = _largest(probabilities, min(self.settings.learning.top_k, self.model.classes))
-        return best, values, probabilities
-
-    def _prediction(self, event: Event, best: list[int], scores: list[float]) -> Prediction:
-        names = self.classes.labels
-        return Prediction(
-            event.id,
-            names[best[0]] if best else None,
-            {names[i]: p for i, p in zip(best, scores, strict=True)},
-            self.model.classes,
-            self.counts.steps,
-            event.position,
-            event.y,
-            event.record,
-        )
-
-    def _answer(self, waiting: Sequence[tuple[int, int, Event, int]], outputs: list[Output | None]) -> None:
-        """Predict the waiting events in their rows and score the labeled ones."""
+    def _answer(self, waiting: list[Waiting]) -> Answers:
+        """Predict the waiting events in their rows."""
         self.mark("collate")
-        labels, scores, probabilities = self._forward(self.rows)
-        known = self.model.classes
-        scored = []
-        for place, row, event, number in waiting:
-            best = labels[row]
-            outputs[place] = self._prediction(event, best, scores[row])
-            if number != UNKNOWN:
-                probability = probabilities.item(row, number) if number < known else 0.0
-                scored.append((best[0] if best else UNKNOWN, number, probability))
-        self.prequential.update(scored)
+        found = Answers(waiting, self.trainer.forward(self.rows), self.counts.steps)
         self.counts.predicted += len(waiting)
+        self.mark("predict")
+        return found
+
+    def _write_out(self, answers: list[Answers], outputs: list[Output | None]) -> None:
+        """Make predictions of what was predicted, and score the labeled ones."""
+        top = self.settings.learning.top_k
+        self.prequential.update(write_out(answers, self.classes.labels, top, outputs))
         self.mark("predict")
 
     def _step(self) -> None:
@@ -375,21 +355,3 @@ class OnlineLearner:
     def restore(self, parts: Snapshot) -> None:
         """Take a snapshot whose memory segments are all there. ValueError if it doesn't fit the settings."""
         learner_parts.restore(self, parts)
-
-
-def _largest(rows: Array, k: int) -> tuple[list[list[int]], list[list[float]]]:
-    """Places and values, rounded, of the k largest of each row [n, m]; of equal ones the first."""
-    if rows.shape[1] <= SORTED:
-        order = np.argsort(-rows, axis=1, kind="stable")[:, :k].tolist()
-        return order, [[row[i] for i in best] for row, best in zip(_rounded(rows), order, strict=True)]
-    at = np.arange(len(rows))[:, None]
-    some = np.sort(np.argpartition(-rows, k - 1, axis=1)[:, :k], axis=1)
-    some = some[at, np.argsort(-rows[at, some], axis=1, kind="stable")]
-    return some.tolist(), _rounded(rows[at, some])
-
-
-def _rounded(probabilities: Array) -> list[list[float]]:
-    """Of float32 [n, m], to DIGITS: the product is exact, so each is what `round` makes of it."""
-    scaled = np.rint(probabilities.astype(np.float64) * 10.0**DIGITS)
-    rounded: list[list[float]] = (scaled / 10.0**DIGITS).tolist()
-    return rounded

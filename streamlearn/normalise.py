@@ -120,7 +120,8 @@ class Normaliser:
         """Raw inputs [n, *shape] as they are stored: uint8, or float32 relative to the origin."""
         if self.as_bytes and x.dtype == np.uint8:
             return x
-        away: Array = np.minimum(np.maximum(x - self.origin, -LARGEST), LARGEST)
+        away: Array = x - self.origin
+        np.minimum(np.maximum(away, -LARGEST, out=away), LARGEST, out=away)
         return away.astype(np.float32)
 
     def anchor(self, x: Array) -> None:
