@@ -21,7 +21,7 @@ from streamlearn import __version__
 from streamlearn.flags import load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
-OVERRIDES = ("gpu", "standby", "stand-ins", "mounted")
+OVERRIDES = ("gpu", "standby", "gpu-standby", "stand-ins", "mounted")
 LONG_RUNNING = ("kafka", "worker", "prometheus", "grafana")
 ONE_SHOT = ("topics", "publisher")
 OURS = ("topics", "worker", "publisher")
@@ -69,6 +69,15 @@ def test_images_are_pinned_by_version() -> None:
         assert re.search(r":v?\d+\.\d+", image), f"{image} is not pinned"
     ours = [image for image in images if image.startswith("streamlearn:")]
     assert all(image.startswith(f"streamlearn:{__version__}") for image in ours)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_image_is_built_by_one_service(file: str) -> None:
+    """Two builds of one name at a time can fail; the other services wait for that one."""
+    assert [name for name, service in FILES[file]["services"].items() if "build" in service] in (
+        ["topics"],
+        [],
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -139,24 +148,26 @@ def test_the_standby_is_a_worker_like_the_other() -> None:
 def test_the_gpu_override_takes_one_image_for_all() -> None:
     services = FILES["ops/compose/gpu.yml"]["services"]
     assert set(services) == set(OURS)
+    services |= FILES["ops/compose/gpu-standby.yml"]["services"]
     assert {service["image"] for service in services.values()} == {f"streamlearn:{__version__}-cuda"}
-    assert all(service["build"]["args"] == {"TORCH": "cuda"} for service in services.values())
+    assert services["topics"]["build"] == {"args": {"TORCH": "cuda"}}
+    for name in ("deploy", "environment", "mem_limit"):
+        assert services["worker"][name] == services["standby"][name]
 
 
 def test_the_stand_ins_change_nothing_but_images() -> None:
     services = FILES["ops/compose/stand-ins.yml"]["services"]
-    assert set(services) == set(SERVICES)
+    assert set(services) == {*SERVICES} - {"worker", "publisher"}
     assert services.pop("grafana") == {"profiles": ["needs-its-image"]}
     for name, service in services.items():
-        assert set(service) == ({"build"} if name in OURS else {"image"})
+        assert set(service) == ({"build"} if name == "topics" else {"image"})
 
 
 def test_what_is_mounted_in_place_of_torch_changes_nothing_else() -> None:
     services = FILES["ops/compose/mounted.yml"]["services"]
     assert set(services) == set(OURS)
-    for service in services.values():
-        assert set(service) == {"image", "build", "volumes"}
-        assert set(service["build"]) == {"args"} and set(service["build"]["args"]) == {"BASE"}
+    for name, service in services.items():
+        assert set(service) == {"image", "volumes"} | ({"build"} if name == "topics" else set())
         (volume,) = service["volumes"]
         assert volume.startswith("${PACKAGES:?") and volume.endswith(":/mnt/packages:ro")
 

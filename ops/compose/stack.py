@@ -44,11 +44,11 @@ class Stack:
         return call(*command, seconds=seconds, env=self._env)
 
     def build(self) -> None:
-        self.compose("build", "worker", seconds=PATIENCE)
+        self.compose("build", "topics", seconds=PATIENCE)
 
     def up(self, files: Sequence[str] | None = None) -> None:
         """Returns once everything was started, in the order that health allows."""
-        self.compose("up", "--detach", "--no-build", files=files)
+        self.compose("up", "--detach", "--build", files=files)
 
     def down(self, volumes: bool = False, files: Sequence[str] | None = None) -> None:
         more = ["--volumes"] if volumes else []
