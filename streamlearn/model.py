@@ -61,6 +61,8 @@ class Model:
         self.encoder.eval()
         # Walking a net's modules twice a step costs as much as a small net's forward.
         self._has_modes = not isinstance(self.encoder, MLP | SmallConv)
+        self._before: list[Tensor] = []
+        """Running statistics before the step: its forward has taken the batch into them."""
         self.by_hand = settings.dtype == "float32" and not self._has_modes
         if isinstance(self.encoder, SmallConv):
             self.by_hand, self.encoder.kind = True, getattr(torch, settings.dtype)
@@ -153,11 +155,16 @@ class Model:
         """Begin a step. Layers like batch norm do what they do in training."""
         self._tape.clear()
         if self._has_modes:
+            self._before = [buffer.clone() for buffer in self.buffers().values()]
             self.encoder.train()
 
-    def end(self) -> None:
+    def end(self, learns: bool) -> None:
+        """learns: whether the weights are to change; if not, nothing else of the net has changed either."""
         if self._has_modes:
             self.encoder.eval()
+            if not learns:
+                for buffer, before in zip(self.buffers().values(), self._before, strict=True):
+                    buffer.copy_(before)
 
     def encoded(self, x: Numbers) -> Node:
         """Features [rows, d] of normalised inputs [rows, *shape], to learn from."""

@@ -166,7 +166,7 @@ class Trainer:
         if finite:
             model.backward(parts.values())
             finite = model.learnable()
-        model.end()
+        model.end(finite)
         mark("forward_backward")
         if finite:
             self.optimiser.step(model)

@@ -1,16 +1,18 @@
 """Every panel and every rule asked of a real Prometheus that scraped a real worker on a real Kafka.
 
 The worker sees new classes, is killed with -9 while events go on coming, starts again and catches up.
-`pytest -s` shows the table of panels, expressions and values.
+`pytest -s` shows the table of panels, expressions and values. STREAMLEARN_TEST_SHOTS names a folder for
+pictures of Prometheus's graphs.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
@@ -23,6 +25,7 @@ from ops.grafana.worker import NO_GPU
 from ops.harness.prometheus import Prometheus, Series
 from ops.kafka.broker import Broker
 from ops.kafka.ports import free_ports
+from tests.browser import Visit, chromium
 from tests.kafka_worker import Place, Run, new_place
 from tests.processes import line, wait_for
 from tests.streams import vectors
@@ -59,9 +62,10 @@ def sent(place: Place, start: int, stop: int) -> None:
     place.send([*(json.dumps(each).encode() for each in timed), b"garbage"])
 
 
-@pytest.fixture
-def lived(broker: Broker, tmp_path: Path) -> Iterator[Prometheus]:
+@pytest.fixture(scope="module")
+def lived(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has seen it all, while the second worker still runs."""
+    tmp_path = tmp_path_factory.mktemp("lived")
     place = new_place(broker, tmp_path)
     (port,) = free_ports(1)
     flags = (*SETTINGS, "--exporter.port", str(port))
@@ -123,6 +127,31 @@ def test_every_panel_shows_something_and_every_rule_is_well(lived: Prometheus) -
     (since,) = [panel for panel in all_panels() if panel.title == "Since the last checkpoint"]
     assert [each.value for each in lived.query(chosen(since.queries[0].expr))] == [0]
     rules_are_well(lived)
+
+
+DRAWN = {
+    "streamlearn_prequential_accuracy": 'kind="fading"',
+    "streamlearn_average_accuracy": "instance=",
+    "streamlearn_set_accuracy": 'kind="rolling"',
+    "sum by (outcome) (rate(streamlearn_events_total[1m]))": 'outcome="learned"',
+    "sum by (partition) (streamlearn_consumer_lag_events)": 'partition="0"',
+    "streamlearn_class_recall": 'label="class 4"',
+}
+"""What a person on call types first, and what the graph's legend then says."""
+
+
+def test_what_prometheus_draws_of_it(lived: Prometheus) -> None:
+    """In a real browser, as whoever has no Grafana looks at it."""
+    shots = os.environ.get("STREAMLEARN_TEST_SHOTS")
+    with chromium() as browser:
+        for number, (expression, legend) in enumerate(DRAWN.items()):
+            words = urlencode({"g0.expr": expression, "g0.tab": "0", "g0.range_input": "5m"})
+            visit = Visit(browser, f"{lived.url}/graph?{words}", 1280, 900, dark=False)
+            wait_for(lambda visit=visit, legend=legend: legend in visit.text, f"{legend} in {expression}")  # type: ignore[misc]
+            assert "Error executing query" not in visit.text and "No datapoints found" not in visit.text
+            if shots:
+                visit.page.screenshot(path=f"{shots}/graph{number}.png")
+            visit.page.context.close()
 
 
 def all_panels() -> list[Panel]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -257,6 +258,20 @@ def test_absurd_values_leave_finite_weights(method: MethodSettings) -> None:
     outputs = feed(learner, events)
     assert len(outputs) == len(events)
     assert all(torch.isfinite(t).all() for t in learner.model.part().tensors.values())
+
+
+@pytest.mark.parametrize("net", ["conv", "resnet18"])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_absurd_images_leave_finite_statistics(net: str, normalise: bool) -> None:
+    """Those of batch norm, too: a forward changes them before anybody knows that its loss is no number."""
+    model = ModelSettings(net=net, width=4, normalise=normalise)
+    learner = OnlineLearner(CoreSettings(model=model, memory=MemorySettings(capacity=5)))
+    x = np.random.default_rng(0).normal(size=(60, 3, 8, 8)).astype(np.float32)
+    x[25], x[26] = 3e38, -3e38
+    feed(learner, [Event(f"{i}", x[i], str(i % 3)) for i in range(60)])
+    assert all(torch.isfinite(t).all() for t in learner.model.part().tensors.values())
+    (answer,) = learner.predict([Event("next", x[0])])
+    assert all(map(math.isfinite, answer.scores.values()))
 
 
 # accuracy over all ten digits after one pass, class after class; finetune is there to forget
