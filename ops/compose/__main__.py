@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--quick",
         action="store_true",
-        help="minutes: this Python's torch is mounted into the containers, and the worker alone is killed",
+        help="this Python's torch is mounted into the containers instead of laid into an image; no standby",
     )
     check.add_argument("--keep", action="store_true", help="leave it running at the end")
     check.add_argument("--clean", action="store_true", help="remove the images at the end")
