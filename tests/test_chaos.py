@@ -24,8 +24,10 @@ from tests.kafka import running
 @pytest.mark.timeout(600)
 # kafka-python leaves sockets of brokers that went to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-def test_ten_kills_and_one_of_the_broker_change_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
+def test_ten_kills_and_one_of_the_broker_change_nothing(mode: str, tmp_path: Path) -> None:
     plan = Plan(
+        mode=mode,
         kills=10,
         events=5000,
         broker_kills=1,

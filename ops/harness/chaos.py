@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ops.bench.common import made_with
 from ops.harness import outputs
 from ops.harness.acts import act
 from ops.harness.campaign import BROKER_SECONDS, LEAST_CHUNK, WORK_SECONDS, Campaign, Group
@@ -260,6 +261,7 @@ def main(words: Sequence[str] | None = None) -> int:
     plan = Plan(**given | {"extra": tuple(given["extra"])})
     if plan.kills < 1 or plan.partitions < 1 or plan.events < 20 * plan.kills:
         parser.error("--kills and --partitions must be at least 1, --events at least 20 a kill")
+    about = made_with()
     with contextlib.ExitStack() as stack:
         if work is None:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
@@ -270,5 +272,5 @@ def main(words: Sequence[str] | None = None) -> int:
         outcome = attempt(plan, work / "run", broker)
     print(table(outcome))
     if report is not None:
-        report.write_text(json.dumps(outcome.plain(), indent=1))
+        report.write_text(json.dumps({**about, **outcome.plain()}, indent=1))
     return 0 if outcome.passed else 1

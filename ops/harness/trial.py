@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ops.bench.common import made_with
 from ops.harness.compare import Check, Result, compare
 from ops.harness.cover import FEWEST_TO_COVER, lacking
 from ops.harness.life import HarnessError, Life, live
@@ -263,10 +264,11 @@ def main(words: Sequence[str] | None = None) -> int:
         given.checkpoint_events,
         tuple(given.extra),
     )
+    about = made_with()
     with contextlib.ExitStack() as stack:
         work = given.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-")))
         outcome = attempt(plan, work / plan.method)
     print(table(outcome))
     if given.json is not None:
-        given.json.write_text(json.dumps(outcome.plain(), indent=1))
+        given.json.write_text(json.dumps({**about, **outcome.plain()}, indent=1))
     return 0 if outcome.passed else 1
