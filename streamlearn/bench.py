@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def _bench(plan: Plan, results: Results, switches: Switches, command: str) -> in
         complain(problem)
     tables, notes = summarise(plan, results.found), remarks(plan.runs, results.found)
     if plan.base.report is not None:
-        where = write_reports(plan, results.found, tables, notes, command)
+        where = write_reports(plan, results.found, tables, notes, command, datetime.now(UTC))
         complain(f"report: {where}", logging.INFO)
     if switches.format == "json":
         found = {"command": command, **as_json(tables, notes)}

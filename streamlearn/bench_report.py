@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,14 @@ SHIFT = "events step before lowest gap recovery_events".split()
 
 
 def write_reports(
-    plan: Plan, results: Mapping[str, Result], tables: Sequence[Table], notes: Sequence[str], command: str
+    plan: Plan,
+    results: Mapping[str, Result],
+    tables: Sequence[Table],
+    notes: Sequence[str],
+    command: str,
+    made: datetime,
 ) -> Path:
-    """Write the report into the folder that the settings name; several tables each get one inside.
+    """Write the report, made at this moment, where the settings say; several tables each get a folder inside.
 
     At the top lie tables.json, with all means, intervals and differences, and runs.csv, with the curve of
     every run. Raises OSError.
@@ -50,12 +56,32 @@ def write_reports(
             mine = [r for r in done if r.cell == table.cell and r.row == row.name]
             if mine:
                 found = [results[run.key] for run in mine]
-                learners[row.name] = means(row, found)
+                learners[row.name] = means(row, found) | {"prototypes": pairs(mine, results)}
                 curves += mean_curve(row.name, [result["curve"] for result in found])
         if learners:
-            settings = next(run.settings for run in done if run.cell == table.cell)
-            write_report(settings.model_copy(update={"report": str(folder)}), learners, curves)
+            by_rank = [row.name for row in table.rows]
+            here = sorted((r for r in done if r.cell == table.cell), key=lambda run: by_rank.index(run.row))
+            settings = here[0].settings.model_copy(update={"report": str(folder)})
+            write_report(settings, learners, curves, made, about(table, here, results))
     return top
+
+
+def about(table: Table, runs: Sequence[Run], results: Mapping[str, Result]) -> dict[str, Any]:
+    """What a table's summary.json says beside its learners; its settings: the first run's, the leader's."""
+    ended = sorted(str(at) for run in runs if (at := results[run.key]["measured"].get("finished")))
+    return {
+        "test_per_class": table.per_class,
+        "seeds": sorted({run.seed for run in runs}),
+        "settings_of": f"{runs[0].row}, seed {runs[0].seed}",
+        **({"runs_ended": [ended[0], ended[-1]]} if ended else {}),
+    }
+
+
+def pairs(runs: Sequence[Run], results: Mapping[str, Result]) -> dict[str, Any]:
+    """The nearest pairs of classes of a row's first seed that has them; older results have none."""
+    found = {run.seed: results[run.key]["figures"].get("prototype_pairs") for run in runs}
+    seed = next((seed for seed, its in found.items() if its is not None), runs[0].seed)
+    return {"seed": seed, "pairs": found[seed]}
 
 
 def _name(table: Table) -> str:
@@ -91,6 +117,7 @@ def means(row: RowSummary, results: Sequence[Result]) -> dict[str, Any]:
         "events_learned": _mean([found["learned"] for found in figures]),
         "known_classes": _mean([found["classes"] for found in figures]),
         "images_per_event": _mean([found["images_per_event"] for found in figures]),
+        "forward_images_per_event": _mean([found.get("forward_images_per_event") for found in figures]),
         "prequential": {
             "cumulative": {"accuracy": _mean([found["prequential_accuracy"] for found in figures])},
             "window": {"accuracy": _mean([found["prequential_window"] for found in figures])},

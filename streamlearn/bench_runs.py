@@ -26,7 +26,7 @@ from streamlearn.continual import Continual
 from streamlearn.events import Array, ConnectorError, Event
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Stopwatch, observe
-from streamlearn.report import continual_figures, versions
+from streamlearn.report import continual_figures, nearest_pairs, versions
 from streamlearn.run import ALLOCATION, OF_SETTINGS
 from streamlearn.settings import Settings, SettingsError
 from streamlearn.wiring import read_events
@@ -262,6 +262,7 @@ def learner_figures(learner: OnlineLearner) -> dict[str, Any]:
         "prequential_accuracy": learner.prequential.figures("cumulative").accuracy,
         "prequential_window": learner.prequential.figures("window").accuracy,
         "images_per_event": counts.images / max(1, counts.learned),
+        "forward_images_per_event": counts.forwards / max(1, counts.learned),
         "steps": counts.steps,
         "skipped_steps": counts.skipped_steps,
         "learned": counts.learned,
@@ -270,6 +271,7 @@ def learner_figures(learner: OnlineLearner) -> dict[str, Any]:
         "classes": learner.model.classes,
         "parameters": learner.model.parameters,
         "serving": learner.serving.name,
+        "prototype_pairs": nearest_pairs(learner),
         "recall_interval": observe(learner).recall_interval,
         "images_evaluated": learner.trainer.evaluator.images,
         "memory_capacity": memory.capacity + held.capacity,

@@ -13,7 +13,7 @@ from streamlearn.bench_statistics import Estimate, estimate, paired
 
 FIGURES = (
     "final_accuracy worst_case_accuracy average_accuracy min_accuracy forgetting stability_gap "
-    "prequential_accuracy images_per_event memory_bytes"
+    "prequential_accuracy images_per_event forward_images_per_event memory_bytes"
 ).split()
 """Of a result's figures, those with a mean over seeds."""
 MEASURED = "seconds cpu_seconds evaluation_seconds peak_rss_bytes".split()
@@ -58,11 +58,15 @@ class RowSummary:
 
 @dataclass
 class Table:
-    """One table. unequal: why its rows can't be compared; unranked: why there are no ranks."""
+    """One table. unequal: why its rows can't be compared; unranked: why there are no ranks.
+
+    per_class: test examples of a class, its first, that all figures but the final accuracy are of.
+    """
 
     cell: Cell
     baseline: str | None
     rows: list[RowSummary]
+    per_class: int
     unequal: list[str] = field(default_factory=list)
     unranked: str = ""
 
@@ -95,7 +99,8 @@ def summarise(plan: Plan, results: Mapping[str, Result]) -> list[Table]:
     tables = []
     for cell, rows in by_cell.items():
         ordered = sorted(rows.values(), key=lambda row: names.index(row.name))
-        tables.append(_compared(Table(cell, bench.baseline, ordered), bench.tolerance, bench.unequal))
+        table = Table(cell, bench.baseline, ordered, bench.test_per_class)
+        tables.append(_compared(table, bench.tolerance, bench.unequal))
     return tables
 
 
@@ -142,6 +147,12 @@ def differences_in_means(rows: Sequence[RowSummary], cell: Cell, tolerance: floa
         said.append(f"images per event differ by more than {tolerance:.0%}: {listed}")
     elif most > cell.budget * (1 + tolerance):
         said.append(f"the budget of {cell.budget:g} images per event is exceeded: {listed}")
+    # (Results from before there was this figure count as 0: no benchmark of ours had a teacher then.)
+    none = Estimate(0.0, None, 0)
+    forward = {row.name: row.estimates.get("forward_images_per_event", none).mean for row in rows}
+    if max(forward.values()) > min(forward.values()) * (1 + tolerance):
+        listed = ", ".join(f"{name} {value:.2f}" for name, value in forward.items())
+        said.append(f"images per event that go forward only differ by more than {tolerance:.0%}: {listed}")
     return said
 
 
@@ -182,6 +193,7 @@ def as_json(tables: Sequence[Table], notes: Sequence[str]) -> dict[str, Any]:
                 "images_per_event": table.cell.budget,
                 **({"tunes": table.cell.about} if table.cell.about else {}),
                 "baseline": table.baseline,
+                "test_per_class": table.per_class,
                 "partial": table.partial or None,
                 "unequal": table.unequal,
                 "unranked": table.unranked or None,

@@ -45,6 +45,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Estimate]], str]] = {
     "forgetting": lambda e: _share(e.get("forgetting")),
     "gap": lambda e: _share(e.get("stability_gap")),
     "images": lambda e: _plain(e.get("images_per_event"), 2),
+    "forward": lambda e: _plain(e.get("forward_images_per_event"), 2),
     "CPU s": lambda e: _plain(e.get("cpu_seconds"), 1),
     "KB": lambda e: _plain(e.get("memory_bytes"), 0, 1 / 1024),
 }
@@ -53,9 +54,12 @@ HEADINGS = dict(zip(COMPARED, ("accuracy", "WC-ACC", "forgetting", "gap"), stric
 LEGEND = (
     f"Mean ± half the {LEVEL:.0%} interval over seeds (Student's t), shares in %. accuracy: final, all test "
     "examples of the stream's classes; WC-ACC: worst case of past sets with the newest; forgetting: best "
-    "before minus now; gap: stability gap, mean over shifts; images: trained on, an event; CPU s: "
-    "processor time to learn, without the bench's evaluations; KB: replay memory and held-out sets."
+    "before minus now; gap: stability gap, mean over shifts; these three: of the first {per_class} test "
+    "examples of a class; images: trained on, an event; {forward}CPU s: processor time to learn, without the "
+    "bench's evaluations; KB: replay memory and held-out sets."
 )
+FORWARD = "forward"
+LEGEND_OF_FORWARD = "forward: images an event that go forward only (a teacher's), not among images; "
 LEGEND_OF_DIFFERENCES = "* the interval doesn't hold 0"
 
 
@@ -66,18 +70,16 @@ def grids(table: Table) -> list[Grid]:
     title += f", {cell.about} tuned" if cell.about else ""
     title += f"; seeds {' '.join(map(str, table.seeds))}"
     title += f"; partial: {table.partial}" if table.partial else ""
+    columns = {name: shown for name, shown in COLUMNS.items() if name != FORWARD or _forward(table)}
     rows = []
     for row in table.rows:
         rank = "ref" if row.reference else str(row.rank or "-")
         rows.append(
             [rank, row.name, f"{len(row.done)}/{len(row.planned)}"]
-            + [show(row.estimates) for show in COLUMNS.values()]
+            + [shown(row.estimates) for shown in columns.values()]
         )
-    found = [
-        Grid(
-            title, ["", "row", "seeds", *COLUMNS], rows, 0 if table.rows and table.rows[0].rank == 1 else None
-        )
-    ]
+    best = 0 if table.rows and table.rows[0].rank == 1 else None
+    found = [Grid(title, ["", "row", "seeds", *columns], rows, best)]
     differing = [row for row in table.rows if row.differences]
     if differing:
         found.append(
@@ -98,6 +100,12 @@ def grids(table: Table) -> list[Grid]:
         title = "each predictor as if it had served all along"
         found.append(Grid(title, ["row", "predictor", *HEADINGS.values()], lines))
     return found
+
+
+def _forward(table: Table) -> bool:
+    """Whether some row has images that go forward only."""
+    found = [row.estimates.get("forward_images_per_event") for row in table.rows]
+    return any(each.mean > 0 for each in found if each is not None)
 
 
 def _differences(row: RowSummary) -> list[str]:
@@ -155,4 +163,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _legend(tables: Sequence[Table]) -> str:
     differing = any(row.differences for table in tables for row in table.rows)
-    return f"{LEGEND} {LEGEND_OF_DIFFERENCES}." if differing else LEGEND
+    forward = LEGEND_OF_FORWARD if any(map(_forward, tables)) else ""
+    # All tables of a plan are of the same test examples.
+    said = LEGEND.format(per_class=next((table.per_class for table in tables), 0), forward=forward)
+    return f"{said} {LEGEND_OF_DIFFERENCES}." if differing else said

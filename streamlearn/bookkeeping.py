@@ -27,6 +27,8 @@ class Counts:
     skipped_steps: int = 0
     predicted: int = 0
     images: int = 0
+    forwards: int = 0
+    """Images beside those that went through forward only, to learn from: a teacher's."""
     rejected: Counter[str] = field(default_factory=Counter)
     forgotten: int = 0
     """Labeled events that were not learned, or held out, because their id had been forgotten."""
@@ -35,8 +37,9 @@ class Counts:
 def plain_counts(counts: Counts) -> dict[str, object]:
     values: dict[str, object] = dict(vars(counts))
     values["rejected"] = dict(sorted(counts.rejected.items()))
-    if not counts.forgotten:
-        del values["forgotten"]  # where nothing was, the state is what it is without any forgetting
+    for name in ("forgotten", "forwards"):
+        if not values[name]:
+            del values[name]  # where nothing was, the state is what it is without any forgetting or teacher
     return values
 
 

@@ -113,7 +113,7 @@ class Contender:
 
     def summary(self, exam: Exam) -> dict[str, Any]:
         """All final figures, over all of the exam."""
-        right = self.ask(exam)
+        right, counts = self.ask(exam), self.learner.counts
         asked = sum(len(hits) for hits in right.values())
         return (
             figures(observe(self.learner))
@@ -122,6 +122,7 @@ class Contender:
                 "test_accuracy": sum(float(hits.sum()) for hits in right.values()) / max(1, asked),
                 "test_accuracy_by_class": {label: float(hits.mean()) for label, hits in right.items()},
                 "test_examples": asked,
+                "forward_images_per_event": counts.forwards / max(1, counts.learned),
                 "seconds": round(self.seconds, 3),
             }
         )

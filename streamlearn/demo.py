@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.live import Live
 
 from streamlearn.cli import STOP
 from streamlearn.config import CoreSettings, MethodSettings
-from streamlearn.contender import Contender, make_exam, quick
+from streamlearn.contender import QUICK, Contender, make_exam, quick
 from streamlearn.continual import Continual
 from streamlearn.demo_view import final_table, live_view, standing
 from streamlearn.durable import Learner
@@ -87,7 +88,10 @@ def _demo(settings: Settings) -> int:
         console.print("(--report DIR keeps the figures and draws them)")
         return 0
     exam = make_exam(tests)
-    folder = write_report(settings, {each.name: each.summary(exam) for each in contenders}, curves)
+    figures = {each.name: each.summary(exam) for each in contenders}
+    # Along the way fewer were asked than at the end.
+    some = {"test_per_class": QUICK} if max(map(len, exam.values())) > QUICK else {}
+    folder = write_report(settings, figures, curves, datetime.now(UTC), some)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     return 0
 

@@ -99,6 +99,10 @@ class Method:
         """Images through forward and backward for a step of `rows` rows."""
         return rows
 
+    def forwards(self, rows: int) -> int:
+        """Images beside those, through forward only, that the loss of the next step of `rows` rows takes."""
+        return 0
+
     def part(self) -> Part:
         """State of the method's own, beside the model's."""
         return Part()
@@ -140,6 +144,9 @@ class Modifier(Method):
 
     def images(self, rows: int) -> int:
         return self.inner.images(rows)
+
+    def forwards(self, rows: int) -> int:
+        return self.inner.forwards(rows)
 
 
 @cache

@@ -7,7 +7,9 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -134,9 +136,15 @@ def knowledge(learner: OnlineLearner, continual: Continual | None) -> dict[str, 
     found["prototypes"] = {
         "labels": labels[: len(cosines)],
         "similarity": cosines,
-        "pairs": [(labels[a], labels[b], round(c, 4)) for a, b, c in learner.serving.nearest(NEAREST)],
+        "pairs": nearest_pairs(learner),
     }
     return found
+
+
+def nearest_pairs(learner: OnlineLearner) -> list[tuple[str, str, float]]:
+    """The classes that are easiest to confuse: (one, other, cosine of their prototypes), nearest first."""
+    labels = learner.classes.labels
+    return [(labels[a], labels[b], round(c, 4)) for a, b, c in learner.serving.nearest(NEAREST)]
 
 
 def continual_figures(continual: Continual) -> dict[str, Any]:
@@ -173,17 +181,24 @@ def set_figures(now: ContinualFigures) -> dict[str, float]:
 def write_report(
     settings: Settings,
     learners: Mapping[str, Mapping[str, Any]],
-    curves: Sequence[Mapping[str, Any]] = (),
+    curves: Sequence[Mapping[str, Any]],
+    made: datetime,
+    about: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Write the report of `learners` (their figures by name) into settings.report. Raises OSError.
 
     `curves`: rows of numbers, with the row's `learner` and `events`; accuracy by set in a mapping, `sets`.
+    made: the moment, which the caller knows. about: what else summary.json says beside the learners:
+    test_per_class, where all but the final accuracy is of so many test examples of a class, its first; and
+    of several runs their seeds, when they ended (runs_ended) and whose the settings are (settings_of).
     """
     assert settings.report is not None
     folder = Path(settings.report)
     folder.mkdir(parents=True, exist_ok=True)
     summary = {
         "learners": learners,
+        "made": made.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **about,
         "seed": settings.seed,
         "settings": state_settings(settings) | other_settings(settings),
         "versions": versions(),

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import torch
 
@@ -194,9 +195,8 @@ def _run(settings: Settings) -> int:
         learner, seen, asked = worker.learner, vitals.observation, last_word(worker.learner)
         found = figures(seen) | own_error(learner) | knowledge(learner, asked)
         curve = worker.instruments.curve
-        write_report(
-            settings, {settings.method.name: found}, curve.rows if asked is None else curve.ended(seen, asked)
-        )
+        rows = curve.rows if asked is None else curve.ended(seen, asked)
+        write_report(settings, {settings.method.name: found}, rows, datetime.now(UTC))
     return status
 
 

@@ -160,6 +160,7 @@ class Trainer:
         rows = make_rows(stream, y, self.memory, draw, self.views, method.stream_views, method.memory_views)
         mark("draw")
         model.begin()
+        counts.forwards += method.forwards(len(rows))
         parts = method.loss(model, rows)
         values = {name: value_of(part) for name, part in parts.items()}
         finite = math.isfinite(sum(values.values()))

@@ -87,3 +87,16 @@ def sample(
             "memory_examples": 200 if number else 0,
         }  # fmt: skip
     return summary, rows
+
+
+def long() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """As a bench writes it, of 60,000 events: the last tick is wide and stands at the very end."""
+    summary, rows = sample([f"group {i + 1}" for i in range(5)], each=12_000)
+    for learner, figures in summary["learners"].items():
+        figures["seeds"] = [10, 11, 12]
+        kept = [["t-shirt/top", "shirt", 0.71], ["ankle boot", "sneaker", 0.65]]
+        figures["prototypes"] = {"seed": 10, "pairs": None if learner == "er" else kept}
+        figures["forward_images_per_event"] = 2.0 if learner == "onpro" else 0.0
+    about = {"test_per_class": 50, "seeds": [10, 11, 12], "settings_of": "onpro, seed 10"}
+    moments = {"made": "2026-11-22T12:05:09Z", "runs_ended": ["2026-11-20T01:00:00+00:00"] * 2}
+    return summary | about | moments, rows

@@ -67,10 +67,40 @@ def test_the_report_of_the_smoke_benchmark(smoke: tuple[Path, Process]) -> None:
     report = smoke[0] / "report"
     summary = json.loads((report / "summary.json").read_bytes())
     assert set(summary["learners"]) == {"er", "default", "finetune"}
-    assert summary["learners"]["er"]["seeds"] == [0, 1]
+    assert summary["learners"]["er"]["seeds"] == summary["seeds"] == [0, 1]
+    assert summary["test_per_class"] == 15 and summary["made"].endswith("Z")
+    assert all(len(each["prototypes"]["pairs"]) == 10 for each in summary["learners"].values())
+    text = (report / "report.html").read_text("utf-8")
+    for part in (
+        "Seeds 0, 1;",
+        "The first 15 test examples",
+        "The nearest pairs",
+        "The runs ended on 20",
+        "made on 20",
+    ):
+        assert part in text
     assert len(json.loads((report / "tables.json").read_bytes())["tables"]) == 1
     assert count_lines(report / "runs.csv") > 6 * 15
     assert count_lines(report / "curves.csv") > 3 * 15
+
+
+@pytest.mark.slow
+def test_results_from_before_a_figure_was_kept_are_good_for_all_the_others(
+    smoke: tuple[Path, Process], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A figure more is no reason to run anything again: what a result is known by are its settings."""
+    old, report = tmp_path / "old.jsonl", tmp_path / "report"
+    results = [json.loads(text) for text in (smoke[0] / "smoke.jsonl").read_bytes().splitlines()]
+    for result in results:
+        del result["figures"]["prototype_pairs"], result["figures"]["forward_images_per_event"]
+    old.write_text("".join(json.dumps(result) + "\n" for result in results))
+    before = old.read_bytes()
+    words = ["bench", *SMOKE, "--results", str(old), "--report", str(report), "--format", "json"]
+    assert here(*words) == 0
+    assert old.read_bytes() == before
+    table = json.loads(capfd.readouterr().out)["tables"][0]
+    assert {row["name"]: row["rank"] for row in table["rows"]}["finetune"] is None and not table["unranked"]
+    assert "Not recorded in these results." in (report / "report.html").read_text("utf-8")
 
 
 @pytest.mark.slow

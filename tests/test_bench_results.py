@@ -14,7 +14,7 @@ from rich.console import Console
 from scipy import stats
 
 from streamlearn.bench_plan import Plan, Run
-from streamlearn.bench_report import mean_curve
+from streamlearn.bench_report import about, mean_curve, pairs
 from streamlearn.bench_results import Results
 from streamlearn.bench_statistics import Estimate, estimate, paired
 from streamlearn.bench_summary import Table, as_json, remarks, summarise
@@ -152,6 +152,25 @@ def test_unequal_budgets_are_not_ranked_unless_told_to(tmp_path: Path) -> None:
     assert "the budget of 4 images per event is exceeded" in table.unranked
 
 
+def test_rows_whose_teachers_cost_more_are_not_ranked_unless_told_to(tmp_path: Path) -> None:
+    def of(run: Run) -> dict[str, Any]:
+        return by_row(run) | ({"forward_images_per_event": 3.9} if run.row == "ace" else {})
+
+    (table,) = tables(plan_of(tmp_path), of)
+    assert ranks(table) == {"er": None, "ace": None}
+    assert "that go forward only differ by more than 5%: er 0.00, ace 3.90" in table.unranked
+    assert "| images | forward | CPU s |" in markdown([table], [])
+    assert "(a teacher's), not among images" in markdown([table], [])
+    (table,) = tables(plan_of(tmp_path, FILE, "--bench.unequal", "true"), of)
+    assert ranks(table) == {"er": 2, "ace": 1}
+    alike, old = (
+        tables(plan_of(tmp_path), lambda _: {"forward_images_per_event": 3.9}),
+        tables(plan_of(tmp_path), by_row),
+    )
+    assert not alike[0].unranked and not old[0].unranked
+    assert "forward" not in markdown(old, [])
+
+
 def test_unequal_memory_is_not_ranked(tmp_path: Path) -> None:
     text = FILE.replace('model.head = "linear"', "memory.capacity = 130")
     plan = plan_of(tmp_path, text, "--bench.unequal", "true")
@@ -215,6 +234,8 @@ def test_tables_as_text_markdown_and_json(tmp_path: Path) -> None:
     first = whole["tables"][0]["rows"][0]
     assert first["figures"]["final_accuracy"]["mean"] == pytest.approx(0.6)
     assert first["figures"]["final_accuracy"]["seeds"] == 3
+    assert "these three: of the first 100 test examples of a class" in plain
+    assert whole["tables"][0]["test_per_class"] == 100
 
 
 def test_curves_are_averaged_where_they_were_measured() -> None:
@@ -228,3 +249,20 @@ def test_curves_are_averaged_where_they_were_measured() -> None:
     }  # fmt: skip
     assert rows[1]["sets"] == {"group 1": pytest.approx(0.4), "group 2": pytest.approx(0.6)}
     assert rows[2]["sets"] == {"group 1": pytest.approx(0.45), "group 2": pytest.approx(0.85)}
+
+
+def test_a_report_names_its_seeds_and_shows_the_first_pairs_that_there_are(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    results: dict[str, Any] = {run.key: result(run) for run in plan.runs}
+    (table,) = summarise(plan, results)
+    runs = [run for run in plan.runs if run.row == "er"]
+    assert about(table, runs, results) == {
+        "test_per_class": 100, "seeds": [0, 1, 2], "settings_of": "er, seed 0"
+    }  # fmt: skip
+    assert pairs(runs, results) == {"seed": 0, "pairs": None}
+    results[runs[1].key]["figures"]["prototype_pairs"] = [["3", "8", 0.5]]
+    assert pairs(runs, results) == {"seed": 1, "pairs": [["3", "8", 0.5]]}
+    for run, day in zip(runs, ("21", "20", "22"), strict=True):
+        results[run.key]["measured"]["finished"] = f"2026-11-{day}T00:00:00+00:00"
+    ended = about(table, runs, results)["runs_ended"]
+    assert [each[:10] for each in ended] == ["2026-11-20", "2026-11-22"]

@@ -68,6 +68,20 @@ def test_the_learner_is_what_it_would_be_without_questions(tmp_path: Path, text:
     )  # fmt: skip
     assert found["memory_capacity"] == (300 if text is HELD_OUT else 100)
     assert (found["held_out"] > 0) == (text is HELD_OUT)
+    labels, nearest = alone.classes.labels, alone.serving.nearest(10)
+    assert found["prototype_pairs"] == [(labels[a], labels[b], round(cosine, 4)) for a, b, cosine in nearest]
+    assert len(found["prototype_pairs"]) == 10
+    assert found["forward_images_per_event"] == 0
+
+
+def test_what_a_teacher_looks_at_is_counted_apart(tmp_path: Path) -> None:
+    taught = FILE.replace(
+        'method.name = "er"\n', 'method.name = "er"\nmethod.modifiers = ["momentum_teacher"]\n'
+    )
+    found = done(first_run(tmp_path, taught))["figures"]
+    images = found["images_per_event"] * found["learned"]
+    # The first step of 10 events has nothing to replay and no teacher yet.
+    assert found["forward_images_per_event"] * found["learned"] == pytest.approx(images - 10)
 
 
 def test_the_same_run_gives_the_same_figures(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from streamlearn.exporter import PATHS
 from streamlearn.exposition import status
 from streamlearn.observe import Observation, Vitals
-from streamlearn.page.front import LOADS, MOST_PARTITIONS, STANDS_BY, age, clock, front
+from streamlearn.page.front import LOADS, MOST_PARTITIONS, STANDS_BY, age, front
+from streamlearn.page.markup import clock
 from tests.exposed import FULL
 from tests.test_page import NASTY, Reader, read
 

@@ -28,8 +28,8 @@ EFFECTS = (
     "bench_statistics bench_summary bench_table broker_commands check checkpoint clashes cli commands "
     "contender cuts demo demo_view durable exporter exposition families flags group inspect instruments "
     "keeper live logs observe outlet packs page page.charts page.facts page.front page.markup "
-    "page.sections parts poison publish report run runtime settings settings_help standby surroundings "
-    "tell topics watchdog wiring worker"
+    "page.prototypes page.sections parts poison publish report run runtime settings settings_help standby "
+    "surroundings tell topics watchdog wiring worker"
 ).split()
 """Everything that touches the world."""
 

@@ -222,6 +222,7 @@ def test_the_teacher_is_a_divergence_at_its_temperature() -> None:
     assert isinstance(method, MomentumTeacher)
     rows = rows_of(method, [1, 3], make_memory([0, 2]), mixture([0, 1], [1, 0], [0.25, 1.0]))
     assert set(method.loss(model, rows)) == {"all"}, "there is no teacher before the first step"
+    assert method.forwards(4) == 0
     method.after_step(model, rows)
     with torch.no_grad():
         model.flat[::2] *= 1.5
@@ -233,5 +234,6 @@ def test_the_teacher_is_a_divergence_at_its_temperature() -> None:
         p = [math.exp(v / 4) / sum(math.exp(w / 4) for w in t) for v in t]
         q = [math.exp(v / 4) / sum(math.exp(w / 4) for w in s) for v in s]
         total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    assert (method.images(4), method.forwards(4)) == (4, 4), "the teacher's rows are counted apart"
     found = value_of(method.loss(model, rows)["teacher"])
     assert found == pytest.approx(0.5 * 16 * total / len(student), rel=1e-3)

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,58 @@ def test_orange_is_who_forgets_and_blue_the_best() -> None:
     assert [learner.colour for learner in shown] == [1, 2], "nobody forgets"
 
 
+def test_it_says_which_examples_a_figure_is_of() -> None:
+    summary, rows = sample()
+    text = read(page(summary, rows)).text
+    assert "The first" not in text and "of a class" not in text
+    text = read(page(summary | {"test_per_class": 7}, rows)).text
+    for part in (
+        "Worst case and test curves: the first 7 of a class.",
+        "The first 7 test examples of every class seen up to that moment.",
+        "came (WC-ACC). Of the first 7 test examples of a class.",
+        "what is windowed are of the first 7 test examples of a class.",
+    ):
+        assert part in text
+    assert text.count("Of the first 7 test examples of a class.") == 3
+
+
+def test_a_highest_accuracy_stands_beside_the_last_one_of_the_same_examples() -> None:
+    summary, rows = sample(["a", "b"], ["er"])
+    summary["learners"]["er"]["test_accuracy_by_class"] = {"a": 0.111, "b": 0.222}
+    last = rows[-1]["sets"]["a"]
+    text = read(page(summary, rows)).text
+    assert f"{100 * last:.0f} %".replace(" ", " ") in text
+    table = text.partition("Accuracy of each set of test examples")[2].partition("What each new class")[0]
+    assert "11 %" not in table
+
+
+def test_the_nearest_pairs_stand_alone_where_no_map_was_kept() -> None:
+    summary, rows = sample(["cat", "dog", "cow"])
+    found = summary["learners"]
+    found["finetune"]["prototypes"] = {"seed": 3, "pairs": None}
+    found["er"]["prototypes"] = {"seed": 4, "pairs": [["cat", "dog", 0.876]]}
+    found["onpro"]["prototypes"] = {"seed": 5, "pairs": [["cow", "dog", 0.5], ["cat", "dog", 0.25]]}
+    text = read(page(summary, rows)).text.partition("Which classes look alike")[2]
+    text = text.partition("Online accuracy")[0]
+    assert "finetune Not recorded in these results. er" in text.replace("\u2068", "")
+    assert "er seed 4 The nearest pairs classes cosine cat and dog 0.88" in text
+    assert "cow and dog 0.50 cat and dog 0.25" in text and "colour" not in text
+    for each in found.values():
+        each["prototypes"] = {"seed": 3, "pairs": None}
+    text = read(page(summary, rows)).text
+    assert "Which classes look alike Not recorded in these results. Online accuracy" in text
+
+
+def test_images_that_go_forward_only_are_shown_where_there_are_some() -> None:
+    summary, rows = sample(learners=("er", "onpro"))
+    for figures in summary["learners"].values():
+        figures["forward_images_per_event"] = 0.0
+    assert "forward-only" not in page(summary, rows)
+    summary["learners"]["onpro"]["forward_images_per_event"] = 7.94
+    text = read(page(summary, rows)).text
+    assert "forward-only images an event, a teacher's; not among those trained on 0.0 7.9" in text
+
+
 def test_forgetting_is_computed_where_it_is_not_given() -> None:
     rows = [{"sets": {"a": 0.9}}, {"sets": {"a": 0.5, "b": 0.8}}, {"sets": {"a": 0.7, "b": 0.2}}]
     assert lost(rows) == pytest.approx((0.2 + 0.6) / 2)
@@ -298,6 +351,9 @@ def test_small_parts() -> None:
     assert path([(0, 1.0), (10, 0.5)], 10) == "M0.0 0.0L1000.0 50.0"
     for end, texts in ((1, ["0", "1"]), (1347, ["0", "500", "1,000"]), (40, ["0", "10", "20", "30", "40"])):
         assert [re.sub("<[^>]*>", "", tick) for tick in ticks(end)] == texts
+    late = [place for place, tick in enumerate(ticks(60_000)) if 'class="late"' in tick]
+    assert late == [3], "0, 20,000, 40,000 and the end"
+    assert not any("late" in tick for tick in ticks(1347))
     assert headline(facts_of({}, [])) == "No event was learned."
 
 
@@ -305,13 +361,18 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
     settings = Settings(report=str(tmp_path / "report"), evaluation=EvaluationSettings(window=7))
     summary, rows = sample(["cat", "seen_classes"], ["er"], points=4)
     learners = {"er": summary["learners"]["er"] | {"continual": {"windowed_forgetting": {"10": 0.5}}}}
-    folder = write_report(settings, learners, rows)
+    made = datetime(2026, 11, 22, 13, 5, 9, tzinfo=timezone(timedelta(hours=1)))
+    folder = write_report(settings, learners, rows, made, {"seeds": [3, 4]})
     with open(folder / "curves.csv", newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     assert float(last["accuracy_cat"]) == rows[-1]["sets"]["cat"]
     assert float(last["accuracy_seen_classes"]) == rows[-1]["accuracy_seen_classes"]
     assert float(last["accuracy_seen_classes_"]) == rows[-1]["sets"]["seen_classes"]
-    assert json.loads((folder / "summary.json").read_bytes())["settings"]["evaluation.window"] == 7
+    said = json.loads((folder / "summary.json").read_bytes())
+    assert said["settings"]["evaluation.window"] == 7
+    assert (said["made"], said["seeds"]) == ("2026-11-22T12:05:09Z", [3, 4])
     text = (folder / "report.html").read_text("utf-8")
+    assert "Seeds 3, 4; streamlearn" in read(text).text
+    assert "This page was made on 2026-11-22 12:05:09 UTC." in read(text).text
     assert "windowed forgetting 10" in read(text).text
     assert flat({"events": 1}) == {"events": 1}

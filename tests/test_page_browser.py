@@ -10,7 +10,7 @@ from playwright.sync_api import Browser
 
 from streamlearn.page import page as report_page
 from tests.browser import Visit, chromium
-from tests.page_samples import sample
+from tests.page_samples import long, sample
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ NASTY = [
     "",
     "many words in a label " * 3,
 ]
-SIZES = [(1280, 800), (360, 640), (320, 568)]
+SIZES = [(1280, 800), (414, 896), (390, 844), (360, 640), (320, 568)]
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A usual report, one with labels that nobody would choose, and one with nothing in it."""
+    """A usual report, one of a long stream, one with labels that nobody would choose, and an empty one."""
     folder = tmp_path_factory.mktemp("reports")
     texts = {
         "usual": report_page(*sample()),
+        "long": report_page(*long()),
         "nasty": report_page(*sample(NASTY, ["<b>one</b>", "two + " + "very_long_modifier" * 4, "three"])),
         "empty": report_page({}, []),
     }
@@ -44,7 +45,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / f"{name}.html" for name in texts}
 
 
-@pytest.mark.parametrize("name", ["usual", "nasty", "empty"])
+@pytest.mark.parametrize("name", ["usual", "long", "nasty", "empty"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_it_fits(

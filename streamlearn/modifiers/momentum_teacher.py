@@ -44,7 +44,7 @@ class MomentumTeacher(Modifier):
     def loss(self, model: Model, rows: Rows) -> Losses:
         losses = self.inner.loss(model, rows)
         if self.teacher is None or not self.params.weight:
-            return losses
+            return losses  # (`forwards` says the same)
         hot = self.params.temperature
         teacher = functional.softmax(tensor(self.teacher.logits(model, rows.inputs)) / hot, dim=1)
         student = functional.log_softmax(rows.logits(model) / hot, dim=1)
@@ -56,6 +56,10 @@ class MomentumTeacher(Modifier):
         if self.teacher is None:
             self.teacher = Average(model, self.params.rate)
         self.teacher.update(model)
+
+    def forwards(self, rows: int) -> int:
+        asked = self.teacher is not None and self.params.weight
+        return self.inner.forwards(rows) + (rows if asked else 0)
 
     def grow(self, model: Model) -> None:
         self.inner.grow(model)

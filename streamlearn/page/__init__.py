@@ -13,12 +13,13 @@ import orjson
 from streamlearn.page.charts import Book
 from streamlearn.page.facts import Facts, examples_of, facts_of, headline
 from streamlearn.page.markup import Html, count, join, tag
+from streamlearn.page.prototypes import prototypes_section
 from streamlearn.page.sections import (
     comparison,
     curve_section,
     figures_section,
     gaps_section,
-    prototypes_section,
+    of_the_first,
     sets_section,
     settings_section,
 )
@@ -37,17 +38,19 @@ def page(summary: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str
     """
     facts, book = facts_of(summary, curves), Book()
     title = headline(facts)
+    first = f"The first {facts.per_class} test examples of every class"
+    seen = first if facts.per_class else "Test examples of all classes"
     parts = [
         curve_section(
             facts, book, "seen", "Accuracy over everything seen so far",
-            "Test examples of all classes seen up to that moment. A dotted line: new classes arrive."
+            f"{seen} seen up to that moment. A dotted line: new classes arrive."
             + (STAYS if held_out(facts) else ""),
             ("accuracy_seen_classes", "average_accuracy"),
         ),
         curve_section(
             facts, book, "worst", "Worst case",
             "What could be relied on all along: the newest set as it is, every older one at its lowest "
-            "since a newer one came (WC-ACC).",
+            f"since a newer one came (WC-ACC).{of_the_first(facts)}",
             ("worst_case_accuracy",),
         ),
         sets_section(facts, book),
@@ -87,7 +90,10 @@ def lead(facts: Facts) -> str:
         examples = max((examples_of(learner) for learner in facts.learners), default=0.0)
         asked = f"{count(examples)} test examples" if examples else "examples"
         mean = f" Means over {seeds} seeds." if seeds > 1 else ""
-        return f"{said}, each seen once. Accuracy is measured on {asked} that were never learned.{mean}"
+        few = (
+            f" Worst case and test curves: the first {facts.per_class} of a class." if facts.per_class else ""
+        )
+        return f"{said}, each seen once. Accuracy is measured on {asked} that were never learned.{few}{mean}"
     return f"{said}. Nothing was held out for testing, so this page can't say what was forgotten."
 
 

@@ -21,6 +21,8 @@ MOST_ARRIVALS = 40
 """Lines of arrivals in a chart; more would only hide the curves."""
 MOST_TOLD = 300
 """Arrivals that tooltips know, the newest."""
+LATE = 0.85
+"""Ticks behind this share of the way end where they stand: there may be no room for half of their text."""
 MOST_NAMED = 20
 """Prototypes of a map that are named."""
 WIDTH, HEIGHT = 1000.0, 100.0
@@ -168,6 +170,7 @@ def ticks(end: float) -> list[Html]:
             "span",
             count(place),
             style=f"left:{100 * place / (end or 1):.2f}%",
+            class_="late" if place > LATE * end else None,
         )
         for place in places
     ]

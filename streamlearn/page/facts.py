@@ -76,6 +76,8 @@ class Facts:
     classes: int
     noun: str
     """What a set is: "class", or "set" where it is a group of classes or a task."""
+    per_class: int | None
+    """Test examples of a class, its first, that all but the final accuracy is of; None: all of them."""
 
     @property
     def shown(self) -> Sequence[LearnerFacts]:
@@ -86,6 +88,13 @@ class Facts:
         """ "10 classes"."""
         amount = len(self.sets) if amount is None else amount
         return f"{amount:,} {self.noun if amount == 1 else self.plural}"
+
+    @property
+    def asked(self) -> str:
+        """The test examples that all but the final accuracy is of."""
+        return (
+            f"the first {self.per_class} test examples of a class" if self.per_class else "all test examples"
+        )
 
     @property
     def plural(self) -> str:
@@ -125,6 +134,7 @@ def facts_of(summary: Row, curves: Sequence[Row]) -> Facts:
         events=max(events, default=0.0),
         classes=round(known) or len(order),
         noun="class" if len(order) == round(known) or not known else "set",
+        per_class=round(number(summary.get("test_per_class")) or 0) or None,
     )
 
 

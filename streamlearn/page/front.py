@@ -16,6 +16,7 @@ from streamlearn.page.markup import (
     NOTHING,
     SPACE,
     Html,
+    clock,
     count,
     join,
     named,
@@ -186,11 +187,6 @@ def classes(status: Row) -> Html:
 
 def events(value: float | None) -> str:
     return NOTHING if value is None else f"{count(value)} events"
-
-
-def clock(time: str) -> str:
-    """2026-11-21T22:31:05Z -> 2026-11-21 22:31:05 UTC."""
-    return time.replace("T", " ").replace("Z", " UTC")
 
 
 def age(then: str, now: str) -> Html:

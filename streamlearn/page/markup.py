@@ -90,6 +90,11 @@ def count(value: float | None) -> str:
     return NOTHING if value is None else f"{round(value):,}"
 
 
+def clock(time: str) -> str:
+    """2026-11-21T22:31:05Z -> 2026-11-21 22:31:05 UTC."""
+    return time.replace("T", " ").replace("Z", " UTC")
+
+
 def table(
     caption: str, headings: Iterable[str], rows: Iterable[Iterable[str | None]], kind: str = "figures"
 ) -> Html:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from streamlearn.page.charts import (
@@ -14,7 +13,6 @@ from streamlearn.page.charts import (
     heat_map,
     legend,
     line_chart,
-    similarity_map,
     strip,
 )
 from streamlearn.page.facts import (
@@ -30,6 +28,7 @@ from streamlearn.page.markup import (
     NOTHING,
     Html,
     brief,
+    clock,
     count,
     folded,
     join,
@@ -66,6 +65,11 @@ def some_of(shown: int, there_are: int, what: str) -> Html | None:
         return None
     said = f"{shown:,} of {there_are:,} {what} are shown, evenly chosen in order of appearance; "
     return tag("p", f"{said}curves.csv and summary.json have all.", class_="note")
+
+
+def of_the_first(facts: Facts) -> str:
+    """Which test examples a figure is of, where it isn't all."""
+    return f" Of {facts.asked}." if facts.per_class else ""
 
 
 def comparison(facts: Facts) -> Html | None:
@@ -157,7 +161,7 @@ def sets_section(facts: Facts, book: Book) -> Html | None:
     return section(
         f"Every {what} over time",
         f"A row for each {what}, oldest at the top; it begins where the {what} was first seen. A row that "
-        "turns orange is being forgotten.",
+        f"turns orange is being forgotten.{of_the_first(facts)}",
         colour_scale("0 % right", "100 %"),
         tag("div", *maps, class_="side-by-side"),
         some_of(len(names), len(facts.sets), facts.plural),
@@ -175,7 +179,9 @@ def sets_table(facts: Facts, names: Sequence[str]) -> Html:
         cells: list[str | None] = [named(name)]
         for learner in facts.shown:
             values = [row["sets"][name] for row in learner.rows if name in row["sets"]]
-            cells += [percent(max(values, default=None), 0), percent(learner.final.get(name), 0)]
+            # Of the same examples as the highest; the final figure may be of more.
+            last = values[-1] if values else learner.final.get(name)
+            cells += [percent(max(values, default=None), 0), percent(last, 0)]
         rows.append(cells)
     return table("Accuracy of each set of test examples", headings, rows)
 
@@ -220,60 +226,11 @@ def gaps_section(facts: Facts, book: Book) -> Html | None:
         "What each new class costs",
         "The stability gap: how far accuracy on everything known before falls when something new arrives, "
         "until it is back (within one point). Each bar is one arrival, from the accuracy before it to the "
-        "lowest after; the line follows those older classes until the next arrival.",
+        f"lowest after; the line follows those older classes until the next arrival.{of_the_first(facts)}",
         tag("div", *charts, class_="side-by-side"),
         some_of(len(rows), there_are, "arrivals"),
         folded("As a table", table("Stability gap at each arrival", headings, rows)),
     )
-
-
-def prototypes_section(facts: Facts, book: Book) -> Html | None:
-    """Which classes look alike to a learner."""
-    maps = [(learner, *likeness(learner)) for learner in facts.shown]
-    highest = max((value for _, _, rows in maps for row in off_diagonal(rows) for value in row), default=0.0)
-    top = max(1, math.ceil(10 * highest)) / 10
-    shown = []
-    for learner, names, rows in maps:
-        if len(names) < 2:
-            continue
-        found = mapping(learner.figures.get("prototypes"))
-        label = f"{plain(learner.name)}: cosine similarity of {len(names)} prototypes"
-        pairs = [
-            [join([named(str(one)), " and ", named(str(other))]), f"{number(cosine) or 0.0:.2f}"]
-            for one, other, cosine in (found.get("pairs") or ())[:10]
-        ]
-        shown.append(
-            tag(
-                "figure",
-                tag("figcaption", named(learner.name)),
-                similarity_map(book, f"prototypes{learner.index}", label, names, rows, top),
-                some_of(len(names), len(found["labels"]), "prototypes"),
-                table("The nearest pairs", ["classes", "cosine"], pairs, "figures pairs") if pairs else None,
-            )
-        )
-    if not shown:
-        return None
-    return section(
-        "Which classes look alike",
-        "Cosine similarity of the classes' prototypes, with which the learner tells them apart. The stronger "
-        "the colour, the easier the two are to confuse.",
-        colour_scale("≤ 0: unlike", f"{top:.1f}: most alike", "cosines"),
-        tag("div", *shown, class_="side-by-side"),
-    )
-
-
-def likeness(learner: LearnerFacts) -> tuple[list[str], list[list[float]]]:
-    """Labels and cosines of MOST_ROWS prototypes at most; none where they don't fit together."""
-    found = mapping(learner.figures.get("prototypes"))
-    labels, rows = found.get("labels") or (), found.get("similarity") or ()
-    if any(len(row) != len(labels) or len(rows) != len(labels) for row in rows):
-        return [], []
-    which = spread(range(len(rows)), MOST_ROWS)
-    return [str(labels[i]) for i in which], [[number(rows[y][x]) or 0.0 for x in which] for y in which]
-
-
-def off_diagonal(rows: Sequence[Sequence[float]]) -> list[list[float]]:
-    return [[value for x, value in enumerate(row) if x != y] for y, row in enumerate(rows)]
 
 
 def figures_section(facts: Facts) -> Html | None:
@@ -297,6 +254,11 @@ def figures_section(facts: Facts) -> Html | None:
         ]
     error = max((standard_error(learner) or 0.0 for learner in learners), default=0.0)
     notes = []
+    if facts.per_class:
+        notes.append(
+            "Accuracy is of all test examples; worst case, forgetting, lowest of the past, stability gap and "
+            f"what is windowed are of {facts.asked}."
+        )
     if error:
         notes.append(f"Standard error of the accuracy: at most {points(error)} points.")
     if len(learners) < len(facts.learners):
@@ -337,6 +299,8 @@ def final_figures(learners: Sequence[LearnerFacts]) -> list[tuple[str, str, list
         key=lambda window: (len(window), window),
     )
     ratio = [NOTHING if v is None else f"{v:.1f}" for v in each("figures", "images_per_event")]
+    aside = each("figures", "forward_images_per_event")
+    forward = [f"{v or 0.0:.1f}" if any(aside) else NOTHING for v in aside]
     return [
         ("accuracy", "over all classes", [percent(learner.accuracy) for learner in learners]),
         ("worst case", "mean of every set's lowest accuracy since a newer one came (WC-ACC)",
@@ -355,6 +319,7 @@ def final_figures(learners: Sequence[LearnerFacts]) -> list[tuple[str, str, list
         ("events learned", "", [count(v) for v in each("figures", "events_learned")]),
         ("classes", "", [count(v) for v in each("figures", "known_classes")]),
         ("images per event", "trained on", ratio),
+        ("forward-only images", "an event, a teacher's; not among those trained on", forward),
         ("memory", "examples", [count(v) for v in each("figures", "memory_examples")]),
         ("predicts with", "", [str(each.figures.get("serving") or NOTHING) for each in learners]),
         ("time", "learning", [seconds(v) for v in each("figures", "seconds")]),
@@ -367,10 +332,19 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def settings_section(summary: Row) -> Html:
-    """Seed, versions and every setting."""
+    """Seeds, versions, dates and every setting."""
     versions = mapping(summary.get("versions"))
     settings = mapping(summary.get("settings"))
     made = ", ".join(f"{name} {version}" for name, version in versions.items())
+    seeds = summary.get("seeds") or [summary.get("seed", NOTHING)]
+    said = f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    said += f"; {made}." if made else "."
+    if runs := summary.get("runs_ended"):
+        days = list(dict.fromkeys(str(each)[:10] for each in runs))
+        said += f" The runs ended {'from' if len(days) > 1 else 'on'} {' to '.join(days)}."
+    if written := summary.get("made"):
+        said += f" This page was made on {clock(str(written))}."
+    whose = f", of {summary['settings_of']}" if summary.get("settings_of") else ""
     rows = [
         [tag("code", str(key)), tag("code", brief(str(value), 300))]
         for key, value in sorted(settings.items())
@@ -379,6 +353,6 @@ def settings_section(summary: Row) -> Html:
     return section(
         "How it was made",
         None,
-        tag("p", f"Seed {summary.get('seed', NOTHING)}", f"; {made}." if made else "."),
-        folded(f"All {len(rows)} settings", listed) if listed else None,
+        tag("p", said),
+        folded(f"All {len(rows)} settings{whose}", listed) if listed else None,
     )
