@@ -255,6 +255,19 @@ def test_the_port_is_free_again_and_kept_connections_end() -> None:
         assert again.start() == f"http://127.0.0.1:{port}"
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_on_all_interfaces_it_gives_a_url_that_people_can_use(host: str) -> None:
+    exporter = Exporter(Vitals(60), host, 0)
+    with closing(exporter):
+        try:
+            url = exporter.start()
+        except ExporterError:
+            pytest.skip("no IPv6 here")
+        assert url == f"http://{socket.gethostname()}:{exporter.port}"
+        assert exporter.everywhere
+    assert not Exporter(Vitals(60), "127.0.0.1", 0).everywhere
+
+
 def test_ipv6(request: pytest.FixtureRequest) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
