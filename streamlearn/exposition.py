@@ -46,8 +46,13 @@ GAUGES: tuple[Figure, ...] = (
     ("checkpoint_bytes", "Size of the last checkpoint.", "checkpoint.bytes"),
     (
         "checkpoint_free_bytes",
-        "Free on the disk of the checkpoints when the last one had been written; absent before the first.",
+        "Free on the disk of the checkpoints after the last attempt to write one, or at the start.",
         "checkpoint.free_bytes",
+    ),
+    (
+        "checkpoint_writing_seconds",
+        "For so long the checkpoint under way has been being written; 0 when none is.",
+        "checkpoint.writing_seconds",
     ),
     (
         "last_checkpoint_timestamp_seconds",
@@ -278,6 +283,10 @@ def status(vitals: Vitals) -> dict[str, Any]:
             "bytes": checkpoint.bytes,
             "written": checkpoint.written,
             "failures": checkpoint.failures,
+            "duration_seconds": checkpoint.last_duration,
+            "pause_seconds": checkpoint.last_pause,
+            "writing_seconds": checkpoint.writing_seconds,
+            "free_bytes": checkpoint.free_bytes,
         },
         "prequential": {
             kind: {name: getattr(figures, name) for name, _ in PREQUENTIAL}

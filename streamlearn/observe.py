@@ -82,7 +82,9 @@ class Stopwatch:
 class CheckpointFigures:
     """Of the checkpoints of this run. `last_timestamp`: seconds since 1970, None before the first.
 
-    free_bytes: on their disk, once the last one had been written.
+    free_bytes: on their disk, after the last attempt to write one, or at the start. writing_seconds: for so
+    long the one under way has been being written, 0 when none is; looked up by `Vitals.look`, as free_bytes
+    is. last_duration, last_pause: of the last one, in seconds.
     """
 
     written: int = 0
@@ -93,6 +95,9 @@ class CheckpointFigures:
     free_bytes: int | None = None
     duration: Histogram = field(default_factory=Histogram)
     pause: Histogram = field(default_factory=Histogram)
+    writing_seconds: float = 0.0
+    last_duration: float | None = None
+    last_pause: float | None = None
 
     def copy(self) -> CheckpointFigures:
         return replace(self, duration=self.duration.copy(), pause=self.pause.copy())

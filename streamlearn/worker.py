@@ -88,6 +88,7 @@ class Worker:
         Raises ConnectorError, Disagreement, NothingWhole, WrongFormat, OSError; Stopped if `stop` was called
         while the source was read again.
         """
+        self.keeper.look()
         claim = self.group.claim(self.vitals, self._stop.is_set)
         found = self.store.newest(log.error) if claim is None else self.group.found(claim)
         resume, marks = Resume(), None

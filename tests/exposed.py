@@ -93,7 +93,9 @@ FULL = Observation(
     to_prediction=histogram(0.5),
     stages={"decode": histogram(0.002, 0.002, 0.5, 100.0), "predict": histogram(0.01)},
     latency=histogram(0.02, 0.04),
-    checkpoint=CheckpointFigures(9, 1, "c-9", 1795240800.5, 4096, 8192, histogram(0.5), histogram(0.001)),
+    checkpoint=CheckpointFigures(
+        9, 1, "c-9", 1795240800.5, 4096, 8192, histogram(0.5), histogram(0.001), 2.5, 0.5, 0.001
+    ),
 )
 TOPIC = 'odd "topic"\n\\udc80'  # as a label: bytes of a path that are no text are escaped
 
@@ -197,6 +199,7 @@ EXPECTED: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
         ("streamlearn_checkpoint_pause_seconds_sum", {}, 0.001),
         ("streamlearn_checkpoint_bytes", {}, 4096),
         ("streamlearn_checkpoint_free_bytes", {}, 8192),
+        ("streamlearn_checkpoint_writing_seconds", {}, 2.5),
         ("streamlearn_last_checkpoint_timestamp_seconds", {}, 1795240800.5),
     ]
 }

@@ -163,6 +163,10 @@ def test_status_says_it_all(site: Site) -> None:
             "bytes": 4096,
             "written": 9,
             "failures": 1,
+            "duration_seconds": 0.5,
+            "pause_seconds": 0.001,
+            "writing_seconds": 2.5,
+            "free_bytes": 8192,
         },
         "prequential": {
             "cumulative": {
