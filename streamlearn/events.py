@@ -323,6 +323,14 @@ class GroupSource(Source, Protocol):
     def silence(self) -> float:
         """Seconds for which the thread that reads has given no sign of life. From any thread."""
 
+    @property
+    def answered_at(self) -> float | None:
+        """See `Observation`. From any thread."""
+
+    @property
+    def away(self) -> str | None:
+        """That no broker has answered since the start, in words. From any thread."""
+
     def ages(self) -> list[tuple[float, int]]:
         """Of answers that became visible since the last call: seconds since their records' time, how many."""
 

@@ -88,6 +88,14 @@ class Alone:
         """Seconds for which the thread that reads has given no sign of life. From any thread."""
         return float(getattr(self._alone, "silence", 0.0))
 
+    def answered_at(self) -> float | None:
+        """When a broker last answered, in seconds since 1970 (see `Observation`). From any thread."""
+        return getattr(self._alone, "answered_at", None)
+
+    def away(self) -> str | None:
+        """That no broker has answered since the start, in words. From any thread."""
+        return getattr(self._alone, "away", None)
+
     def ages(self) -> list[tuple[float, int]]:
         """Of answers that became visible since the last call: seconds since their records' time, how many."""
         return []
@@ -187,6 +195,12 @@ class Group(Alone):
 
     def silence(self) -> float:
         return self._source.silence
+
+    def answered_at(self) -> float | None:
+        return self._source.answered_at
+
+    def away(self) -> str | None:
+        return self._source.away
 
     def ages(self) -> list[tuple[float, int]]:
         return self._source.ages()

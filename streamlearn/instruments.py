@@ -49,6 +49,7 @@ class Instruments:
         self._skipped = 0
         vitals.checkpoint_problem = keeper.sickness
         vitals.source_silence = group.silence
+        vitals.away = group.away
         vitals.held = self._held
         vitals.live = self._live
 
@@ -141,6 +142,7 @@ class Instruments:
         traffic = self._group.traffic({int(p): o for p, o in offsets.items()})
         return {
             "traffic": traffic,
+            "answered_at": self._group.answered_at(),
             "checkpoint": replace(
                 seen.checkpoint,
                 free_bytes=self.keeper.figures.free_bytes,

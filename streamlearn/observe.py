@@ -144,7 +144,11 @@ class DeviceFigures:
 
 @dataclass(frozen=True)
 class Observation:
-    """One moment of a worker. `traffic`, `memory` and `device` are looked up by `Vitals.look`."""
+    """One moment of a worker. `traffic`, `memory` and `device` are looked up by `Vitals.look`.
+
+    answered_at: when a broker last answered, in seconds since 1970; before the first answer, when the worker
+    began to ask. None where there is no broker.
+    """
 
     step: int = 0
     epoch: int = 0
@@ -181,6 +185,7 @@ class Observation:
     offsets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     checkpointed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     traffic: Traffic | None = None
+    answered_at: float | None = None
     queues: Mapping[str, int] = field(default_factory=dict)
     memory: MemoryFigures | None = None
     device: DeviceFigures | None = None
@@ -289,6 +294,8 @@ class Vitals:
         """Asked anew each time: the worker's thread may be waiting for the very write that hangs."""
         self.source_silence: Callable[[], float] = lambda: 0.0
         """Seconds for which the thread that reads has given no sign of life. Asked anew each time."""
+        self.away: Callable[[], str | None] = lambda: None
+        """That no broker has answered since the start, in words. Asked anew each time."""
         self.live: Callable[[Observation], Mapping[str, Any]] = lambda seen: {}
         """What is looked up when somebody asks, for the fields of an Observation."""
         self.held: Callable[[], bool] = lambda: True
