@@ -243,12 +243,14 @@ class Standing:
     """What one that stands by sees of its group.
 
     checkpoint, published: as in `Claim`, as committed by now. led: whether another one surely learns, and
-    isn't merely remembered by the broker.
+    isn't merely remembered by the broker. elsewhere: whether the group has given the partitions to another
+    one, and doesn't merely form.
     """
 
     checkpoint: str | None = None
     published: Mapping[int, int] = field(default_factory=dict)
     led: bool = False
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from streamlearn.events import (
     Unreachable,
 )
 from streamlearn.keeper import Keeper
-from streamlearn.observe import Vitals
+from streamlearn.observe import STARTING, Vitals
 from streamlearn.settings import Settings, commands_topic
 from streamlearn.standby import Found, StandBy
 
@@ -49,7 +49,7 @@ class Alone:
         return False
 
     def claim(self, vitals: Vitals, stopped: Callable[[], bool]) -> Claim | None:
-        """Stand by until it is this worker's turn, which `vitals` is told. Raises Stopped."""
+        """Stand by until it is this worker's turn; `vitals` is told while it does. Raises Stopped."""
         return None
 
     def survey(self) -> Claim | None:
@@ -146,15 +146,21 @@ class Group(Alone):
 
     def claim(self, vitals: Vitals, stopped: Callable[[], bool]) -> Claim | None:
         def stand_by() -> None:
-            vitals.play("standby")
             standing = self._source.standing()
             with vitals.inside("reading the checkpoint that the group's commit names"):
                 self._standing_by.look(standing)
+            # While the group merely forms, or a dead learner is remembered, it may be this one's turn soon.
+            if standing.elsewhere:
+                vitals.play("standby")
 
-        claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
-        self._standing_by.own(self._source.fingerprint({}))
+        with vitals.inside("taking a name in the state folder"):
+            name = self._standing_by.member()
+        with vitals.inside("joining the group"):
+            claim = self._source.claim(name, stand_by, stopped)
+        vitals.play(STARTING)
+        with vitals.inside("looking whose the state folder is"):
+            self._standing_by.own(self._source.fingerprint({}))
         self._published = dict(claim.published)
-        vitals.play("learner")
         return claim
 
     def survey(self) -> Claim | None:

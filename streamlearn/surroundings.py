@@ -24,7 +24,7 @@ def surroundings(seen: Observation, vitals: Vitals) -> Iterator[Metric]:
     yield gauge("ready", "1 while /readyz says so.", {(): float(vitals.unready() is None)})
     text = "1 while outputs can't be handed over: a full disk, a reader or broker that takes nothing."
     yield gauge("outputs_stalled", text, {(): float(vitals.output_problem is not None)})
-    text = "1 for what this worker is: of a group one learns, the others stand by."
+    text = "1 for what this worker is: of a group one learns, the others stand by. All 0 while it starts."
     yield gauge("role", text, {(name,): float(name == vitals.role) for name in ROLES}, "role")
     yield gauge("paused", "1 while a command has paused the worker.", {(): float(seen.paused)})
     text = "1 if the process went on from a checkpoint, 0 if it began anew."

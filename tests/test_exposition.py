@@ -27,7 +27,7 @@ from tests.scrape import OPENMETRICS, Site, parsed, serving
 def site() -> Iterator[Site]:
     vitals = Vitals(60)
     vitals.observation = FULL
-    vitals.ready = True
+    vitals.play("learner")
     with serving(vitals) as running:
         yield running
 
@@ -224,6 +224,7 @@ def test_status_of_a_worker_that_has_done_nothing() -> None:
     with serving(Vitals(60)) as site:
         status = json.loads(site.ask("/status").body)
     assert status["ready"] is False
+    assert (status["role"], status["unready"]) == ("starting", "not ready")
     assert status["last_checkpoint"]["id"] is None
     assert status["kappa"] is None
 

@@ -79,6 +79,8 @@ class DataPlane(Service):
         """The record after the last one that went into the inbox, or the end of the gap behind that."""
         self._owned: frozenset[TopicPartition] = frozenset()
         self._assignment: frozenset[TopicPartition] = frozenset()
+        self.elsewhere = False
+        """Has the group, when it last formed, given the partitions to another member?"""
         self._incomplete_since: float | None = None
         self._turn = 0
         self._stopping = False
@@ -98,9 +100,7 @@ class DataPlane(Service):
         if options.group is not None:
             self.consumer.subscribe(list(topics), listener=Listener(self.revoked, self.given))
             return
-        self._assignment = frozenset(
-            TopicPartition(t, p) for t, count in topics.items() for p in range(count)
-        )
+        self._assignment = frozenset(TopicPartition(t, p) for t, n in topics.items() for p in range(n))
         self.consumer.assign(list(self._assignment))
         self._assigned.set()
 
@@ -210,6 +210,7 @@ class DataPlane(Service):
         """A rebalance has ended."""
         self._assignment = partitions
         if not self._owned:
+            self.elsewhere = not partitions
             if partitions:
                 self._assigned.set()
             return
@@ -218,9 +219,8 @@ class DataPlane(Service):
             return
         for tp in partitions - self._owned:
             if tp.topic == self.commands_topic:
-                self.fail(
-                    UsageError(f"topic {tp.topic} has got several partitions: commands need one, in order")
-                )
+                several = f"topic {tp.topic} has got several partitions: commands need one, in order"
+                self.fail(UsageError(several))
                 return
             log.warning(
                 "%s has a new partition, %d: it is read from its beginning; keys may have moved to it",

@@ -270,7 +270,7 @@ class KafkaSource:
             return Standing()
         self._contact.answered()
         published = {p: offset for (topic, p), offset in found.published.items() if topic == self.topic}
-        return Standing(found.checkpoint, published, self._members.led)
+        return Standing(found.checkpoint, published, self._members.led, plane.elsewhere)
 
     # -- reading
 
