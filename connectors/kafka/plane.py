@@ -60,8 +60,7 @@ class DataPlane(Service):
         self.inbox = inbox_of(options, lambda: loop.call_soon_threadsafe(self._room.set))
         self.outbox = Outbox(options.outbox_bytes, lambda: loop.call_soon_threadsafe(self._handed.set))
         self.consumer: AIOKafkaConsumer | None = None
-        self._assigned = asyncio.Event()
-        self._gate = asyncio.Event()
+        self._assigned, self._gate = asyncio.Event(), asyncio.Event()
         self.gaps = Gaps()
         answered, owning, gap = self._answered, self._assigned.wait, self.gaps.last
         self.committer = Committer(
@@ -82,8 +81,7 @@ class DataPlane(Service):
         self.elsewhere = False
         """Has the group, when it last formed, given the partitions to another member?"""
         self._incomplete_since: float | None = None
-        self._turn = 0
-        self._stopping = False
+        self._turn, self._stopping = 0, False
         self.held = self._gate.is_set
         """Are the partitions this member's, sought and read?"""
 
@@ -160,6 +158,8 @@ class DataPlane(Service):
         self._owned = self._assignment if still else frozenset()
         # Whoever joins while the checkpoint is being loaded must find a learner here.
         self.committer.epoch = committed.epoch + 1
+        if still:
+            self.add_future(self._guarded(lambda: self.watch.begin(self.consumer, self.places, self.next)))
         return committed, still
 
     async def _asked(self, question: Awaitable[Any]) -> Any:

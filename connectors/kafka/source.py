@@ -259,7 +259,7 @@ class KafkaSource:
             found = self.link.call(
                 lambda: read_committed(options, self.topic, asker=plane.standby), self._stopped, timeout
             )
-            self.link.call(lambda: self._members.look(plane.standby), self._stopped, timeout)
+            strange = self.link.call(lambda: self._members.look(plane.standby), self._stopped, timeout)
         except Unreachable as error:
             away = self._contact.silence
             if away > options.patience:
@@ -270,7 +270,8 @@ class KafkaSource:
             return Standing()
         self._contact.answered()
         published = {p: offset for (topic, p), offset in found.published.items() if topic == self.topic}
-        return Standing(found.checkpoint, published, self._members.led, plane.elsewhere)
+        elsewhere = plane.elsewhere and not strange  # whoever learns another topic is nobody's to replace
+        return Standing(found.checkpoint, published, self._members.led, elsewhere)
 
     # -- reading
 
@@ -375,7 +376,7 @@ class KafkaSource:
     @property
     def answered_at(self) -> float:
         plane = getattr(self._link, "plane", None)
-        return float(plane.watch.answered_at if plane is not None and plane.next else self._contact.at)
+        return self._contact.at if plane is None else max(self._contact.at, float(plane.watch.answered_at))
 
     @property
     def away(self) -> str | None:
