@@ -69,6 +69,7 @@ class ContinualFigures:
     average_accuracy: of A(i, t), over the sets evaluated at t.
     forgetting: of max over n < t of A(i, n) - A(i, t), over those with an earlier evaluation. Negative: it
         knows more than it ever did.
+    worst_set_drop: the largest such difference of one set, at least 0: what the mean over many sets hides.
     min_accuracy: of the minimum of A(i, n) since set i became past, over past sets.
     worst_case_accuracy: of that minimum for past sets and of A(i, t) for the others (a past one that was
         not evaluated since counts like them). With one set that is not past, it is the paper's WC-ACC.
@@ -82,6 +83,7 @@ class ContinualFigures:
     evaluations: int
     average_accuracy: float | None
     forgetting: float | None
+    worst_set_drop: float | None
     min_accuracy: float | None
     worst_case_accuracy: float | None
     windowed_forgetting: dict[int, float]
@@ -169,7 +171,7 @@ class Continual:
         """All figures, as of the latest evaluation."""
         n, past = len(self.names), self._past
         best, lowest, now, rolling = self._rows[: len(_ROWS), :n]
-        worst = now.copy()
+        drops, worst = best - now, now.copy()
         worst[:past] = np.where(np.isnan(lowest[:past]), now[:past], lowest[:past])
         windowed = [_mean(row) for row in self._rows[len(_ROWS) :]]
         shift = self.shifts[-1] if self.shifts else None
@@ -178,7 +180,8 @@ class Continual:
             events=self.events,
             evaluations=self.evaluations,
             average_accuracy=_mean(now),
-            forgetting=_mean(best - now),
+            forgetting=_mean(drops),
+            worst_set_drop=max(0.0, float(np.fmax.reduce(drops))) if not np.isnan(drops).all() else None,
             min_accuracy=_mean(lowest[:past]),
             worst_case_accuracy=_mean(worst),
             windowed_forgetting=self._by_window(windowed[0::2]),

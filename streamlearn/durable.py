@@ -105,6 +105,12 @@ def shape_of(learner: OnlineLearner) -> str:
     return f"x has shape {list(schema.shape)}, {schema.dtype}: {net} with {model.flat.numel()} parameters"
 
 
+def sums_of(learner: OnlineLearner) -> str:
+    """What became of the records."""
+    counts, dead = learner.counts, sum(learner.counts.rejected.values())
+    return f"{counts.records + dead} records, {counts.learned} learned, {dead} dead letters"
+
+
 def check_settings(settings: Settings, manifest: Manifest) -> list[str]:
     """Compare with a checkpoint. Raises Disagreement where state depends on it; returns what is adopted."""
     core = CoreSettings(**manifest.body["settings"])
@@ -131,6 +137,13 @@ def _flat(settings: CoreSettings) -> dict[str, Any]:
         if section != "seed":
             flat |= {f"{section}.{name}": item for name, item in value.model_dump(mode="json").items()}
     return flat
+
+
+def take(settings: Settings, learner: OnlineLearner, manifest: Manifest, parts: Snapshot) -> None:
+    """Load a checkpoint into a fresh learner, and say what is otherwise than it was. Raises Disagreement."""
+    for level, sentence in adopt(settings, manifest):
+        log.log(level, "%s", sentence)
+    restore(learner, manifest, parts)
 
 
 def restore(learner: OnlineLearner, manifest: Manifest, parts: Snapshot) -> None:

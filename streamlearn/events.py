@@ -243,12 +243,14 @@ class Standing:
     """What one that stands by sees of its group.
 
     checkpoint, published: as in `Claim`, as committed by now. led: whether another one surely learns, and
-    isn't merely remembered by the broker.
+    isn't merely remembered by the broker. elsewhere: whether the group has given the partitions to another
+    one, and doesn't merely form.
     """
 
     checkpoint: str | None = None
     published: Mapping[int, int] = field(default_factory=dict)
     led: bool = False
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -322,6 +324,14 @@ class GroupSource(Source, Protocol):
     @property
     def silence(self) -> float:
         """Seconds for which the thread that reads has given no sign of life. From any thread."""
+
+    @property
+    def answered_at(self) -> float | None:
+        """See `Observation`. From any thread."""
+
+    @property
+    def away(self) -> str | None:
+        """That no broker has answered since the start, in words. From any thread."""
 
     def ages(self) -> list[tuple[float, int]]:
         """Of answers that became visible since the last call: seconds since their records' time, how many."""

@@ -199,6 +199,8 @@ class Exporter:
 
     def __init__(self, vitals: Vitals, host: str, port: int) -> None:
         self.vitals, self.host = vitals, host
+        self.everywhere = False
+        """Does it listen on all interfaces, once started?"""
         self._port = port
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -209,7 +211,7 @@ class Exporter:
         return self._port
 
     def start(self) -> str:
-        """Listen and answer; returns the URL. Raises ExporterError if host and port can't be had."""
+        """Listen and answer; returns a URL for people. Raises ExporterError if host and port can't be had."""
         registry = CollectorRegistry()
         registry.register(WorkerCollector(self.vitals))
         ProcessCollector(registry=registry)
@@ -219,7 +221,10 @@ class Exporter:
             target=server.serve_forever, args=(0.1,), name="exporter", daemon=True
         )
         self._thread.start()
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self._port}"
+        self.everywhere = server.server_address[0] in ("0.0.0.0", "::")
+        # All interfaces have no address of their own that a browser could be given.
+        host = socket.gethostname() if self.everywhere else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     def probe(self) -> None:
         """Nothing, if host and port can be had now. Raises ExporterError as `start` would."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from prometheus_client.core import Metric
@@ -22,6 +22,7 @@ from streamlearn.reasons import REASONS
 from streamlearn.surroundings import surroundings
 
 Figure = tuple[str, str, str]
+T = TypeVar("T")
 
 COUNTERS: tuple[Figure, ...] = (
     ("skipped_steps", "Updates left out because their loss was not a finite number.", "skipped_steps"),
@@ -45,8 +46,13 @@ GAUGES: tuple[Figure, ...] = (
     ("checkpoint_bytes", "Size of the last checkpoint.", "checkpoint.bytes"),
     (
         "checkpoint_free_bytes",
-        "Free on the disk of the checkpoints when the last one had been written; absent before the first.",
+        "Free on the disk of the checkpoints after the last attempt to write one, or at the start.",
         "checkpoint.free_bytes",
+    ),
+    (
+        "checkpoint_writing_seconds",
+        "For so long the checkpoint under way has been being written; 0 when none is.",
+        "checkpoint.writing_seconds",
     ),
     (
         "last_checkpoint_timestamp_seconds",
@@ -58,14 +64,19 @@ GAUGES: tuple[Figure, ...] = (
 CONTINUAL: tuple[tuple[str, str], ...] = (
     ("average_accuracy", "Mean accuracy on the held-out sets of everything taught so far."),
     ("forgetting", "Mean of each held-out set's best accuracy so far minus the present one."),
+    ("worst_set_drop", "Largest drop of one held-out set from its best accuracy so far, over all of them."),
     ("min_accuracy", "Mean over past sets of the lowest accuracy since a newer class appeared."),
     ("worst_case_accuracy", "Lower bound of the accuracy at any time since: WC-ACC."),
     ("stability_gap", "Accuracy on past sets lost at the last new class, until it recovered."),
     ("stability_gap_recovery_events", "Events until it had recovered; absent while it hasn't."),
 )
 """Continual evaluation: names in ContinualFigures, and help."""
-MOST_SETS = 50
-"""Held-out sets with an accuracy of their own, the newest; the averages are over all."""
+OLDEST_SETS = NEWEST_SETS = 25
+"""Held-out sets with an accuracy of their own, where there are more: the averages are over all.
+
+The oldest, which have had the most time to be forgotten, are there for good; one of the newest is there until
+as many newer ones have come, and never again: no series comes back with a hole in it.
+"""
 
 HISTOGRAMS: tuple[Figure, ...] = (
     ("prediction_latency_seconds", "From reading an event to handing over its answer.", "latency"),
@@ -177,12 +188,12 @@ def _continual(seen: Observation, base: Observation) -> Iterator[Metric]:
     ):
         values = {(str(window),): value for window, value in by_window.items()}
         yield gauge(name, f"{text} so many evaluations.", values, "window")
-    last = figures.sets[-MOST_SETS:]
-    accuracies = {(printable(one.name), "fixed"): one.fixed for one in last}
-    accuracies |= {(printable(one.name), "rolling"): one.rolling for one in last}
+    sets = shown(figures.sets)
+    accuracies = {(printable(one.name), "fixed"): one.fixed for one in sets}
+    accuracies |= {(printable(one.name), "rolling"): one.rolling for one in sets}
     text = "Accuracy on a held-out set: on its fixed examples, and on its newest ones."
     yield gauge("set_accuracy", text, accuracies, "set", "kind")
-    errors = {(printable(o.name),): e for o, e in zip(last, evaluation.errors[-MOST_SETS:], strict=True)}
+    errors = {(printable(o.name),): e for o, e in zip(sets, shown(evaluation.errors), strict=True)}
     yield gauge("set_accuracy_standard_error", "At most, of the fixed examples'.", errors, "set")
     for name, text, value in (
         ("evaluation_interval_steps", "Steps between the last two evaluations.", evaluation.interval_steps),
@@ -272,6 +283,10 @@ def status(vitals: Vitals) -> dict[str, Any]:
             "bytes": checkpoint.bytes,
             "written": checkpoint.written,
             "failures": checkpoint.failures,
+            "duration_seconds": checkpoint.last_duration,
+            "pause_seconds": checkpoint.last_pause,
+            "writing_seconds": checkpoint.writing_seconds,
+            "free_bytes": checkpoint.free_bytes,
         },
         "prequential": {
             kind: {name: getattr(figures, name) for name, _ in PREQUENTIAL}
@@ -318,19 +333,26 @@ def _plain_memory(figures: MemoryFigures) -> dict[str, Any]:
 
 
 def continual(figures: ContinualFigures) -> dict[str, Any]:
-    """The figures of continual evaluation as plain values, of the newest sets."""
-    last = figures.sets[-MOST_SETS:]
+    """The figures of continual evaluation as plain values; of the sets, those that are `shown`."""
+    sets = shown(figures.sets)
     return {
         **{name: getattr(figures, name) for name, _ in CONTINUAL},
         "evaluations": figures.evaluations,
         "windowed_forgetting": {str(w): value for w, value in figures.windowed_forgetting.items()},
         "windowed_plasticity": {str(w): value for w, value in figures.windowed_plasticity.items()},
-        "sets": {printable(one.name): {"fixed": one.fixed, "rolling": one.rolling} for one in last},
+        "sets": {printable(one.name): {"fixed": one.fixed, "rolling": one.rolling} for one in sets},
     }
 
 
+def shown(sets: Sequence[T]) -> list[T]:
+    """Of what there is by set, in the order in which they appeared: that of the oldest and of the newest."""
+    if len(sets) <= OLDEST_SETS + NEWEST_SETS:
+        return list(sets)
+    return [*sets[:OLDEST_SETS], *sets[-NEWEST_SETS:]]
+
+
 def _evaluation(figures: EvaluationFigures) -> dict[str, Any]:
-    return asdict(figures) | {"errors": list(figures.errors[-MOST_SETS:])}
+    return asdict(figures) | {"errors": shown(figures.errors)}
 
 
 def _mean(histogram: Histogram) -> float | None:

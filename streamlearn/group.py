@@ -23,7 +23,7 @@ from streamlearn.events import (
     Unreachable,
 )
 from streamlearn.keeper import Keeper
-from streamlearn.observe import Vitals
+from streamlearn.observe import STARTING, Vitals
 from streamlearn.settings import Settings, commands_topic
 from streamlearn.standby import Found, StandBy
 
@@ -49,7 +49,7 @@ class Alone:
         return False
 
     def claim(self, vitals: Vitals, stopped: Callable[[], bool]) -> Claim | None:
-        """Stand by until it is this worker's turn, which `vitals` is told. Raises Stopped."""
+        """Stand by until it is this worker's turn; `vitals` is told while it does. Raises Stopped."""
         return None
 
     def survey(self) -> Claim | None:
@@ -87,6 +87,14 @@ class Alone:
     def silence(self) -> float:
         """Seconds for which the thread that reads has given no sign of life. From any thread."""
         return float(getattr(self._alone, "silence", 0.0))
+
+    def answered_at(self) -> float | None:
+        """When a broker last answered, in seconds since 1970 (see `Observation`). From any thread."""
+        return getattr(self._alone, "answered_at", None)
+
+    def away(self) -> str | None:
+        """That no broker has answered since the start, in words. From any thread."""
+        return getattr(self._alone, "away", None)
 
     def ages(self) -> list[tuple[float, int]]:
         """Of answers that became visible since the last call: seconds since their records' time, how many."""
@@ -138,15 +146,21 @@ class Group(Alone):
 
     def claim(self, vitals: Vitals, stopped: Callable[[], bool]) -> Claim | None:
         def stand_by() -> None:
-            vitals.play("standby")
             standing = self._source.standing()
             with vitals.inside("reading the checkpoint that the group's commit names"):
                 self._standing_by.look(standing)
+            # While the group merely forms, or a dead learner is remembered, it may be this one's turn soon.
+            if standing.elsewhere:
+                vitals.play("standby")
 
-        claim = self._source.claim(self._standing_by.member(), stand_by, stopped)
-        self._standing_by.own(self._source.fingerprint({}))
+        with vitals.inside("taking a name in the state folder"):
+            name = self._standing_by.member()
+        with vitals.inside("joining the group"):
+            claim = self._source.claim(name, stand_by, stopped)
+        vitals.play(STARTING)
+        with vitals.inside("looking whose the state folder is"):
+            self._standing_by.own(self._source.fingerprint({}))
         self._published = dict(claim.published)
-        vitals.play("learner")
         return claim
 
     def survey(self) -> Claim | None:
@@ -187,6 +201,12 @@ class Group(Alone):
 
     def silence(self) -> float:
         return self._source.silence
+
+    def answered_at(self) -> float | None:
+        return self._source.answered_at
+
+    def away(self) -> str | None:
+        return self._source.away
 
     def ages(self) -> list[tuple[float, int]]:
         return self._source.ages()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -48,6 +49,7 @@ class Instruments:
         self._skipped = 0
         vitals.checkpoint_problem = keeper.sickness
         vitals.source_silence = group.silence
+        vitals.away = group.away
         vitals.held = self._held
         vitals.live = self._live
 
@@ -140,6 +142,12 @@ class Instruments:
         traffic = self._group.traffic({int(p): o for p, o in offsets.items()})
         return {
             "traffic": traffic,
+            "answered_at": self._group.answered_at(),
+            "checkpoint": replace(
+                seen.checkpoint,
+                free_bytes=self.keeper.figures.free_bytes,
+                writing_seconds=self.keeper.writing_seconds,
+            ),
             "queues": traffic.queues if traffic is not None else self._group.queues(),
             "memory": memory_figures(self._learner, MOST_RECALLS),
             "device": device_figures(self._learner.device),

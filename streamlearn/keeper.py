@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent import futures
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from streamlearn.bookkeeping import Counts
@@ -56,9 +57,9 @@ class Keeper:
         """Why the last attempt failed; None once one has succeeded."""
         self.newest: Manifest | None = None
         """The newest checkpoint that this worker has written."""
-        self._writing: Future[tuple[Manifest, int, int]] | None = None
+        self._writing: Future[tuple[Manifest, int]] | None = None
         self._snapshot: Snapshot = {}
-        self._begun = 0.0
+        self._begun = self._pause = 0.0
         self._failing_since = 0.0
         self._due_at = time.monotonic() + settings.seconds
         self._records = -1
@@ -139,6 +140,20 @@ class Keeper:
         """Has the write under way taken longer than checkpoint.patience?"""
         return self._hanging() is not None
 
+    @property
+    def writing_seconds(self) -> float:
+        """For so long the write under way has taken, 0 when none is. From any thread."""
+        writing, begun = self._writing, self._begun
+        return max(0.0, time.monotonic() - begun) if writing is not None and not writing.done() else 0.0
+
+    def look(self) -> None:
+        """How much is free on the disk is a figure from now on, once that answers: nobody waits for it."""
+        threading.Thread(target=self._look, name="disk", daemon=True).start()
+
+    def _look(self) -> None:
+        with suppress(OSError):  # whoever writes there next is told why
+            self.figures.free_bytes = shutil.disk_usage(self.store.folder).free
+
     def begin(self, about: Mapping[str, Any], sync: Callable[[], None]) -> None:
         """Copy what changed and let it be written. None may be under way (see `settle`)."""
         assert self._writing is None
@@ -149,7 +164,8 @@ class Keeper:
             self.store.forget()
             self._forgotten = False
         self._snapshot = self.learner.snapshot()
-        self.figures.pause.observe(time.monotonic() - self._begun)
+        self._pause = time.monotonic() - self._begun
+        self.figures.pause.observe(self._pause)
         self._records = self._total(self.learner.counts)
         self._labeled = self.learner.counts.labeled
         self._due_at = time.monotonic() + self.settings.seconds
@@ -191,7 +207,7 @@ class Keeper:
         if self._writing is not None:
             self._await(self._writing)
 
-    def _await(self, writing: Future[tuple[Manifest, int, int]]) -> None:
+    def _await(self, writing: Future[tuple[Manifest, int]]) -> None:
         """Until it is done, or hangs."""
         self.waits()
         while not writing.done() and self._hanging() is None:
@@ -213,7 +229,7 @@ class Keeper:
 
     def _write(
         self,
-        writing: Future[tuple[Manifest, int, int]],
+        writing: Future[tuple[Manifest, int]],
         snapshot: Snapshot,
         about: Mapping[str, Any],
         sync: Callable[[], None],
@@ -223,20 +239,22 @@ class Keeper:
             manifest = self.store.write(snapshot, about, sync)
             if self._confirmed:
                 self._try_to_erase(manifest)
-            free = shutil.disk_usage(self.store.folder).free
-            written = manifest, self.store.size(manifest), free
+            written = manifest, self.store.size(manifest)
         except BaseException as error:
+            self._look()  # a disk that fills up shows above all when nothing can be written
             writing.set_exception(error)
         else:
+            self._look()
             writing.set_result(written)
 
-    def _written(self, manifest: Manifest, size: int, free: int) -> None:
+    def _written(self, manifest: Manifest, size: int) -> None:
         self.newest = manifest
         self.figures.written += 1
         self.figures.last_id = manifest.id
         self.figures.last_timestamp = time.time()
-        self.figures.bytes, self.figures.free_bytes = size, free
-        self.figures.duration.observe(time.monotonic() - self._begun)
+        self.figures.bytes = size
+        self.figures.last_duration, self.figures.last_pause = time.monotonic() - self._begun, self._pause
+        self.figures.duration.observe(self.figures.last_duration)
         if self.problem is not None:
             log.info("checkpoints can be written again: %s", manifest.id)
         self.problem = None

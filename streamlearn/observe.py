@@ -5,6 +5,7 @@ The worker replaces one `Observation` by the next; a reader takes the reference 
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ MOST_RECALLS = 50
 """Classes with a recall of their own; those that came later share one, under OTHER."""
 OTHER = "other"
 ROLES = ("learner", "standby")
+STARTING = "starting"
+"""What a worker is before it is one of ROLES: whether it is to learn or to stand by isn't known at once."""
 
 SECONDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Upper bounds of the duration histograms' buckets."""
@@ -82,7 +85,9 @@ class Stopwatch:
 class CheckpointFigures:
     """Of the checkpoints of this run. `last_timestamp`: seconds since 1970, None before the first.
 
-    free_bytes: on their disk, once the last one had been written.
+    free_bytes: on their disk, after the last attempt to write one, or at the start. writing_seconds: for so
+    long the one under way has been being written, 0 when none is; looked up by `Vitals.look`, as free_bytes
+    is. last_duration, last_pause: of the last one, in seconds.
     """
 
     written: int = 0
@@ -93,6 +98,9 @@ class CheckpointFigures:
     free_bytes: int | None = None
     duration: Histogram = field(default_factory=Histogram)
     pause: Histogram = field(default_factory=Histogram)
+    writing_seconds: float = 0.0
+    last_duration: float | None = None
+    last_pause: float | None = None
 
     def copy(self) -> CheckpointFigures:
         return replace(self, duration=self.duration.copy(), pause=self.pause.copy())
@@ -139,7 +147,11 @@ class DeviceFigures:
 
 @dataclass(frozen=True)
 class Observation:
-    """One moment of a worker. `traffic`, `memory` and `device` are looked up by `Vitals.look`."""
+    """One moment of a worker. `traffic`, `memory` and `device` are looked up by `Vitals.look`.
+
+    answered_at: when a broker last answered, in seconds since 1970; before the first answer, when the worker
+    began to ask. None where there is no broker.
+    """
 
     step: int = 0
     epoch: int = 0
@@ -176,6 +188,7 @@ class Observation:
     offsets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     checkpointed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     traffic: Traffic | None = None
+    answered_at: float | None = None
     queues: Mapping[str, int] = field(default_factory=dict)
     memory: MemoryFigures | None = None
     device: DeviceFigures | None = None
@@ -275,21 +288,24 @@ class Vitals:
         """What the loaded state had counted already: Prometheus counters count from there."""
         self.ready = False
         self.cast: Callable[[str], object] = lambda role: None
-        """Called with the role whenever that becomes another one."""
-        self.role = "learner"
-        """One of ROLES: of a group one learns, the others stand by."""
+        """Called with the role whenever this worker begins to stand by, or ends."""
+        self.role = STARTING
+        """STARTING, then one of ROLES: of a group one learns, the others stand by."""
         self.failure: str | None = None
         self.output_problem: str | None = None
         self.checkpoint_problem: Callable[[], str | None] = lambda: None
         """Asked anew each time: the worker's thread may be waiting for the very write that hangs."""
         self.source_silence: Callable[[], float] = lambda: 0.0
         """Seconds for which the thread that reads has given no sign of life. Asked anew each time."""
+        self.away: Callable[[], str | None] = lambda: None
+        """That no broker has answered since the start, in words. Asked anew each time."""
         self.live: Callable[[Observation], Mapping[str, Any]] = lambda seen: {}
         """What is looked up when somebody asks, for the fields of an Observation."""
         self.held: Callable[[], bool] = lambda: True
         """Are the partitions this worker's?"""
         self._busy_since: float | None = None
-        self._inside: tuple[float, str] | None = None
+        self._inside: tuple[float, str, float] | None = None
+        """Since when, in what, and after how many seconds that hangs."""
 
     def look(self) -> Observation:
         """How it stands now. From any thread."""
@@ -297,11 +313,11 @@ class Vitals:
         return replace(seen, **self.live(seen))
 
     def play(self, role: str) -> None:
-        """What this worker is from now on, one of ROLES. Standing by is all that a standby has to do."""
-        if role != self.role:
+        """What this worker is from now on, STARTING or one of ROLES, for which it is ready."""
+        before, self.role = self.role, role
+        self.ready = role in ROLES
+        if role != before and "standby" in (role, before):
             self.cast(role)
-        self.role = role
-        self.ready = role == "standby"
 
     def busy(self) -> None:
         """There is something to apply (call again after every application)."""
@@ -317,13 +333,28 @@ class Vitals:
         self._busy_since = None
 
     @contextmanager
-    def inside(self, what: str) -> Iterator[None]:
-        """Around a call that comes back soon, or hangs."""
-        self._inside = time.monotonic(), what
+    def inside(self, what: str, hangs: bool = True) -> Iterator[None]:
+        """Around a call that comes back soon, or hangs. May be nested: the inner one counts.
+
+        hangs: whether to say so when it takes longer than `stall_seconds`; else something else watches it.
+        """
+        outer = self._inside
+        self._inside = time.monotonic(), what, self.stall_seconds if hangs else math.inf
         try:
             yield
         finally:
-            self._inside = None
+            # Time spent in the inner one isn't held against the outer one.
+            self._inside = (time.monotonic(), *outer[1:]) if outer is not None else None
+
+    def waits(self, stopped: Callable[[], bool]) -> Callable[[], bool]:
+        """`stopped`, for a call that asks it while it waits for what may come: the asking shows life."""
+
+        def asked() -> bool:
+            if self._inside is not None:
+                self._inside = (time.monotonic(), *self._inside[1:])
+            return stopped()
+
+        return asked
 
     def sickness(self) -> str | None:
         """Why the worker is not healthy, or None."""
@@ -333,18 +364,21 @@ class Vitals:
             return problem
         if (silence := self.source_silence()) > self.stall_seconds:
             return f"the thread that talks to the brokers has hung for {silence:.0f} s"
-        since, inside, now = self._busy_since, self._inside, time.monotonic()
-        if inside is not None and now - inside[0] > self.stall_seconds:
-            return f"{inside[1]} has hung for {now - inside[0]:.0f} s"
-        if since is not None and now - since > self.stall_seconds:
-            return f"nothing was applied for {now - since:.0f} s though there was something to apply"
+        busy, inside, now = self._busy_since, self._inside, time.monotonic()
+        if inside is not None:
+            since, what, limit = inside
+            if now - since > limit:
+                return f"{what} has hung for {now - since:.0f} s"
+        if busy is not None and now - busy > self.stall_seconds:
+            return f"nothing was applied for {now - busy:.0f} s though there was something to apply"
         return None
 
     def unready(self) -> str | None:
         """Why nothing may be expected of the worker at the moment, or None."""
+        sickness, inside = self.sickness(), self._inside
         if not self.ready:
-            return "not ready"
+            why = sickness or self.away() or (inside[1] if inside is not None else None)
+            return f"not ready: {why}" if why is not None else "not ready"
         if self.role == "learner" and not self.held():
             return "not ready: the partitions are not this worker's at the moment"
-        sickness = self.sickness()
         return None if sickness is None else f"not ready: {sickness}"

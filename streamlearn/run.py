@@ -168,15 +168,17 @@ def _run(settings: Settings) -> int:
         gc.set_threshold(*COLLECT)
         about(lambda: {"step": worker.learner.counts.steps, "epoch": worker.epoch})
         if settings.log.format == "json":
-            log.info("started", extra={"fields": begins(settings, worker, url)})
+            log.info("started", extra={"fields": begins(settings, worker, metrics)})
         else:
-            print(banner(settings, worker, url), file=sys.stderr, flush=True)
+            print(banner(settings, worker, metrics), file=sys.stderr, flush=True)
 
     _lock(store, shared=bool(worker.group))
     STOP.tell(stop)
     try:
         url = exporter.start() if settings.exporter.enabled else None
         metrics = f"{url}/metrics" if url else "off"
+        if exporter.everywhere:
+            metrics += " (all interfaces)"
         vitals.cast = lambda role: log.info(
             "group %s: %s, metrics %s", settings.source.group_id, role, metrics
         )
@@ -243,13 +245,13 @@ def resumes_at(offsets: Mapping[int, int]) -> str:
     return f"{len(nexts)} partitions, records {said}"
 
 
-def banner(settings: Settings, worker: Worker, url: str | None) -> str:
+def banner(settings: Settings, worker: Worker, metrics: str) -> str:
     """What a person wants to know when it starts."""
-    rows = begins(settings, worker, url)
+    rows = begins(settings, worker, metrics)
     return "\n".join([f"streamlearn {__version__}", *(f"  {name:<8} {text}" for name, text in rows.items())])
 
 
-def begins(settings: Settings, worker: Worker, url: str | None) -> dict[str, str]:
+def begins(settings: Settings, worker: Worker, metrics: str) -> dict[str, str]:
     """What is read and written, where the state is, what learns on which device, where the metrics are."""
     learner, model = worker.learner, settings.model
     answers = outputs(settings)
@@ -271,5 +273,5 @@ def begins(settings: Settings, worker: Worker, url: str | None) -> dict[str, str
         "learns": f"{settings.method.name}{modifiers}, net {net}, shape of x {shape}, "
         f"memory {settings.memory.capacity} ({settings.memory.policy})",
         "on": f"{learner.device}, {model.threads} thread(s), torch {torch.__version__}",
-        "metrics": f"{url}/metrics" if url else "off",
+        "metrics": metrics,
     }

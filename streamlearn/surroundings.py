@@ -24,7 +24,7 @@ def surroundings(seen: Observation, vitals: Vitals) -> Iterator[Metric]:
     yield gauge("ready", "1 while /readyz says so.", {(): float(vitals.unready() is None)})
     text = "1 while outputs can't be handed over: a full disk, a reader or broker that takes nothing."
     yield gauge("outputs_stalled", text, {(): float(vitals.output_problem is not None)})
-    text = "1 for what this worker is: of a group one learns, the others stand by."
+    text = "1 for what this worker is: of a group one learns, the others stand by. All 0 while it starts."
     yield gauge("role", text, {(name,): float(name == vitals.role) for name in ROLES}, "role")
     yield gauge("paused", "1 while a command has paused the worker.", {(): float(seen.paused)})
     text = "1 if the process went on from a checkpoint, 0 if it began anew."
@@ -46,6 +46,10 @@ def surroundings(seen: Observation, vitals: Vitals) -> Iterator[Metric]:
     yield gauge("consumer_lag_events", text, lag, "topic", "partition")
     if traffic is not None:
         yield from _traffic(traffic, topics)
+    answered = traffic.answered_at if traffic is not None else seen.answered_at
+    if answered is not None:
+        text = "When a broker last answered, in seconds since 1970; at first when the worker began to ask."
+        yield gauge("last_broker_answer_timestamp_seconds", text, {(): answered})
     device = seen.device
     if device is not None:
         text = (
@@ -62,6 +66,4 @@ def _traffic(traffic: Traffic, topics: list[str]) -> Iterator[Metric]:
     yield gauge("end_offset", text, ends, "topic", "partition")
     for name, text in COUNTS:
         yield counter(name, text, {(): traffic.counts[name]})
-    text = "When a broker last answered, in seconds since 1970."
-    yield gauge("last_broker_answer_timestamp_seconds", text, {(): traffic.answered_at})
     yield gauge("partitions_held", "1 while the partitions are this worker's.", {(): float(traffic.held)})

@@ -18,7 +18,7 @@ from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.codec import Codec
 from streamlearn.commands import Command, encode_answer, forget
 from streamlearn.cuts import Cut, Cuts
-from streamlearn.durable import Learner, adopt, describe, place_of, restore, resume_of, shape_of, untouched
+from streamlearn.durable import Learner, describe, place_of, resume_of, shape_of, sums_of, take, untouched
 from streamlearn.events import ConnectorError, Output, Record, Resume, Sink, Source, Stopped, Tombstone
 from streamlearn.group import group_of
 from streamlearn.instruments import Instruments
@@ -27,7 +27,6 @@ from streamlearn.observe import Vitals, observe
 from streamlearn.outlet import RETRY_SECONDS, Outlet
 from streamlearn.poison import Poison
 from streamlearn.settings import Settings, commands_topic
-from streamlearn.state import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +59,8 @@ class Worker:
         self.group = group_of(source, sink, store, settings)
         waits = getattr(source, "waits", lambda: None)
         self.keeper = Keeper(settings.checkpoint, store, self.learner, not self.group, waits)
-        self.instruments = Instruments(
-            self.learner, self.group, self.keeper, self.vitals, curve=settings.report is not None
-        )
+        curve = settings.report is not None
+        self.instruments = Instruments(self.learner, self.group, self.keeper, self.vitals, curve)
         self.offsets: dict[int, int] = {}
         self.cursors: dict[int, int] = {}
         self.epoch = 0
@@ -88,21 +86,24 @@ class Worker:
         Raises ConnectorError, Disagreement, NothingWhole, WrongFormat, OSError; Stopped if `stop` was called
         while the source was read again.
         """
-        claim = self.group.claim(self.vitals, self._stop.is_set)
-        found = self.store.newest(log.error) if claim is None else self.group.found(claim)
+        inside, stopped = self.vitals.inside, self.vitals.waits(self._stop.is_set)
+        self.keeper.look()
+        claim = self.group.claim(self.vitals, stopped)
         resume, marks = Resume(), None
-        if found is not None:
-            manifest, parts = found
-            resume, marks = resume_of(manifest), manifest.body["outputs"]
-            if not untouched(manifest, claim.published if claim is not None else None, self.sink):
-                self._restore(manifest, parts)
-                self.resumed = manifest
-            elif claim is None:
-                # With nothing read there is nothing to disagree with: a first start again.
-                resume = Resume()
-            self._start = {int(p): o for p, o in manifest.body["position"].get("start", {}).items()}
-            self.paused = bool(manifest.body["position"].get("paused"))
-        elif claim is not None:
+        with inside("loading a checkpoint"):
+            found = self.store.newest(log.error) if claim is None else self.group.found(claim)
+            if found is not None:
+                manifest, parts = found
+                resume, marks = resume_of(manifest), manifest.body["outputs"]
+                if not untouched(manifest, claim.published if claim is not None else None, self.sink):
+                    take(self.settings, self.learner, manifest, parts)
+                    self.resumed = manifest
+                elif claim is None:
+                    # With nothing read there is nothing to disagree with: a first start again.
+                    resume = Resume()
+                self._start = {int(p): o for p, o in manifest.body["position"].get("start", {}).items()}
+                self.paused = bool(manifest.body["position"].get("paused"))
+        if found is None and claim is not None:
             self._start = dict(claim.start)
             resume = Resume(self._start, self._start, topic=self.source.topic)
         if claim is not None:
@@ -110,37 +111,41 @@ class Worker:
             resume = replace(resume, commands=self._commands_at)
         self.offsets, self.cursors = dict(resume.offsets), dict(resume.cursors)
         # Both may refuse, which must leave the folder as it was: the epoch begins after them.
-        self.source.open(replace(resume, stopped=self._stop.is_set))
-        self.epoch = max(self.store.next_epoch(), claim.epoch + 1 if claim is not None else 0)
-        self.sink.open(marks, self.epoch)
+        with inside("opening the source"):
+            self.source.open(replace(resume, stopped=stopped))
+        with inside("opening the sink"):
+            self.epoch = max(self.store.next_epoch(), claim.epoch + 1 if claim is not None else 0)
+            self.sink.open(marks, self.epoch)
         if self.resumed is not None:
             # The epoch is valid with its first commit; before that nothing is written.
             self.group.name(self.resumed)
-            self.group.settle(self._stop.is_set)
-        self.store.begin(self.resumed, self.epoch)
-        self.cuts.begin(found[0] if found is not None else None, self.source.topic, self.offsets)
-        if self.resumed is not None:
-            self.keeper.confirm(self.resumed)
-            self.instruments.resume(self.resumed)
+            self._settle()
+        with inside("opening the state folder"):
+            self.store.begin(self.resumed, self.epoch)
+            self.cuts.begin(found[0] if found is not None else None, self.source.topic, self.offsets)
+            if self.resumed is not None:
+                self.keeper.confirm(self.resumed)
+                self.instruments.resume(self.resumed)
         self.learner.mark = self.instruments.stopwatch.mark
-        self.outlet.flush_once()
+        with inside("writing the first outputs"):
+            self.outlet.flush_once()
         if self.resumed is None or self.outlet.marks.keys() - (marks or {}):
             # The first checkpoint is there before the first record is read, and so is the first mark of a
             # file: a start that knew none would append to what a killed worker has left.
-            self._checkpoint_now()
+            with inside("writing the first checkpoint", hangs=False):  # it has checkpoint.patience
+                self._checkpoint_now()
             if self.keeper.problem is not None:
                 raise self.keeper.problem
-            self.group.settle(self._stop.is_set)
+            self._settle()
         # Counters count from the start of the process: after a crash the learner's own go back to C.
         self.vitals.base = observe(self.learner)
         self._observe()
-        self.vitals.ready = True
+        self.vitals.play("learner")
 
-    def _restore(self, manifest: Manifest, parts: Snapshot) -> None:
-        """Load a checkpoint. Raises Disagreement."""
-        for level, sentence in adopt(self.settings, manifest):
-            log.log(level, "%s", sentence)
-        restore(self.learner, manifest, parts)
+    def _settle(self) -> None:
+        """Wait for the commit, as long as it takes; but somebody should know."""
+        with self.vitals.inside("waiting for the first commit"):
+            self.group.settle(self._stop.is_set)
 
     def run(self, started: Callable[[], None] = lambda: None) -> int:
         """Work until the source ends or `stop` is called; returns the exit status. See `start` for errors.
@@ -336,13 +341,7 @@ class Worker:
         """A finite source has ended: learn what waits, and leave a checkpoint of it all."""
         self.vitals.busy()
         self._cut()
-        counts = self.learner.counts
-        log.info(
-            "the source has ended: %d records, %d learned, %d dead letters",
-            counts.records + sum(counts.rejected.values()),
-            counts.learned,
-            sum(counts.rejected.values()),
-        )
+        log.info("the source has ended: %s", sums_of(self.learner))
         return self._poisoned() if self.poison.found else self._finish()
 
     def _poisoned(self) -> int:

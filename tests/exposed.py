@@ -54,6 +54,7 @@ FULL = Observation(
         events=120,
         average_accuracy=0.5,
         forgetting=0.25,
+        worst_set_drop=0.75,
         min_accuracy=0.125,
         worst_case_accuracy=0.375,
         windowed_forgetting={10: 0.5},
@@ -92,7 +93,9 @@ FULL = Observation(
     to_prediction=histogram(0.5),
     stages={"decode": histogram(0.002, 0.002, 0.5, 100.0), "predict": histogram(0.01)},
     latency=histogram(0.02, 0.04),
-    checkpoint=CheckpointFigures(9, 1, "c-9", 1795240800.5, 4096, 8192, histogram(0.5), histogram(0.001)),
+    checkpoint=CheckpointFigures(
+        9, 1, "c-9", 1795240800.5, 4096, 8192, histogram(0.5), histogram(0.001), 2.5, 0.5, 0.001
+    ),
 )
 TOPIC = 'odd "topic"\n\\udc80'  # as a label: bytes of a path that are no text are escaped
 
@@ -106,6 +109,7 @@ EXPECTED: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
         ("streamlearn_events_total", {"outcome": "dead_lettered"}, 5),
         ("streamlearn_average_accuracy", {}, 0.5),
         ("streamlearn_forgetting", {}, 0.25),
+        ("streamlearn_worst_set_drop", {}, 0.75),
         ("streamlearn_min_accuracy", {}, 0.125),
         ("streamlearn_worst_case_accuracy", {}, 0.375),
         ("streamlearn_windowed_forgetting", {"window": "10"}, 0.5),
@@ -195,6 +199,7 @@ EXPECTED: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
         ("streamlearn_checkpoint_pause_seconds_sum", {}, 0.001),
         ("streamlearn_checkpoint_bytes", {}, 4096),
         ("streamlearn_checkpoint_free_bytes", {}, 8192),
+        ("streamlearn_checkpoint_writing_seconds", {}, 2.5),
         ("streamlearn_last_checkpoint_timestamp_seconds", {}, 1795240800.5),
     ]
 }

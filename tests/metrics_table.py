@@ -19,8 +19,8 @@ figure that is not known yet is left out.
 
 However many classes there are, one worker has fewer than 600 series, and four more for every partition: the
 first 50 classes have a series of their own in `class_recall` and `memory_class_share` (the rest is
-`other`), the newest 50 held-out sets in `set_accuracy`, the five nearest pairs of classes in
-`prototype_distance`.
+`other`), the 25 oldest and the 25 newest held-out sets in `set_accuracy` (`worst_set_drop` and the averages
+are over all), the five nearest pairs of classes in `prototype_distance`.
 
 What is measured on the way costs a clock's reading a batch. All else is looked up when somebody asks, on
 the thread that answers: lag and offsets of the topic's end are those of the last look at the brokers (every

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -114,6 +115,23 @@ def test_a_full_disk_at_every_step(tmp_path: Path) -> None:
     found = CheckpointStore(tmp_path).newest(pytest.fail)
     assert found is not None and found[0].id != durable
     assert bits(found[1]) == bits(one.snapshot(full=True)), "segments of failed attempts were lost"
+    keeper.close()
+
+
+def test_what_is_free_is_known_also_when_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up is seen at each attempt, not as it was at the last that succeeded."""
+    one = learner()
+    one.learn(EVENTS[:100])
+    keeper = kept(begun(tmp_path), one)
+    for left, free in ((10**6, 5000), (0, 70), (0, 6), (10**6, 4000)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        with FullDisk(left):
+            attempt(keeper)
+        assert (keeper.problem is None) == (left > 0)
+        assert keeper.figures.free_bytes == free
+    assert keeper.figures.failures == 2
     keeper.close()
 
 

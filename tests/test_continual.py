@@ -128,6 +128,10 @@ class WholeMatrix:
             evaluations=len(self.matrix),
             average_accuracy=mean([a for a in now if known(a)]),
             forgetting=mean([b - a for a, b in zip(now, best, strict=True) if known(a) and known(b)]),
+            worst_set_drop=max(
+                [max(0.0, b - a) for a, b in zip(now, best, strict=True) if known(a) and known(b)],
+                default=None,
+            ),
             min_accuracy=mean([low for low in minima if known(low)]),
             worst_case_accuracy=mean(
                 [
@@ -375,7 +379,7 @@ def test_only_the_newest_shifts_are_kept() -> None:
 
 def test_before_the_first_evaluation_there_is_no_figure() -> None:
     figures = Continual().figures()
-    assert figures == ContinualFigures(None, None, 0, None, None, None, None, {}, {}, None, None, ())
+    assert figures == ContinualFigures(None, None, 0, None, None, None, None, None, {}, {}, None, None, ())
 
 
 def test_what_does_not_fit_is_refused() -> None:

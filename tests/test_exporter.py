@@ -15,14 +15,14 @@ import pytest
 
 from streamlearn import exporter as module
 from streamlearn.exporter import Exporter, ExporterError
-from streamlearn.observe import Vitals
+from streamlearn.observe import ROLES, Vitals
 from tests.scrape import OPENMETRICS, Site, serving
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
     vitals = Vitals(60)
-    vitals.ready = True
+    vitals.play("learner")
     with serving(vitals) as running:
         yield running
 
@@ -103,6 +103,61 @@ def test_a_call_that_does_not_return_is_seen(site: Site, monkeypatch: pytest.Mon
         later(monkeypatch, 61)
         assert site.ask("/healthz")[::2] == (503, b"reading has hung for 61 s\n")
     assert site.ask("/healthz").status == 200
+
+
+def test_of_calls_within_calls_the_inner_one_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    vitals = site.vitals
+    vitals.play("starting")
+    with vitals.inside("joining the group"):
+        assert site.ask("/readyz").text == "not ready: joining the group\n"
+        with vitals.inside("reading a checkpoint"):
+            assert site.ask("/readyz").text == "not ready: reading a checkpoint\n"
+            later(monkeypatch, 61)
+            assert site.ask("/healthz").text == "reading a checkpoint has hung for 61 s\n"
+            assert site.ask("/readyz").text == "not ready: reading a checkpoint has hung for 61 s\n"
+        assert site.ask("/healthz").status == 200, "what the inner one took isn't the outer one's"
+        later(monkeypatch, 123)
+        assert site.ask("/healthz").text == "joining the group has hung for 62 s\n"
+    assert site.ask("/readyz").text == "not ready\n"
+
+
+def test_what_waits_for_others_does_not_hang(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    vitals = site.vitals
+    stopped = vitals.waits(lambda: True)
+    assert stopped(), "also outside of everything"
+    with vitals.inside("joining the group"):
+        for seconds in (40, 80, 120):
+            later(monkeypatch, seconds)
+            assert stopped()
+            assert site.ask("/healthz").status == 200
+        later(monkeypatch, 181)
+        assert site.ask("/healthz").text == "joining the group has hung for 61 s\n"
+    with vitals.inside("writing the first checkpoint", hangs=False):
+        later(monkeypatch, 500)
+        assert site.ask("/healthz").status == 200, "the keeper has the say"
+
+
+def test_what_a_start_waits_for(site: Site) -> None:
+    vitals = site.vitals
+    vitals.play("starting")
+    vitals.away = lambda: "no broker answers yet"
+    with vitals.inside("joining the group"):
+        assert site.ask("/readyz").text == "not ready: no broker answers yet\n"
+    roles = {role: site.samples()["streamlearn_role", frozenset({("role", role)})] for role in ROLES}
+    assert roles == {"learner": 0, "standby": 0}
+    assert json.loads(site.ask("/status").body)["role"] == "starting"
+
+
+def test_standing_by_is_told_when_it_begins_and_ends() -> None:
+    told: list[str] = []
+    vitals = Vitals(60)
+    vitals.cast = told.append
+    ready = []
+    for role in ("starting", "learner", "starting", "standby", "standby", "starting", "learner"):
+        vitals.play(role)
+        ready.append(vitals.ready)
+    assert told == ["standby", "starting"]
+    assert ready == [False, True, False, True, True, False, True]
 
 
 def test_a_thread_that_gives_no_sign_of_life_is_seen(site: Site) -> None:
@@ -253,6 +308,19 @@ def test_the_port_is_free_again_and_kept_connections_end() -> None:
     again = Exporter(Vitals(60), "127.0.0.1", port)
     with closing(again):
         assert again.start() == f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_on_all_interfaces_it_gives_a_url_that_people_can_use(host: str) -> None:
+    exporter = Exporter(Vitals(60), host, 0)
+    with closing(exporter):
+        try:
+            url = exporter.start()
+        except ExporterError:
+            pytest.skip("no IPv6 here")
+        assert url == f"http://{socket.gethostname()}:{exporter.port}"
+        assert exporter.everywhere
+    assert not Exporter(Vitals(60), "127.0.0.1", 0).everywhere
 
 
 def test_ipv6(request: pytest.FixtureRequest) -> None:

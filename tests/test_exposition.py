@@ -8,16 +8,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from prometheus_client import Metric
 
-from streamlearn.observe import (
-    Observation,
-    Vitals,
-)
+from streamlearn.continual import SetAccuracy
+from streamlearn.observe import Observation, Vitals
 from streamlearn.prequential import Figures
 from tests import metrics_table
 from tests.exposed import EXPECTED, FULL, TOPIC
@@ -28,7 +27,7 @@ from tests.scrape import OPENMETRICS, Site, parsed, serving
 def site() -> Iterator[Site]:
     vitals = Vitals(60)
     vitals.observation = FULL
-    vitals.ready = True
+    vitals.play("learner")
     with serving(vitals) as running:
         yield running
 
@@ -164,6 +163,10 @@ def test_status_says_it_all(site: Site) -> None:
             "bytes": 4096,
             "written": 9,
             "failures": 1,
+            "duration_seconds": 0.5,
+            "pause_seconds": 0.001,
+            "writing_seconds": 2.5,
+            "free_bytes": 8192,
         },
         "prequential": {
             "cumulative": {
@@ -184,6 +187,7 @@ def test_status_says_it_all(site: Site) -> None:
         "continual": {
             "average_accuracy": 0.5,
             "forgetting": 0.25,
+            "worst_set_drop": 0.75,
             "min_accuracy": 0.125,
             "worst_case_accuracy": 0.375,
             "stability_gap": 0.0625,
@@ -220,8 +224,41 @@ def test_status_of_a_worker_that_has_done_nothing() -> None:
     with serving(Vitals(60)) as site:
         status = json.loads(site.ask("/status").body)
     assert status["ready"] is False
+    assert (status["role"], status["unready"]) == ("starting", "not ready")
     assert status["last_checkpoint"]["id"] is None
     assert status["kappa"] is None
+
+
+def test_of_many_sets_the_oldest_and_the_newest_are_told(site: Site) -> None:
+    """The oldest have had the most time to be forgotten; what has gone never comes back."""
+    assert FULL.continual is not None and FULL.evaluation is not None
+    before: set[str] = set()
+    gone: set[str] = set()
+    for count in (*range(45, 60), 150, 1000):
+        sets = tuple(SetAccuracy(f"s{i}", i / count, 0.5) for i in range(count))
+        errors = [i / 1000 for i in range(count)]
+        site.vitals.observation = replace(
+            FULL,
+            continual=replace(FULL.continual, sets=sets),
+            evaluation=replace(FULL.evaluation, errors=errors),
+        )
+        samples = site.samples()
+        told = {
+            dict(labels)["set"]: value
+            for (name, labels), value in samples.items()
+            if name == "streamlearn_set_accuracy" and ("kind", "fixed") in labels
+        }
+        wanted = range(count) if count <= 50 else (*range(25), *range(count - 25, count))
+        assert told == {f"s{i}": pytest.approx(i / count) for i in wanted}
+        for i in wanted:
+            label = frozenset({("set", f"s{i}")})
+            assert samples["streamlearn_set_accuracy_standard_error", label] == pytest.approx(i / 1000)
+        status = json.loads(site.ask("/status").body)
+        assert set(status["continual"]["sets"]) == set(told)
+        assert len(status["evaluation"]["errors"]) == len(told)
+        gone |= before - told.keys()
+        assert not gone & told.keys()
+        before = set(told)
 
 
 def test_an_answer_is_of_one_moment(site: Site) -> None:

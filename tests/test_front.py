@@ -20,7 +20,8 @@ MARK = "\N{NO-BREAK SPACE}"
 def told(**changes: Any) -> dict[str, Any]:
     """What /status answers, with changes."""
     vitals = Vitals(60)
-    vitals.observation, vitals.ready = FULL, True
+    vitals.observation = FULL
+    vitals.play("learner")
     return status(vitals) | {"time": "2026-11-21T06:00:45Z"} | changes
 
 
@@ -36,6 +37,7 @@ def shown(**changes: Any) -> Reader:
         ({"paused": True}, "It is paused by a command"),
         ({"role": "standby", "learned": 0}, "It stands by"),
         ({"ready": False, "unready": "not ready: the partitions are another's"}, "It is not ready"),
+        ({"ready": False, "role": "starting", "unready": "not ready: loading a checkpoint"}, "It starts"),
         ({"ready": False, "healthy": False, "sickness": "reading has hung for 61 s"}, "It is sick"),
     ],
 )
@@ -67,7 +69,7 @@ def test_it_says_what_status_says() -> None:
 def test_of_a_worker_that_has_done_nothing() -> None:
     vitals = Vitals(60)
     page = read(front(status(vitals), PATHS))
-    assert {"It is not ready", "not ready", LOADS} <= set(page.texts)
+    assert {"It starts", "not ready", LOADS} <= set(page.texts)
     vitals.observation = Observation(epoch=1)
     text = read(front(status(vitals), PATHS)).text
     assert "none yet" in text and "None" not in text and "nan" not in text.lower()

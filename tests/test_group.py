@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from shutil import copytree
 from typing import Any, cast
@@ -12,7 +12,7 @@ import pytest
 from streamlearn import standby
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.durable import describe
-from streamlearn.events import Claim, GroupSink, GroupSource, Traffic
+from streamlearn.events import Claim, GroupSink, GroupSource, Standing, Traffic
 from streamlearn.group import Group
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Vitals
@@ -40,9 +40,17 @@ class Source:
 
     def __init__(self, claim: Claim | None = None, ends: Mapping[int, int] | None = None) -> None:
         self.given, self.ends = claim, ends or {}
+        self.seen: list[Standing] = []
+        self.now = Standing()
 
-    def claim(self, *_: object) -> Claim | None:
+    def claim(self, instance: str, standby: Callable[[], None], stopped: Callable[[], bool]) -> Claim | None:
+        while self.seen:
+            self.now = self.seen.pop(0)
+            standby()
         return self.given
+
+    def standing(self) -> Standing:
+        return self.now
 
     def fingerprint(self, cursors: Mapping[int, int]) -> dict[str, Any]:
         return {}
@@ -96,6 +104,27 @@ def test_while_nothing_can_be_committed_all_that_may_be_named_stays(tmp_path: Pa
     life.sink.commit()
     newest = life.checkpoint().id
     assert life.store.names() == [newest, written[-1]]
+
+
+def claimed(folder: Path, *seen: Standing) -> list[str]:
+    """Roles that a worker has while it sees this, and then."""
+    source, vitals, roles = Source(Claim("c", 1, {0: 0}, {0: 0})), Vitals(1.0), list[str]()
+    source.seen = list(seen)
+    group = Group(cast(GroupSource, source), cast(GroupSink, Sink()), CheckpointStore(folder, 1), Settings())
+    vitals.cast = roles.append
+    group.claim(vitals, lambda: False)
+    for handle in (group._standing_by._held, group._standing_by._of):
+        assert handle is not None
+        handle.close()  # held as long as a process, else
+    return [*roles, vitals.role]
+
+
+def test_only_where_another_has_the_partitions_it_stands_by(tmp_path: Path) -> None:
+    """Not while the group forms, nor while its dead predecessor is remembered: no standby would be gone."""
+    forms, taken = Standing(), Standing(elsewhere=True)
+    assert claimed(tmp_path, forms, forms) == ["starting"]
+    # Amid a rebalance, or with no broker that answers, it stays what it was.
+    assert claimed(tmp_path, forms, taken, forms, taken) == ["standby", "starting", "starting"]
 
 
 def test_nothing_is_decided_by_the_clock_while_records_are_read_again(tmp_path: Path) -> None:

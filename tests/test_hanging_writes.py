@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from connectors import file_sink
 from connectors.file_sink import FileSink
 from streamlearn import keeper as keepers
 from streamlearn.checkpoint import CheckpointStore
+from streamlearn.keeper import Keeper
+from streamlearn.learner import OnlineLearner
+from streamlearn.settings import CheckpointSettings
 from tests.processes import (
     DEADLINE,
     Piped,
@@ -27,7 +31,7 @@ from tests.processes import (
     piped,
     wait_for,
 )
-from tests.streams import vectors
+from tests.streams import settings, vectors
 
 EVENTS = vectors(300)
 OFTEN = ("--checkpoint.seconds", "0.05", "--checkpoint.patience", "0")
@@ -143,6 +147,49 @@ def test_an_output_whose_fsync_hangs(tmp_path: Path, stuck: Stuck, monkeypatch: 
         stuck.open()
         wait_for(lambda: not writing(), "the writer's end")
         sink.close()
+
+
+def test_for_how_long_a_write_hangs_is_seen(tmp_path: Path, stuck_store: Stuck) -> None:
+    """As of the moment somebody asks, whatever the learner's thread does; and what is free, also then."""
+    with piped(tmp_path, "--checkpoint.seconds", "0.05", "--checkpoint.patience", "60") as worker:
+        worker.send(lines(0, 100))
+        worker.until(lambda: count_lines(tmp_path / "predictions.jsonl") == 100, "it works")
+        vitals = worker.worker.vitals
+        stuck_store.shut()
+        worker.send(lines(100, 200))
+        worker.until(stuck_store.reached.is_set, "a write that hangs")
+        first = vitals.look().checkpoint.writing_seconds
+        worker.until(lambda: vitals.look().checkpoint.writing_seconds > first + 0.2 > 0.2, "it goes on")
+        assert vitals.look().checkpoint.free_bytes
+        stuck_store.open()
+        worker.hang_up()
+        assert worker.ends() == 0
+        seen = vitals.look().checkpoint
+        assert seen.writing_seconds == 0
+        assert seen.last_duration is not None and seen.last_pause is not None
+        assert 0 < seen.last_pause <= seen.last_duration < DEADLINE
+
+
+def test_a_disk_that_does_not_say_what_is_free_stops_nobody(
+    tmp_path: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = shutil.disk_usage
+    learners = threading.get_ident()
+
+    def hang(folder: Path) -> Any:
+        assert threading.get_ident() != learners
+        stuck.gate()
+        return ask(folder)
+
+    monkeypatch.setattr(shutil, "disk_usage", hang)
+    stuck.shut()
+    learner = OnlineLearner(settings())
+    keeper = Keeper(CheckpointSettings(), CheckpointStore(tmp_path), learner)
+    keeper.look()
+    assert stuck.reached.wait(DEADLINE)
+    assert keeper.figures.free_bytes is None
+    stuck.open()
+    wait_for(lambda: keeper.figures.free_bytes, "it answers")
 
 
 def test_the_last_write_hangs(tmp_path: Path, stuck_store: Stuck, caplog: pytest.LogCaptureFixture) -> None:

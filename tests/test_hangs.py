@@ -191,10 +191,11 @@ def test_a_standby_hangs(place: Place, faults: Path) -> None:
     with place.run(env=env(faults)) as learner:
         place.until_answered(learner, 100)
         with place.run(*HANGING_KAFKA, env=env(faults)) as standby:
-            standby.says("standing by with checkpoint ")
+            standby.says(": standby, metrics http://")
+            assert "standing by with checkpoint " in standby.said
             found = standby.said.partition(", metrics http://")[2].partition("/metrics")[0]
             site = Site(lambda: f"  metrics  http://{found}/metrics\n{standby.said}")
-            assert site.ask("/readyz") == (200, "ok\n")
+            wait_for(lambda: site.ask("/readyz") == (200, "ok\n"), "it is known that another one learns")
             (faults / "loop").touch()
             site.sick("the thread that talks to the brokers has hung for ", "kafka")
             (faults / "loop").unlink()

@@ -52,6 +52,7 @@ def test_two_workers_of_two_topics_in_one_group(broker: Broker, tmp_path: Path) 
                     assert refused.ends() == 2, refused.said
                 assert refused.said.splitlines()[-1].endswith(refusal(place, other))
                 assert f"has a member at 127.0.0.1 that reads {place.topic}, " in refused.said
+                assert ": standby, metrics" not in refused.said
             with place.command("check") as check:
                 assert check.ends() == 0, check.said
             place.send(EVENTS[20:])

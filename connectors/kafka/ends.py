@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 
 from connectors.kafka.boxes import Place
 from connectors.kafka.link import Link
 from connectors.kafka.options import Options
+from connectors.kafka.plane import DataPlane
 from streamlearn.events import Stopped, Unreachable
 
 log = logging.getLogger(__name__)
@@ -40,3 +41,30 @@ def ends_of(
             said = True
             waits()
             time.sleep(ASK_AGAIN_SECONDS)
+
+
+def lag_of(
+    topic: str,
+    plane: DataPlane,
+    drained: Container[Place],
+    reads: Mapping[Place, int],
+    offsets: Mapping[int, int],
+) -> tuple[dict[int, int], dict[int, int]]:
+    """By partition the next offset, and how many records wait behind `offsets`, what was applied.
+
+    drained: see `Watch`; reads: the next of what is read, looked up after that. From any thread.
+    """
+    # Looked up now and then: what has been read since is below the end, too.
+    ends = {
+        partition: max(end, reads.get((topic, partition), 0))
+        for (of, partition), end in plane.watch.ends.items()
+        if of == topic
+    }
+    lag = {}
+    for partition, end in ends.items():
+        place = (topic, partition)
+        at = plane.gaps.over(place, offsets.get(partition, 0))
+        # Behind the last record there may be marks of transactions, which are no records.
+        all_read = place in drained and at >= reads.get(place, 0)
+        lag[partition] = 0 if all_read else max(0, end - at)
+    return ends, lag

@@ -60,8 +60,7 @@ class DataPlane(Service):
         self.inbox = inbox_of(options, lambda: loop.call_soon_threadsafe(self._room.set))
         self.outbox = Outbox(options.outbox_bytes, lambda: loop.call_soon_threadsafe(self._handed.set))
         self.consumer: AIOKafkaConsumer | None = None
-        self._assigned = asyncio.Event()
-        self._gate = asyncio.Event()
+        self._assigned, self._gate = asyncio.Event(), asyncio.Event()
         self.gaps = Gaps()
         answered, owning, gap = self._answered, self._assigned.wait, self.gaps.last
         self.committer = Committer(
@@ -79,9 +78,10 @@ class DataPlane(Service):
         """The record after the last one that went into the inbox, or the end of the gap behind that."""
         self._owned: frozenset[TopicPartition] = frozenset()
         self._assignment: frozenset[TopicPartition] = frozenset()
+        self.elsewhere = False
+        """Has the group, when it last formed, given the partitions to another member?"""
         self._incomplete_since: float | None = None
-        self._turn = 0
-        self._stopping = False
+        self._turn, self._stopping = 0, False
         self.held = self._gate.is_set
         """Are the partitions this member's, sought and read?"""
 
@@ -98,9 +98,7 @@ class DataPlane(Service):
         if options.group is not None:
             self.consumer.subscribe(list(topics), listener=Listener(self.revoked, self.given))
             return
-        self._assignment = frozenset(
-            TopicPartition(t, p) for t, count in topics.items() for p in range(count)
-        )
+        self._assignment = frozenset(TopicPartition(t, p) for t, n in topics.items() for p in range(n))
         self.consumer.assign(list(self._assignment))
         self._assigned.set()
 
@@ -160,6 +158,8 @@ class DataPlane(Service):
         self._owned = self._assignment if still else frozenset()
         # Whoever joins while the checkpoint is being loaded must find a learner here.
         self.committer.epoch = committed.epoch + 1
+        if still:
+            self.add_future(self._guarded(lambda: self.watch.begin(self.consumer, self.places, self.next)))
         return committed, still
 
     async def _asked(self, question: Awaitable[Any]) -> Any:
@@ -210,6 +210,7 @@ class DataPlane(Service):
         """A rebalance has ended."""
         self._assignment = partitions
         if not self._owned:
+            self.elsewhere = not partitions
             if partitions:
                 self._assigned.set()
             return
@@ -218,9 +219,8 @@ class DataPlane(Service):
             return
         for tp in partitions - self._owned:
             if tp.topic == self.commands_topic:
-                self.fail(
-                    UsageError(f"topic {tp.topic} has got several partitions: commands need one, in order")
-                )
+                several = f"topic {tp.topic} has got several partitions: commands need one, in order"
+                self.fail(UsageError(several))
                 return
             log.warning(
                 "%s has a new partition, %d: it is read from its beginning; keys may have moved to it",

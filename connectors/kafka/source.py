@@ -10,7 +10,8 @@ from typing import Any
 
 from connectors.kafka.boxes import Named, Place
 from connectors.kafka.committed import Committed, read_committed
-from connectors.kafka.ends import ends_of
+from connectors.kafka.contact import Contact
+from connectors.kafka.ends import ends_of, lag_of
 from connectors.kafka.going_back import Offsets, furthest, skipped
 from connectors.kafka.link import Link
 from connectors.kafka.members import Members, surveyed
@@ -71,7 +72,7 @@ class KafkaSource:
         self._interval = 0.1
         self._producer: Mapping[str, Any] = {}
         self._stopped: Callable[[], bool] = lambda: False
-        self._heard = 0.0
+        self._contact = Contact(self._options)
         self._members = Members(self._options, self.topic)
 
     def pair(
@@ -106,7 +107,7 @@ class KafkaSource:
         instance: the name of this member of the group. Raises Unreachable, StateMismatch, Stopped.
         """
         options = self._options
-        self._stopped, self._heard = stopped, time.monotonic()
+        self._stopped = stopped
         options.group, options.instance = self._group, self._instance or instance
         options.exactly_once, options.commit_interval = self._exactly_once, self._interval
         options.producer = self._producer
@@ -176,7 +177,8 @@ class KafkaSource:
         link = self._link
         options = self._options
         options.reads = frozenset((self.topic, self._commands))
-        found = link.call(lambda: describe(options, [*names, *more]), stopped)
+        found = link.call(lambda: describe(options, [*names, *more]), self._contact.asks(stopped))
+        self._contact.answered()
         refuse_missing(options, found, names)
         self._topics = dict(found.there)
         options.limits = {name: topic.largest for name, topic in self._topics.items()}
@@ -257,18 +259,19 @@ class KafkaSource:
             found = self.link.call(
                 lambda: read_committed(options, self.topic, asker=plane.standby), self._stopped, timeout
             )
-            self.link.call(lambda: self._members.look(plane.standby), self._stopped, timeout)
+            strange = self.link.call(lambda: self._members.look(plane.standby), self._stopped, timeout)
         except Unreachable as error:
-            away = time.monotonic() - self._heard
+            away = self._contact.silence
             if away > options.patience:
                 raise Unreachable(
                     f"{options.where}: no broker has answered for {away:.0f} s (source.patience): giving up"
                 ) from error
             log.warning("standing by, though no broker answers: %s", error)
             return Standing()
-        self._heard = time.monotonic()
+        self._contact.answered()
         published = {p: offset for (topic, p), offset in found.published.items() if topic == self.topic}
-        return Standing(found.checkpoint, published, self._members.led)
+        elsewhere = plane.elsewhere and not strange  # whoever learns another topic is nobody's to replace
+        return Standing(found.checkpoint, published, self._members.led, elsewhere)
 
     # -- reading
 
@@ -346,20 +349,8 @@ class KafkaSource:
         plane = getattr(link, "plane", None)  # none yet while it connects
         if plane is None or not plane.next:
             return None
-        drained, reads, over = plane.watch.drained, dict(plane.next), plane.gaps.over
-        # Looked up now and then: what has been read since is below the end, too.
-        ends = {
-            partition: max(end, reads.get((topic, partition), 0))
-            for (topic, partition), end in plane.watch.ends.items()
-            if topic == self.topic
-        }
-        lag = {}
-        for partition, end in ends.items():
-            place = (self.topic, partition)
-            at = over(place, offsets.get(partition, 0))
-            # Behind the last record there may be marks of transactions, which are no records.
-            all_read = place in drained and at >= reads.get(place, 0)
-            lag[partition] = 0 if all_read else max(0, end - at)
+        drained, reads = plane.watch.drained, dict(plane.next)
+        ends, lag = lag_of(self.topic, plane, drained, reads, offsets)
         return Traffic(
             ends,
             lag,
@@ -381,6 +372,15 @@ class KafkaSource:
     @property
     def silence(self) -> float:
         return self._link.silence if self._link is not None else 0.0
+
+    @property
+    def answered_at(self) -> float:
+        plane = getattr(self._link, "plane", None)
+        return self._contact.at if plane is None else max(self._contact.at, float(plane.watch.answered_at))
+
+    @property
+    def away(self) -> str | None:
+        return self._contact.away
 
     def ages(self) -> list[tuple[float, int]]:
         return self.link.plane.ages.take()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import suppress
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -97,6 +97,15 @@ class Watch:
                 raise Fenced(
                     f"the learner has taken no record for {came:.0f} s: it hangs; another may take over"
                 )
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def begin(self, consumer: AIOKafkaConsumer, places: Sequence[Place], reads: Sized) -> None:
+        """Before anything is read, which may take as long as a state takes to load: does a broker answer?"""
+        asked = [TopicPartition(*place) for place in places]
+        while not reads:
+            with suppress(KafkaError, TimeoutError):  # `run` says what this means
+                await asyncio.wait_for(consumer.end_offsets(asked), ANSWER_SECONDS)
+                self.answered()
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _missed(self, error: Exception) -> None:

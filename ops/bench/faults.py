@@ -93,11 +93,8 @@ class Watched:
         asyncio.run(fill(self._broker, self.topic, self._values[:100]))
 
     def firing(self) -> list[str]:
-        """Alerts, those of `no standby` aside: there is none from the beginning."""
         found = self._prometheus.query(FIRING) if self._prometheus is not None else []
-        return sorted(
-            {each.labels["alertname"].removeprefix("Streamlearn") for each in found} - {"NoStandby"}
-        )
+        return sorted({each.labels["alertname"].removeprefix("Streamlearn") for each in found})
 
     def watch(
         self, fault: str, seconds: float, make: Callable[[], object], speak: Sequence[str]

@@ -52,12 +52,12 @@ class Member:
         except (URLError, ConnectionError):
             return None
 
-    def until(self, role: str | None = None, ready: bool = False) -> float:
-        """When it answers, has the role, and is ready (perf_counter)."""
+    def until(self, *roles: str, ready: bool = False) -> float:
+        """When it answers, has one of the roles (of none: any), and is ready (perf_counter)."""
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
             found = self.status()
-            if found is not None and (role is None or found["role"] == role) and found["ready"] >= ready:
+            if found is not None and (not roles or found["role"] in roles) and found["ready"] >= ready:
                 return time.perf_counter()
             if self.process.poll() is not None:
                 break
@@ -131,7 +131,8 @@ def stop(
         members[0].kill()
         if not standing_by:
             members.append(Member(broker, topic, folder, flags))
-        answers = members[1].until("learner" if standing_by else None)
+        # A standby that was chosen stands by no more: it starts.
+        answers = members[1].until(*(("starting", "learner") if standing_by else ()))
         ready = members[1].until("learner", ready=True)
         seen = traffic.first_of(2)
     finally:

@@ -72,7 +72,7 @@ def headline(status: Row) -> str:
     if not status["healthy"]:
         return "It is sick"
     if not status["ready"]:
-        return "It is not ready"
+        return "It starts" if status["role"] == "starting" else "It is not ready"
     if status["role"] == "standby":
         return "It stands by"
     if status["paused"]:
