@@ -235,8 +235,8 @@ FORGETTING = Row(
         ),
         Panel(
             "Accuracy by set",
-            "On the fixed examples of each held-out set, the newest fifty sets. Error bars it has none: see "
-            "beside.",
+            "On the fixed examples of each held-out set; of more than fifty, the 25 oldest and 25 newest. Its "
+            "standard error is beside it.",
             SHARE,
             (Query('max by (set) (streamlearn_set_accuracy{job="$job",kind="fixed"})', "{{set}}"),),
             low=0,

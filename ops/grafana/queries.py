@@ -34,6 +34,11 @@ def process(metric: str) -> str:
     return f'max by (instance) (process_{metric}{{job="$job"}})'
 
 
+def role(name: str) -> str:
+    """1 for each worker that is it."""
+    return f'max by (instance) (streamlearn_role{{job="$job",role="{name}"}})'
+
+
 def newest(metric: str, labels: str = "", legend: str = "") -> Query:
     """The figure of whichever worker learns: a standby has none, or zero."""
     return Query(f'max(streamlearn_{metric}{{job="$job"{labels}}})', legend or metric)

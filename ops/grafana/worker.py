@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ops.grafana.alerts import ALERTS
-from ops.grafana.queries import RATE, gauge, process, quantiles, rate
+from ops.grafana.queries import RATE, gauge, process, quantiles, rate, role
 from ops.grafana.spec import (
     BLUE,
     GREEN,
@@ -47,7 +47,8 @@ GLANCE = Row(
         ),
         Panel(
             "Standbys",
-            "Workers that would take over, which takes 5 seconds. None is fine where none was set up.",
+            "Workers that would take over, which takes 5 seconds. None is fine where none was set up "
+            "(StreamlearnNoStandby).",
             RECORDS,
             (Query('sum(streamlearn_role{job="$job",role="standby"}) or vector(0)', "standbys"),),
             Kind.NUMBER,
@@ -56,7 +57,7 @@ GLANCE = Row(
         Panel(
             "Health",
             "What /healthz says, of the sickest worker. Sick: records wait and nothing is applied, a thread "
-            "died, or checkpoints fail for too long. /healthz has the sentence (StreamlearnStuck).",
+            "died or hangs, or checkpoints fail for too long. /healthz has the sentence (StreamlearnStuck).",
             RECORDS,
             (Query('min(streamlearn_healthy{job="$job"})', "health"),),
             Kind.NUMBER,
@@ -83,8 +84,7 @@ GLANCE = Row(
         ),
         Panel(
             "Starts in the last hour",
-            "How often workers were started. More than three in a quarter of an hour page "
-            "(StreamlearnRestarting).",
+            "How often workers were started. More than three in half an hour page (StreamlearnRestarting).",
             RECORDS,
             (Query('sum(changes(process_start_time_seconds{job="$job"}[1h]))', "starts"),),
             Kind.NUMBER,
@@ -120,10 +120,11 @@ RATES = Row(
         ),
         Panel(
             "Updates",
-            "Updates of the model a second, and those left out because their loss was not a finite number.",
+            "Updates of the model a second, also those that are done again after a crash, and those left out "
+            "because their loss was not a finite number.",
             PER_SECOND,
             (
-                Query(f'max(deriv(streamlearn_model_step{{job="$job"}}[{RATE}]))', "updates"),
+                Query(rate("step_seconds_count", labels=',stage="update"'), "updates"),
                 Query(rate("skipped_steps_total"), "left out"),
             ),
             low=0,
@@ -284,8 +285,8 @@ PAUSES = Row(
         ),
         Panel(
             "Checkpoints",
-            "Written and failed, a second. Failures without a success page within two minutes "
-            "(StreamlearnCheckpointFailing); after five the worker ends.",
+            "Written and failed, a second. Failures without a success, or one that hangs, page within three "
+            "minutes (StreamlearnCheckpointFailing); after five the worker ends.",
             PER_SECOND,
             (
                 Query(rate("checkpoints_total"), "written"),
@@ -325,11 +326,11 @@ MACHINE = Row(
         Panel(
             "Role",
             "What each worker of the group is: one learns, the others stand by with the newest checkpoint "
-            "at hand.",
+            "at hand. One that starts is neither yet; for five minutes, it pages (StreamlearnNotReady).",
             RECORDS,
-            (Query('max by (instance) (streamlearn_role{job="$job",role="learner"})', "{{instance}}"),),
+            (Query(f"{role('learner')} * 2 + {role('standby')}", "{{instance}}"),),
             Kind.STATES,
-            words={0: ("stands by", BLUE), 1: ("learns", GREEN)},
+            words={0: ("starts", YELLOW), 1: ("stands by", BLUE), 2: ("learns", GREEN)},
         ),
         Panel(
             "Memory",
