@@ -235,7 +235,7 @@ FORGETTING = Row(
         ),
         Panel(
             "Accuracy by set",
-            "On the fixed examples of each held-out set; of more than fifty, the 25 oldest and 25 newest. Its "
+            "On the fixed examples of each held-out set; of more than fifty, the 25 oldest and newest. Its "
             "standard error is beside it.",
             SHARE,
             (Query('max by (set) (streamlearn_set_accuracy{job="$job",kind="fixed"})', "{{set}}"),),
