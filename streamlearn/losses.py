@@ -60,20 +60,15 @@ def class_rows(rows: Rows, classes: int) -> Numbers:
     return added(added(counts, rows.labels, share), rows.other, 1 - share)
 
 
-def proxy_contrastive(logits: Node, rows: Rows, absent: float = 0.0) -> Explicit:
+def proxy_contrastive(logits: Node, rows: Rows) -> Explicit:
     """Proxy-based contrastive loss (Lin et al., PCR, CVPR 2023, equation 7), mean over rows.
 
     With n_c rows of class c in the step:  L_i = log sum_{c: n_c > 0} n_c exp(s_ic) - s_{i, y_i}.
     (The paper sums over rows; all rows of a class share one proxy, which gives this form.)
-    A known class without a row in the step takes part as though it had `absent` rows.
     """
     counts = class_rows(rows, logits.value.shape[1])
-    missing = counts == 0
-    if absent:
-        counts[missing] = absent
     offset = log(counts.clip(LEAST_ROWS))
-    if not absent:
-        offset[missing] = MASKED
+    offset[counts == 0] = MASKED
     return competition(logits, rows, offset=offset)
 
 

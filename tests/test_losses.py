@@ -106,7 +106,6 @@ def test_proxy_contrastive_is_the_double_loop_of_the_paper(rows: Rows) -> None:
         total -= weight * mean / sum(share for _, share in same)
     assert value_of(proxy_contrastive(node(s), rows)) == pytest.approx(total / len(rows.y), rel=1e-6)
     assert explicit_gradient_is_right(lambda at: proxy_contrastive(at, rows), s)
-    assert explicit_gradient_is_right(lambda at: proxy_contrastive(at, rows, absent=0.5), s)
 
 
 def test_classes_that_are_not_in_the_step_get_no_gradient_from_proxies() -> None:

@@ -13,30 +13,15 @@ from streamlearn.buffers import Memory
 from streamlearn.config import CoreSettings, MemorySettings, ModelSettings
 from streamlearn.events import Array, Event
 from streamlearn.learner import OnlineLearner
-from streamlearn.losses import proxy_contrastive
 from streamlearn.methods.prototype_replay import WORN, PrototypeReplay
 from streamlearn.model import Model
 from streamlearn.rows import Rows
-from streamlearn.tape import Node, value_of
 from streamlearn.views import RAW, STANDARD, WEAK
 from tests.streams import images, vectors
 
 
 def rows_of(y: np.ndarray) -> Rows:
     return Rows(np.zeros((len(y), 1), np.float32), y, len(y), 1, 1, None)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("absent", [0.0, 0.5, 1.0])
-def test_absent_classes_compete_as_part_of_a_row(absent: float) -> None:
-    y = np.array([0, 0, 0, 2])
-    logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
-    counts = [3.0, absent, 1.0, absent]
-    total = 0.0
-    for i, label in enumerate(y.tolist()):
-        mass = sum(n * math.exp(logits[i, c]) for c, n in enumerate(counts))
-        total += math.log(mass) - float(logits[i, label])
-    found = proxy_contrastive(Node(logits.numpy(), lambda gradient: None), rows_of(y), absent)
-    assert value_of(found) == pytest.approx(total / 4, rel=1e-5)
 
 
 def test_views_and_examples_follow_the_budget() -> None:

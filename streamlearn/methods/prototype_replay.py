@@ -11,8 +11,6 @@ online continual learning", ICCV 2023, takes those means). The loss is that of p
 - Part of the replay can be drawn by prototypes (OnPro's adaptive prototypical feedback without its
   mixtures): classes that lie near others are replayed more, at no image's cost. It gained on some validation
   streams and not on those of the tables, so it is off: see ops/decisions/0008-default-learner.md.
-- Where a step replays fewer examples than there are known classes, those that it misses compete as well,
-  as though they had a share of a row: a step then says too little about which classes there are.
 - Below four images an event there is one view of more examples; vectors have two images, and no noise.
 
 Mixtures of examples and draws from a shuffled queue brought nothing and are not here (same file).
@@ -64,13 +62,6 @@ class PrototypeReplay(Method):
         )
         sharpness: float = Field(
             0.1, gt=0, description="temperature of the softmax over the cosines of all pairs of prototypes"
-        )
-        absent: float = Field(
-            0.5,
-            ge=0,
-            le=1,
-            description="rows that a known class counts for in a step without it, "
-            "where fewer examples are replayed than classes are known; 0: none",
         )
 
     def __init__(self, params: Any) -> None:
@@ -151,6 +142,4 @@ class PrototypeReplay(Method):
         self._compare(model)
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        sparse = rows.replayed < model.classes
-        absent = self.params.absent if sparse else 0.0
-        return {"prototypes": proxy_contrastive(rows.classified(model), rows, absent)}
+        return {"prototypes": proxy_contrastive(rows.classified(model), rows)}
