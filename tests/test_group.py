@@ -12,7 +12,7 @@ import pytest
 from streamlearn import standby
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.durable import describe
-from streamlearn.events import Claim, GroupSink, GroupSource, Traffic
+from streamlearn.events import Claim, GroupSink, GroupSource, StateMismatch, Traffic
 from streamlearn.group import Group
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Vitals
@@ -27,9 +27,11 @@ class Sink:
     def __init__(self) -> None:
         self.named: str | None = None
         self.given: list[str] = []
+        self.reached: list[Mapping[str, Mapping[int, int]]] = []
 
     def name(self, checkpoint: str, offsets: Mapping[str, Mapping[int, int]], *_: object) -> None:
         self.given.append(checkpoint)
+        self.reached.append(offsets)
 
     def commit(self) -> None:
         self.named = self.given[-1]
@@ -129,3 +131,33 @@ def test_a_copied_folder_is_another_member(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "machine-id").write_text("another machine, with the same inodes")
     monkeypatch.setattr(standby, "MACHINE", tmp_path / "machine-id")
     assert name(tmp_path / "state") != first
+
+
+def test_commands_made_anew_are_read_from_their_beginning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """C of the old topic is none of the new one, and must not keep commits from naming the checkpoint."""
+    sink, store = Sink(), CheckpointStore(tmp_path, 1)
+    group = Group(cast(GroupSource, Source()), cast(GroupSink, sink), store, Settings())
+
+    def manifest(id: str) -> Manifest:
+        place = {"topic": "t", "commands": "c", "commands_id": id, "offsets": {"t": {"0": 3}, "c": {"0": 5}}}
+        return Manifest(tmp_path, {"id": f"of {id}", "position": place})
+
+    def claim(at: int, id: str) -> Claim:
+        return Claim("c1", 1, {0: 0}, {0: 3}, at, 2, id)
+
+    assert group.commands_at(claim(6, "one"), (manifest("one"), {}), "c") == 5
+    assert not caplog.messages
+    with pytest.raises(StateMismatch, match="below 5, where checkpoint of one goes on: it was set back"):
+        group.commands_at(claim(4, "one"), (manifest("one"), {}), "c")
+    for unknown in ((claim(6, ""), "one"), (claim(6, "one"), "")):
+        assert group.commands_at(unknown[0], (manifest(unknown[1]), {}), "c") == 5
+    # Another topic is none that was made anew: there it goes on at P.
+    assert group.commands_at(claim(4, "two"), (manifest("one"), {}), "d") == 4
+    for at in (2, 4, 9):
+        assert group.commands_at(claim(at, "two"), (manifest("one"), {}), "c") == 2
+    assert "made anew: its commands are carried out from its beginning, offset 2" in caplog.messages[-1]
+    group.name(manifest("one"))
+    group.name(manifest("two"))
+    assert sink.reached == [{"t": {0: 3}}, {"t": {0: 3}, "c": {0: 5}}]
