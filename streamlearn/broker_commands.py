@@ -23,12 +23,16 @@ class Words(NamedTuple):
 
 def split(words: Sequence[str], switches: Collection[str], values: Collection[str]) -> Words:
     """Take the command's own words out. `switches` stand alone, `values` want one; both without dashes.
+    Behind `--` all words are plain, whatever they begin with.
 
     Raises SettingsError.
     """
     found, rest = Words([], {}, []), list(words)
     while rest:
         word = rest.pop(0)
+        if word == "--":
+            found.plain.extend(rest)
+            break
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--"):
             found.plain.append(word)
@@ -39,7 +43,7 @@ def split(words: Sequence[str], switches: Collection[str], values: Collection[st
         elif name in values:
             if not equals:
                 if not rest or rest[0].startswith("--"):
-                    raise SettingsError(f"flag --{name} needs a value")
+                    raise SettingsError(f"flag --{name} needs a value (one that begins with --: --{name}=…)")
                 value = rest.pop(0)
             found.own[name] = value
         else:

@@ -132,7 +132,8 @@ COMMANDS = {
         "  pause       read no more events, until `resume`; survives a restart\n"
         "  resume      go on\n"
         "  forget ID   the example leaves memory, held-out sets and older checkpoints; what the weights\n"
-        "              have learned of it stays\n"
+        "              have learned of it stays. An ID that begins with --: `forget --id=--x`, or, behind\n"
+        "              all flags, `forget -- --x`\n"
         "The answer comes once a checkpoint that holds the effect is durable and committed, so it will not\n"
         "be undone. Give the worker's settings: --source.bootstrap_servers, --source.group_id, ….\n"
         "  --timeout   seconds to wait for it (60)\n"
@@ -281,7 +282,8 @@ def _main(words: list[str]) -> int:
         near = get_close_matches(name, COMMANDS, 1)
         hint = f": did you mean {near[0]}?" if near else f"; there is {', '.join(COMMANDS)}"
         raise SettingsError(f"there is no command {name!r}{hint}")
-    if "--help" in words or "-h" in words:
+    flags = words[: words.index("--")] if "--" in words else words
+    if "--help" in flags or "-h" in flags:
         print(command_help(name))
         return 0
     from importlib import import_module

@@ -200,17 +200,17 @@ def place_of(
     offsets: Mapping[int, int],
     cursors: Mapping[int, int],
     start: Mapping[int, int],
-    commands: tuple[str, int, bool] | None,
+    commands: tuple[str, str, int, bool] | None,
 ) -> dict[str, Any]:
     """What `resume_of` reads: C, and how to find and recognise the source at C.
 
-    commands: their topic, their C, and whether one of them has paused the worker.
+    commands: their topic and its id, their C, and whether one of them has paused the worker.
     """
     reached = {source.topic: {str(p): o for p, o in sorted(offsets.items())}}
     asked: dict[str, Any] = {}
     if commands is not None:
-        topic, at, paused = commands
-        asked = {"commands": topic, "paused": paused}
+        topic, id, at, paused = commands
+        asked = {"commands": topic, "commands_id": id, "paused": paused}
         reached[topic] = {"0": at}
     return {
         "topic": source.topic,

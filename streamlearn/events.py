@@ -228,7 +228,8 @@ class Claim:
     checkpoint: id of the checkpoint that the commit names; None where nothing has been committed.
     epoch: of the worker that committed it, 0 for none. start: where a first start begins, by partition.
     published: P, the next offset of every partition whose output is not visible yet. commands: the next
-    command that was not answered; None where there is no topic of commands.
+    command that was not answered; None where there is no topic of commands. commands_begin: the first that
+    there is. commands_id: of that topic, another one if it is made anew; empty where nobody knows.
     """
 
     checkpoint: str | None
@@ -236,6 +237,8 @@ class Claim:
     start: Mapping[int, int]
     published: Mapping[int, int]
     commands: int | None = None
+    commands_begin: int = 0
+    commands_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -289,14 +292,15 @@ class GroupSource(Source, Protocol):
         self,
         checkpoint: str,
         resume: Resume,
-        reached: Sequence[tuple[str, Mapping[str, Mapping[int, int]]]],
+        reached: Sequence[tuple[str, Mapping[str, Mapping[int, int]], str]],
         make: Callable[[int, Mapping[str, Mapping[int, int]]], tuple[str, int]],
         skip: bool,
     ) -> dict[int, int]:
         """With no worker running: have the commit name a copy of a checkpoint, P as it was; returns P.
 
         resume: where the checkpoint goes on. reached: id and C, by topic and partition, of every checkpoint,
-        newest first: what P is raised to where it is lower or missing. make: makes the copy, given the least
+        newest first, and the id of the topic of commands that it knows: what P is raised to where it is lower
+        or missing. make: makes the copy, given the least
         epoch that it may have and what C is raised to; returns its id and epoch. skip: raise C over records
         that are gone; without it that is a StateMismatch. Raises Unreachable, StateMismatch.
         """

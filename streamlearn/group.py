@@ -44,6 +44,8 @@ class Alone:
         self._alone = source
         self._repeats: Callable[[Mapping[int, int]], bool] = getattr(sink, "repeats", lambda offsets: False)
         self._sink = sink
+        self.commands_id = ""
+        """Of the topic of commands, once `commands_at` is known: made anew it has another one."""
 
     def __bool__(self) -> bool:
         return False
@@ -61,7 +63,8 @@ class Alone:
         raise NotImplementedError
 
     def commands_at(self, claim: Claim, found: Found | None, topic: str) -> int | None:
-        """Where commands are read on: at the checkpoint's C; if it knows no such topic, at P.
+        """Where commands are read on: at the checkpoint's C; if it knows no such topic, at P; if it knows one
+        that was deleted and made anew since, at the beginning of the new one.
 
         Raises StateMismatch.
         """
@@ -131,7 +134,7 @@ class Group(Alone):
     def __init__(
         self, source: GroupSource, sink: GroupSink, store: CheckpointStore, settings: Settings
     ) -> None:
-        self._source, self._sink, self._store = source, sink, store
+        self._source, self._sink, self._store, self.commands_id = source, sink, store, ""
         self._standing_by = StandBy(store, settings)
         self._commands = commands_topic(settings)
         self._handed: dict[str, Manifest] = {}
@@ -173,8 +176,16 @@ class Group(Alone):
     def commands_at(self, claim: Claim, found: Found | None, topic: str) -> int | None:
         place = {} if found is None else found[0].body["position"]
         at = place["offsets"][topic]["0"] if place.get("commands") == topic else None
+        self.commands_id = claim.commands_id
         if claim.commands is None or at is None:
             return claim.commands
+        if self._anew(place):
+            log.warning(
+                "topic %s was deleted and made anew: its commands are carried out from its beginning, offset "
+                "%d; what had not been carried out of the old one's, from offset %d on, is gone with it",
+                *(topic, claim.commands_begin, at),
+            )
+            return claim.commands_begin
         if claim.commands < at:
             raise StateMismatch(
                 f"the group's offset of {topic} is {claim.commands}, below {at}, where checkpoint "
@@ -183,13 +194,20 @@ class Group(Alone):
             )
         return int(at)
 
+    def _anew(self, place: Mapping[str, Any]) -> bool:
+        """Was the topic of commands made anew since a manifest's `position`? Then its C is of no topic."""
+        known = place.get("commands_id", "")
+        return known != self.commands_id and "" not in (known, self.commands_id)
+
     def name(self, manifest: Manifest | None, command: Command | None = None, answer: bytes = b"") -> None:
         if manifest is None or manifest.id in self._handed:
             return
         self._handed[manifest.id] = manifest
+        place = manifest.body["position"]
         offsets = {
             topic: {int(partition): offset for partition, offset in part.items()}
-            for topic, part in manifest.body["position"]["offsets"].items()
+            for topic, part in place["offsets"].items()
+            if topic != place.get("commands") or not self._anew(place)
         }
         self._sink.name(manifest.id, offsets, command.position if command is not None else None, answer)
 

@@ -270,16 +270,16 @@ def _group(settings: Settings, manifest: Manifest) -> GroupSource | None:
     return cast(GroupSource, source)
 
 
-def _reached(store: CheckpointStore) -> list[tuple[str, dict[str, dict[int, int]]]]:
-    """Id and C, by topic and partition, of every checkpoint, newest first."""
+def _reached(store: CheckpointStore) -> list[tuple[str, dict[str, dict[int, int]], str]]:
+    """Of every checkpoint, newest first: id, C by topic and partition, the id of the topic of commands."""
     reached = []
     for name in store.names():
         try:
-            offsets = store.read(name).body["position"]["offsets"]
+            place = store.read(name).body["position"]
         except (Damaged, WrongFormat, KeyError):
             continue
-        by_topic = {topic: {int(p): offset for p, offset in by.items()} for topic, by in offsets.items()}
-        reached.append((name, by_topic))
+        offsets = {topic: {int(p): at for p, at in by.items()} for topic, by in place["offsets"].items()}
+        reached.append((name, offsets, str(place.get("commands_id", ""))))
     return reached
 
 

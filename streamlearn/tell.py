@@ -22,8 +22,8 @@ Tell = Callable[[Mapping[str, Any], Callable[[str], bytes], float, Callable[[], 
 
 def tell(words: Sequence[str]) -> int:
     """Send one command and print its answer. Returns the exit status."""
-    given = split(words, {"json"}, {"timeout"})
-    timeout, asked = _seconds(given.own), given.plain
+    given = split(words, {"json"}, {"timeout", "id"})
+    timeout, asked = _seconds(given.own), [*given.plain, *([given.own["id"]] if "id" in given.own else [])]
     kind = asked[0] if asked else None
     if kind not in KINDS:
         raise SettingsError(

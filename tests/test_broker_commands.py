@@ -38,6 +38,13 @@ def test_words_are_split() -> None:
     )
 
 
+def test_words_behind_two_dashes_are_plain() -> None:
+    words = ["forget", "--n=--x", "--seed", "1", "--", "--check", "--", "-h"]
+    assert split(words, {"check"}, {"n"}) == Words(
+        ["forget", "--check", "--", "-h"], {"n": "--x"}, ["--seed", "1"]
+    )
+
+
 @pytest.mark.parametrize("words", [["--check=1"], ["--n"], ["--n", "--check"]])
 def test_words_that_can_not_be_split(words: list[str]) -> None:
     with pytest.raises(SettingsError):
@@ -67,6 +74,12 @@ def test_numbers() -> None:
         (("publish", "digitz", *TOPIC), "digitz"),
         (("publish", "digits", *BROKER, "--source.topic", "a b"), "source.topic is 'a b'"),
         (("topics",), "no topic is named"),
+        (("tell", "forget", "--", "--help"), "tell needs the broker"),
+        (("tell", "forget", "--id=--x"), "tell needs the broker"),
+        (("tell", "forget", "--id", "--x"), "flag --id needs a value (one that begins with --: --id=…)"),
+        (("tell", "forget", "a", "--id", "b"), "forget wants the ID of an event, and nothing else"),
+        (("tell", "forget", "--", "a", "--timeout"), "forget wants the ID of an event, and nothing else"),
+        (("tell", "pause", "--id=a"), "pause takes no argument"),
         (("topics", "t", *TOPIC), "unexpected argument 't'"),
         (("topics", *TOPIC, "--partitions", "0"), "--partitions is '0'"),
         (("topics", *TOPIC, "--sink.predictions", "t"), "a topic has one purpose"),

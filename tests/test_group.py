@@ -12,7 +12,7 @@ import pytest
 from streamlearn import standby
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.durable import describe
-from streamlearn.events import Claim, GroupSink, GroupSource, Standing, Traffic
+from streamlearn.events import Claim, GroupSink, GroupSource, Standing, StateMismatch, Traffic
 from streamlearn.group import Group
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Vitals

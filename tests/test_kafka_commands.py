@@ -115,7 +115,9 @@ def test_an_answer_is_seen_with_its_commit_and_once(broker: Broker, tmp_path: Pa
         assert run.stops() == 0
     assert [(each["command"], each["epoch"]) for each in answers(place)] == [("pause", 2), ("resume", 2)]
     assert len(answers(place, "read_uncommitted")) == 3
-    assert place.committed()[".commands", 0] == (2, {"checkpoint": place.named(), "epoch": 2})
+    offset, said = place.committed()[".commands", 0]
+    assert said.pop("topic_id") == place.newest["position"]["commands_id"]
+    assert (offset, said) == (2, {"checkpoint": place.named(), "epoch": 2})
 
 
 def test_forget(broker: Broker, tmp_path: Path) -> None:
@@ -132,6 +134,8 @@ def test_forget(broker: Broker, tmp_path: Path) -> None:
         assert answer["removed"] == {"memory": 1, "held_out": 0, "waiting": 0}
         assert "stays" in answer["not_removed"]
         assert tell(place, ("forget", labeled))["removed"]["memory"] == 0
+        for words in (("--id=--odd",), ("--", "--odd")):
+            assert tell(place, "forget", *words)["id"] == "--odd"
         run.until(lambda: before not in place.checkpoints(), "older checkpoints that hold it are deleted")
         run.kill()
     with place.run(*kept) as run:
@@ -248,6 +252,8 @@ def test_a_first_start_skips_what_was_asked_before_and_tell_says_so(broker: Brok
     place.send(EVENTS[:50])
     with place.run() as run:
         place.until_kept(run, 50)
+        assert f"1 commands stand in {place.topic}.commands from before (at most; marks of" in run.said
+        assert "transactions count too): skipped: this is a first start" in run.said
         run.kill()
     assert answers(place) == []
     tell(place, "checkpoint", "--timeout", "1", status=4)
@@ -260,7 +266,8 @@ def test_a_first_start_skips_what_was_asked_before_and_tell_says_so(broker: Brok
 def test_without_the_topics_commands_are_off_and_said_to_be(broker: Broker, tmp_path: Path) -> None:
     place = new_place(broker, tmp_path, without=(".commands", ".answers"))
     place.send(EVENTS[:50])
-    with place.run() as run:
+    kept = ("--memory.capacity", "200", "--evaluation.held_out", "0")
+    with place.run(*kept) as run:
         place.until_answered(run, 50)
         assert f"no topic {place.topic}.commands and no topic {place.topic}.answers: commands" in run.said
         assert "are off; `streamlearn topics` makes it" in run.said
@@ -269,14 +276,21 @@ def test_without_the_topics_commands_are_off_and_said_to_be(broker: Broker, tmp_
         assert run.stops() == 0
     with place.command("topics") as topics:
         assert topics.ends() == 0
-    # Nobody is there to answer: it stands in the topic for the next one.
-    said = tell(place, "pause", "--timeout", "1", status=4)["said"]
+    # Nobody is there to answer: it stands in the topic for the next one, though that one reads it first.
+    gone = next(event.id for event in EVENTS if event.y is not None)
+    said = tell(place, ("forget", gone), "--timeout", "1", status=4)["said"]
     assert said.startswith(
         f"no answer within 1 s: is a worker of group {place.group} running? The command stands"
     )
     place.send(EVENTS[50:60])
-    with place.run() as run:
+    with place.run(*kept) as run:
         run.says("goes on from ")
+        run.says("carried out, from its beginning")
         place.until_answered(run, 60)
+        run.until(lambda: answers(place), "it is answered")
         assert tell(place, "checkpoint")["done"]
         assert run.stops() == 0
+    assert [(each["command"], each.get("id")) for each in answers(place)] == [
+        *(("forget", gone), ("checkpoint", None))
+    ]
+    assert answers(place)[0]["removed"] == {"memory": 1, "held_out": 0, "waiting": 0}

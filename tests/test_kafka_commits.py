@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from connectors.kafka.assignor import choose
 from connectors.kafka.boxes import Message, Place
-from connectors.kafka.committed import interpret
+from connectors.kafka.committed import interpret, metadata_of
+from connectors.kafka.going_back import read_now
 from connectors.kafka.murmur import partition_of
 from connectors.kafka.options import options_of
 from connectors.kafka.records import PREFIXES, batches, bytes_of
@@ -45,6 +46,28 @@ def test_all_partitions_name_one_checkpoint() -> None:
 def test_partitions_that_disagree_are_refused(other: str, said: str) -> None:
     with pytest.raises(StateMismatch, match=said):
         interpret("g", "t", {("t", 0): (7, meta("c1", 4)), ("t", 1): (9, other)})
+
+
+def test_what_was_committed_of_a_topic_made_anew_says_nothing_of_it() -> None:
+    at: dict[Place, tuple[int, str]] = {
+        ("t", 0): (7, meta("c1")),
+        ("commands", 0): (5, metadata_of("c1", 1, (4, 5), "old")),
+        ("others", 0): (3, meta("c1")),
+    }
+    found = interpret("g", "t", at)
+    assert found.among({"t": "t1", "commands": "old"}) == found
+    # What a broker doesn't say, or a commit, is not taken for another one.
+    assert found.among({"commands": "00000000-0000-0000-0000-000000000000"}) == found
+    assert found.among({}) == found
+    anew = found.among({"t": "t1", "commands": "new", "others": "o1"})
+    assert anew.published == {("t", 0): 7, ("others", 0): 3}
+    assert anew.gaps == {}
+
+
+def test_c_of_commands_made_anew_since_says_nothing_of_them() -> None:
+    offsets = {"t": {0: 7}, "commands": {0: 5}}
+    reached = [("c3", offsets, "new"), ("c2", offsets, "old"), ("c1", offsets, "")]
+    assert read_now(reached, "commands", "new") == [("c3", offsets), ("c2", {"t": {0: 7}}), ("c1", offsets)]
 
 
 ODD = ["Infinity", "-Infinity", "NaN", "1e400", "1e3", "2.5", "-1", "true", "null", '"x"', '"1"', "9" * 4000]

@@ -49,7 +49,7 @@ def test_a_topic_that_is_missing(of: str, broker: Broker, tmp_path: Path) -> Non
         )
 
 
-@pytest.mark.parametrize("of", ["", ".predictions"])
+@pytest.mark.parametrize("of", ["", ".predictions", ".commands"])
 def test_a_topic_that_is_deleted_while_the_worker_runs(of: str, broker: Broker, tmp_path: Path) -> None:
     place = new_place(broker, tmp_path)
     place.send(EVENTS[:50])
@@ -63,6 +63,11 @@ def test_a_topic_that_is_deleted_while_the_worker_runs(of: str, broker: Broker, 
     assert last_line(run.said) == (
         f"run: Kafka at {broker.address}: topic {place.name(of)} is gone: was it deleted? The state is kept"
     )
+    if of == ".commands":
+        with place.run() as run:
+            place.until_answered(run, 60)
+            assert f"there is no topic {place.name(of)}: commands (`streamlearn tell`) are off" in run.said
+            assert run.stops() == 0
 
 
 @pytest.mark.parametrize("more", [(), SOON])

@@ -92,6 +92,27 @@ def test_every_record_has_one_output_where_its_reader_looks_for_it(broker: Broke
     assert place.committed()["", 1] == (at[1], {"checkpoint": body["id"], "epoch": 1})
 
 
+def test_a_dead_letter_of_a_dead_letter_says_last_why_it_is_one(broker: Broker, tmp_path: Path) -> None:
+    """The original's headers stay as they were, ours are behind them: whoever asks for the last one of a
+    name, as Kafka Connect's readers do, gets ours."""
+    place = new_place(broker, tmp_path)
+    place.send([*EVENTS[:20], Message(b"{garbage", b"k", (("trace", b"t"),))])
+    with place.run() as run:
+        run.until(lambda: place.answered(1, ".dead_letters"), "it is one")
+        (first,) = place.read(".dead_letters")
+        place.send([Message(first.value, first.key, first.headers)])
+        run.until(lambda: place.answered(2, ".dead_letters"), "and again")
+        assert run.stops() == 0
+    _, second = place.read(".dead_letters")
+    assert (second.key, second.value) == (b"k", b"{garbage")
+    ours = first.headers[1:]
+    assert second.headers[: len(first.headers)] == first.headers
+    again = second.headers[len(first.headers) :]
+    assert [name for name, _ in again] == [name for name, _ in ours]
+    assert dict(ours)[f"{ERRORS}offset"] == b"20"
+    assert dict(second.headers)[f"{ERRORS}offset"] == dict(again)[f"{ERRORS}offset"] == b"21"
+
+
 @pytest.fixture(scope="module")
 def never_stopped(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """All EVENTS, and some garbage, in one go."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -16,6 +16,7 @@ from kafka import KafkaAdminClient, errors
 from connectors.kafka.boxes import Place
 from connectors.kafka.errors import explain
 from connectors.kafka.options import Options
+from connectors.kafka.refusals import is_other
 from streamlearn.events import StateMismatch, Unreachable
 
 RETRY_SECONDS = 0.5
@@ -27,12 +28,20 @@ MOST_EPOCHS = 1 << 31
 @dataclass(frozen=True)
 class Committed:
     """published: P by partition, where there is one. checkpoint, epoch: of the metadata. gaps: offsets
-    between which there was no record, as known (see `Gaps`)."""
+    between which there was no record, as known (see `Gaps`). ids: of the topics that these are offsets of,
+    where the commit says it."""
 
     published: Mapping[Place, int] = field(default_factory=dict)
     checkpoint: str | None = None
     epoch: int = 0
     gaps: Mapping[Place, tuple[int, int]] = field(default_factory=dict)
+    ids: Mapping[Place, str] = field(default_factory=dict)
+
+    def among(self, ids: Mapping[str, str]) -> Committed:
+        """Without what is of topics that have other `ids` now: deleted, and made anew."""
+        gone = {place for place, id in self.ids.items() if is_other(id, ids.get(place[0], ""))}
+        published = {place: offset for place, offset in self.published.items() if place not in gone}
+        return replace(self, published=published, gaps={p: g for p, g in self.gaps.items() if p not in gone})
 
 
 class Asker:
@@ -117,7 +126,7 @@ async def read_committed(
     names = [at for place, at in said.items() if place[0] == topic]
     named, epoch = max(((name or "", epoch) for name, epoch in names), default=("", 0))
     ours = {place: at[0] for place, at in found.items() if said[place][0] is not None}
-    return Committed(ours, named or None, epoch, gaps_of(found))
+    return Committed(ours, named or None, epoch, gaps_of(found), ids_of(found))
 
 
 async def _surely(options: Options) -> dict[Place, tuple[int, str]]:
@@ -173,13 +182,19 @@ def interpret(group: str, topic: str, found: Mapping[Place, tuple[int, str]]) ->
             "right, or start with another source.group_id and checkpoint.folder"
         )
     published = {place: offset for place, (offset, _) in found.items()}
-    return Committed(published, checkpoint, epoch, gaps_of(found))
+    return Committed(published, checkpoint, epoch, gaps_of(found), ids_of(found))
 
 
-def metadata_of(checkpoint: str | None, epoch: int, gap: tuple[int, int] | None) -> str:
-    """What stands beside a committed offset."""
+def metadata_of(checkpoint: str | None, epoch: int, gap: tuple[int, int] | None, topic_id: str = "") -> str:
+    """What stands beside a committed offset. topic_id: see `Options.id_beside`."""
     body = {"checkpoint": checkpoint, "epoch": epoch} | ({"gap": gap} if gap is not None else {})
-    return json.dumps(body, separators=(",", ":"))
+    return json.dumps(body | ({"topic_id": topic_id} if topic_id else {}), separators=(",", ":"))
+
+
+def ids_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, str]:
+    """Those that the metadata name."""
+    said = {place: json.loads(metadata) for place, (_, metadata) in found.items() if _parse(metadata)[0]}
+    return {place: str(body["topic_id"]) for place, body in said.items() if "topic_id" in body}
 
 
 def gaps_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, tuple[int, int]]:

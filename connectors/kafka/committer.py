@@ -220,8 +220,11 @@ class Committer:
     def _offsets(
         self, published: dict[Place, int], name: str | None
     ) -> dict[TopicPartition, OffsetAndMetadata]:
+        beside, gap = self.options.id_beside, self._gap
         return {
-            TopicPartition(*place): OffsetAndMetadata(offset, metadata_of(name, self.epoch, self._gap(place)))
+            TopicPartition(*place): OffsetAndMetadata(
+                offset, metadata_of(name, self.epoch, gap(place), beside(place[0]))
+            )
             for place, offset in published.items()
         }
 

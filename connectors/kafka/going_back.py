@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from connectors.kafka.boxes import Place
-from connectors.kafka.refusals import refuse_outside
+from connectors.kafka.refusals import is_other, refuse_outside
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +16,17 @@ Offsets = Mapping[str, Mapping[int, int]]
 
 def flat(offsets: Offsets) -> dict[Place, int]:
     return {(topic, partition): o for topic, of in offsets.items() for partition, o in of.items()}
+
+
+def read_now(
+    reached: Sequence[tuple[str, Offsets, str]], commands: str, id: str
+) -> list[tuple[str, Offsets]]:
+    """Id and C of checkpoints, those of `commands` left out where that topic had another id then: it was made
+    anew, and they say nothing of it."""
+    return [
+        (name, {t: of for t, of in offsets.items() if t != commands or not is_other(known, id)})
+        for name, offsets, known in reached
+    ]
 
 
 def skipped(

@@ -10,6 +10,8 @@ from connectors.kafka.client import aiokafka_options
 from streamlearn.events import UsageError
 
 MIB = 1 << 20
+NO_ID = "00000000-0000-0000-0000-000000000000"
+"""What a broker says that knows no ids of topics."""
 OURS = {"bootstrap_servers", "security_protocol", "ssl_context", "sasl_mechanism", "sasl_plain_username"}
 OURS |= {"sasl_plain_password", "loop", "key_serializer", "value_serializer"}
 OURS_CONSUMER = {
@@ -30,8 +32,8 @@ class Options:
 
     connection: parameters that every client gets. group: the consumer group; None reads without one.
     instance: the name of this member of it, by which it is known again after a restart; None: no name.
-    limits: bytes that a batch of messages may have, by topic. ids: by topic that is read, once that is
-    checked; a topic made anew has another one. consumer, producer: what is passed on.
+    limits: bytes that a batch of messages may have, by topic. ids: by topic that is read; a topic made anew
+    has another one. consumer, producer: what is passed on.
     reach: what `connectors.kafka.reach` wants to know. topic: of the events.
     reads: the topics that are read; others are written to.
     merge_idle: seconds after which a partition without records is left out of the merging by time; None: no
@@ -62,6 +64,14 @@ class Options:
     def largest(self) -> int:
         """Bytes of the largest batch that any topic takes."""
         return max(self.limits.values(), default=MIB)
+
+    def id_beside(self, topic: str) -> str:
+        """The id of a topic that stands beside its committed offset: of one made anew that one says nothing.
+
+        Of the events a checkpoint knows it, and is refused as a whole.
+        """
+        id = self.ids.get(topic, "") if topic != self.topic else ""
+        return id if id != NO_ID else ""
 
     @property
     def transactional_id(self) -> str:

@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError
 from kafka import errors
 
 from connectors.kafka.errors import explain
 from connectors.kafka.options import Options
 from connectors.kafka.refusals import refuse_anew
 from connectors.kafka.topics import Topic, describe_once, refuse_denied
-from streamlearn.events import Unreachable
+from streamlearn.events import ConnectorError, StateMismatch, Unreachable
 
 RETRY_SECONDS = 0.5
 TRY_SECONDS = 5.0
@@ -38,6 +38,16 @@ async def attempt(options: Options, start: Callable[[], Awaitable[Any]]) -> None
             await asyncio.sleep(RETRY_SECONDS)
         except Exception as error:
             raise explain(error, options.where) from error
+
+
+async def explained(error: Exception, options: Options) -> ConnectorError:
+    """See `explain`; and an offset that isn't there may be one of a topic that was made anew."""
+    if isinstance(error, OffsetOutOfRangeError):
+        try:
+            await refuse_other_ids(options)
+        except StateMismatch as anew:
+            return anew
+    return explain(error, options.where)
 
 
 async def refuse_gone(options: Options) -> None:
@@ -77,4 +87,4 @@ async def refuse_other_ids(options: Options) -> None:
 def _compare(options: Options, there: Mapping[str, Topic]) -> None:
     for name, known in options.ids.items():
         if name in there:
-            refuse_anew(name, known, there[name].id)
+            refuse_anew(name, known, there[name].id, name == options.topic)

@@ -29,7 +29,7 @@ from connectors.kafka.gaps import Gaps
 from connectors.kafka.merge import MergedInbox, inbox_of
 from connectors.kafka.names import read_any, unreadable
 from connectors.kafka.options import Options
-from connectors.kafka.patience import attempt, refuse_gone
+from connectors.kafka.patience import attempt, explained, refuse_gone
 from connectors.kafka.records import Records, records_of
 from connectors.kafka.watch import Watch
 from streamlearn.events import ConnectorError, Fenced, Record, Unreachable, UsageError
@@ -375,7 +375,7 @@ class DataPlane(Service):
             raise
         except Exception as error:
             if not self._stopping:
-                self.fail(explain(error, self.options.where))
+                self.fail(await explained(error, self.options))
                 # Whoever reads no more must not keep others from it, however long its learner takes to end.
                 await self._stop_consumer()
 

@@ -12,13 +12,13 @@ from connectors.kafka.boxes import Named, Place
 from connectors.kafka.committed import Committed, read_committed
 from connectors.kafka.contact import Contact
 from connectors.kafka.ends import ends_of, lag_of
-from connectors.kafka.going_back import Offsets, furthest, skipped
+from connectors.kafka.going_back import Offsets, furthest, read_now, skipped
 from connectors.kafka.link import Link
 from connectors.kafka.members import Members, surveyed
 from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
-from connectors.kafka.refusals import refuse_other, refuse_outside
-from connectors.kafka.topics import Topic, commands_of, describe, refuse_missing
+from connectors.kafka.refusals import refuse_beyond, refuse_fewer, refuse_other, refuse_outside
+from connectors.kafka.topics import Topic, commands_of, describe, refuse_missing, say_which_wait
 from streamlearn.events import (
     Claim,
     Record,
@@ -137,20 +137,15 @@ class KafkaSource:
         return self._claim_of(link.call(lambda: surveyed(grouped, self.topic)), lambda: False)
 
     def _claim_of(self, committed: Committed, stopped: Callable[[], bool]) -> Claim:
-        link = self.link
+        self._options.ids = self._ids
+        link, committed = self.link, committed.among(self._ids)
         plane = link.plane
         first, last = link.call(plane.bounds, stopped)
         begin = (first if self._start == "earliest" else last) | {
             place: last[place] for place in last if place[0] == self._commands
         }
         self._begin = {place: begin[place] for place in first}
-        unknown = [place for place in committed.published if place[0] == self.topic and place not in first]
-        if unknown:
-            raise StateMismatch(
-                f"group {self._group} has committed partition {unknown[0][1]} of {self.topic}, which has "
-                f"only {self._topics[self.topic].partitions}: the topic was made anew; start with another "
-                "source.group_id and checkpoint.folder"
-            )
+        refuse_fewer(self._group, self.topic, committed.published, first)
         published = {
             # A partition without a commit came later: all of it is new.
             place: committed.published.get(place, begin[place] if committed.checkpoint is None else offset)
@@ -158,7 +153,7 @@ class KafkaSource:
         }
         at = self._commands_place
         if at in published and at not in committed.published:
-            published[at] = last[at]  # what was asked for before there was anybody to ask
+            say_which_wait(self._commands, first[at], last[at], committed.checkpoint is None)
         plane.committer.published = published
         plane.gaps.learn(committed.gaps)
         return Claim(
@@ -167,6 +162,8 @@ class KafkaSource:
             {p: offset for (topic, p), offset in begin.items() if topic == self.topic},
             {p: offset for (topic, p), offset in published.items() if topic == self.topic},
             published.get(at),
+            first.get(at, 0),
+            self._options.id_beside(self._commands),
         )
 
     def _connect(self, names: list[str], more: list[str], stopped: Callable[[], bool]) -> Link:
@@ -184,6 +181,7 @@ class KafkaSource:
         options.limits = {name: topic.largest for name, topic in self._topics.items()}
         if more:
             link.plane.commands_topic = commands_of(options, found, *more)
+        options.ids = self._ids
         link.call(lambda: link.plane.connect(self._read()), stopped)
         return link
 
@@ -192,11 +190,15 @@ class KafkaSource:
         names = {self.topic, self.link.plane.commands_topic} - {""}
         return {name: self._topics[name].partitions for name in sorted(names)}
 
+    @property
+    def _ids(self) -> dict[str, str]:
+        return {name: self._topics[name].id for name in self._read()}
+
     def use(
         self,
         checkpoint: str,
         resume: Resume,
-        reached: Sequence[tuple[str, Offsets]],
+        reached: Sequence[tuple[str, Offsets, str]],
         make: Callable[[int, Offsets], tuple[str, int]],
         skip: bool,
     ) -> dict[int, int]:
@@ -221,7 +223,8 @@ class KafkaSource:
         committed, still = link.call(lambda: plane.claim(self.topic, strict=False))
         if not still:
             raise busy
-        ids = [name for name, _ in reached]
+        committed = committed.among(self._ids)
+        ids = [name for name, *_ in reached]
         oldest = ids.index(committed.checkpoint) if committed.checkpoint in ids else 0
         if checkpoint in ids[:oldest]:
             raise StateMismatch(
@@ -231,11 +234,12 @@ class KafkaSource:
             )
         first, last = link.call(plane.bounds)
         plane.gaps.learn(committed.gaps)
-        begin = skipped(dict(reached).get(checkpoint, {}), first, last, skip, plane.gaps.over)
-        published = furthest(committed.published, [begin, *dict(reached[oldest:]).values()], last)
+        known = read_now(reached, self._commands, self._ids.get(self._commands, ""))
+        begin = skipped(dict(known).get(checkpoint, {}), first, last, skip, plane.gaps.over)
+        published = furthest(committed.published, [begin, *dict(known[oldest:]).values()], last)
         at = self._commands_place
-        if at in published and at not in committed.published and not published[at]:
-            published[at] = last[at]
+        if at in published:
+            published[at] = max(published[at], first[at])
         name, epoch = make(committed.epoch + 1, begin)
 
         async def commit() -> None:
@@ -282,7 +286,6 @@ class KafkaSource:
         link = self.link
         first, last = link.call(link.plane.bounds, resume.stopped)
         refuse_other(resume, self.topic, self._topics[self.topic].id)
-        self._options.ids = {name: self._topics[name].id for name in self._read()}
         start: dict[Place, int] = {}
         for place in first:
             if place[0] == self._commands:
@@ -293,13 +296,7 @@ class KafkaSource:
                 start[place] = resume.offsets.get(place[1], first[place])
             start[place] = link.plane.gaps.over(place, start[place])
             refuse_outside(place, start[place], first[place], last[place])
-        for place, offset in link.plane.committer.published.items():
-            if offset > last.get(place, offset):
-                raise StateMismatch(
-                    f"group {self._group} has committed offset {offset} of {place[0]}:{place[1]}, but the "
-                    f"log ends at {last[place]}: it was cut, or the offset was set by hand. `streamlearn "
-                    "checkpoints use ID` (with these settings) sets it to the end"
-                )
+        refuse_beyond(self._group, link.plane.committer.published, last)
         if isinstance(link.plane.inbox, MergedInbox):
             self._begin_merging(link.plane.inbox, start, resume)
         link.call(lambda: _flow(link, start))

@@ -133,6 +133,20 @@ def commands_of(options: Options, found: Topics, commands: str, answers: str) ->
     return ""
 
 
+def say_which_wait(commands: str, first: int, last: int, skip: bool) -> None:
+    """Nothing was committed of that topic, which holds offsets `first` to `last`: what becomes of those?
+
+    skip: on a group's first start, as they were meant for nobody, or for a group before it.
+    """
+    if first < last:
+        what = "skipped: this is a first start" if skip else "carried out, from its beginning"
+        log.log(
+            logging.WARNING if skip else logging.INFO,
+            "%d commands stand in %s from before (at most; marks of transactions count too): %s",
+            *(last - first, commands, what),
+        )
+
+
 def compacted(topics: Mapping[str, Topic]) -> list[str]:
     """A sentence on each of these, which are written to, that takes no record without a key."""
     return [
