@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from connectors.kafka.boxes import Named, Outbox, Parcel, Place
 from connectors.kafka.committed import metadata_of, read_committed
+from connectors.kafka.consumer import session_of
 from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt
 from connectors.kafka.records import BATCH_BYTES, batches
@@ -29,6 +30,12 @@ BEHIND = 0.25
 REQUEST_MS = 30_000
 STOP_SECONDS, GIVEN_UP_SECONDS = 5.0, 1.0
 """For a client to say goodbye; and for one that has failed."""
+PROVEN = 0.5
+"""Of a session: for so long after the broker has taken a member's commit nobody else learns, with time left
+for what is sent then to arrive."""
+
+
+Offsets = dict[TopicPartition, OffsetAndMetadata]
 
 
 def interval_of(given: float, waits: float) -> float:
@@ -71,6 +78,7 @@ class Committer:
         self.published: dict[Place, int] = {}
         self.named: str | None = None
         """The checkpoint that the newest commit names."""
+        self._proven = 0.0
         self._durable: list[Named] = []
         self._since: float | None = None
 
@@ -140,21 +148,22 @@ class Committer:
         fitting = [n for n in self._durable if all(published.get(p, -1) >= o for p, o in n.offsets.items())]
         named = fitting[-1] if fitting else None
         name = named.checkpoint if named is not None else self.named
+        offsets = self._offsets(published, name)
         if self.options.exactly_once:
-            await self._transaction(parcel, published, name)
+            await self._transaction(parcel, offsets)
         else:
-            await self._flush(parcel, published, name)
+            await self._flush(parcel, offsets)
         self.published, self.named = published, name
         if named is not None:
             self._durable = self._durable[self._durable.index(named) + 1 :]
 
-    async def _transaction(self, parcel: Parcel, published: dict[Place, int], name: str | None) -> None:
+    async def _transaction(self, parcel: Parcel, offsets: Offsets) -> None:
         producer, group = self.producer, self.options.group
         assert producer is not None and group is not None
         await producer.begin_transaction()
         try:
             await self._send(parcel)
-            await producer.send_offsets_to_transaction(self._offsets(published, name), group)
+            await producer.send_offsets_to_transaction(offsets, group)
         except BaseException:
             # Readers needn't wait for the next start to see that nothing came of this.
             await self._abort()
@@ -168,10 +177,26 @@ class Committer:
         except (KafkaError, TimeoutError, AssertionError):
             log.debug("the transaction is left to the next start")
 
-    async def _flush(self, parcel: Parcel, published: dict[Place, int], name: str | None) -> None:
+    async def _flush(self, parcel: Parcel, offsets: Offsets) -> None:
         await self._send(parcel)
-        if self.options.group is None or self.consumer is None:
+        if self.options.group is not None and self.consumer is not None:
+            await self._commit_beside(offsets)
+
+    async def _prove(self) -> None:
+        """Before anything is sent that no transaction hides: is this still the one that learns?
+
+        A process that was stopped for longer than its session finds others at work when it goes on, and what
+        it sends then comes after theirs. So the broker is asked, by making the last commit again, which it
+        takes of a member alone: what was stopped in the client, two batches of a partition at most, goes out.
+        """
+        if self.options.exactly_once or self.consumer is None or self.named is None:
             return
+        if time.monotonic() - self._proven > PROVEN * session_of(self.options):
+            await self._commit_beside(self._offsets(self.published, self.named))
+
+    async def _commit_beside(self, offsets: Offsets) -> None:
+        """Commit without a transaction. Raises Fenced once another worker has committed."""
+        assert self.consumer is not None
         while not self.ended:
             # Outside of a membership, or in another's place, the broker would take it from whoever asks.
             await self._owning()
@@ -179,8 +204,10 @@ class Committer:
                 self.doubtful = False
                 await self._refuse_successor()
                 continue
+            asked = time.monotonic()
             try:
-                await self.consumer.commit(self._offsets(published, name))
+                await self.consumer.commit(offsets)
+                self._proven = asked
                 return
             except CommitFailedError:
                 # A worker that joins is enough for that. If the partitions go to it, the plane ends us.
@@ -202,6 +229,7 @@ class Committer:
         assert producer is not None
         sends = []
         for place, batch in batches(producer, parcel.messages, self.options.limits):
+            await self._prove()
             sends.append(await self._enqueue(producer, place, batch))
         if sends:
             await asyncio.gather(*sends)
@@ -217,9 +245,7 @@ class Committer:
             except KafkaTimeoutError:
                 log.debug("%s:%d takes nothing yet", topic, partition)
 
-    def _offsets(
-        self, published: dict[Place, int], name: str | None
-    ) -> dict[TopicPartition, OffsetAndMetadata]:
+    def _offsets(self, published: Mapping[Place, int], name: str | None) -> Offsets:
         return {
             TopicPartition(*place): OffsetAndMetadata(offset, metadata_of(name, self.epoch, self._gap(place)))
             for place, offset in published.items()
