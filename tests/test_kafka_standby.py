@@ -232,6 +232,27 @@ def test_one_that_comes_back_from_a_long_stop_shows_nothing_and_exits(
     assert place.committed()["", 0][1]["epoch"] == 2
 
 
+@pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
+def test_two_workers_with_one_instance_name(mode: str, broker: Broker, tmp_path: Path) -> None:
+    """The broker takes the newer one for the older, restarted: that one ends, and says why it may be."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:100])
+    given = ("--source.options.instance", "one", "--delivery.mode", mode)
+    with place.run(*given) as older:
+        place.until_kept(older, 100)
+        with place.run(*given) as newer:
+            newer.says("goes on from ")
+            place.send(EVENTS[100:])
+            assert older.ends() == 7
+            assert (
+                "share a source.options.instance: give each its own, or none" in older.said.splitlines()[-1]
+            )
+            newer.until(lambda: place.committed()["", 0][0] == 400, "all are answered")
+            assert newer.stops() == 0
+    if mode == "exactly_once":
+        each_once(place)
+
+
 def test_a_standby_of_one_that_is_at_least_once_does_not_stop_it(broker: Broker, tmp_path: Path) -> None:
     """Commits are refused while a rebalance goes on: they come after it."""
     place = new_place(broker, tmp_path)

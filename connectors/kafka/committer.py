@@ -16,6 +16,7 @@ from aiokafka.structs import OffsetAndMetadata
 from connectors.kafka.boxes import Named, Outbox, Parcel, Place
 from connectors.kafka.committed import metadata_of, read_committed
 from connectors.kafka.consumer import session_of
+from connectors.kafka.errors import SHARED
 from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt
 from connectors.kafka.records import BATCH_BYTES, batches
@@ -30,6 +31,10 @@ BEHIND = 0.25
 REQUEST_MS = 30_000
 STOP_SECONDS, GIVEN_UP_SECONDS = 5.0, 1.0
 """For a client to say goodbye; and for one that has failed."""
+IDLE_SECONDS = 3600.0
+"""After so long without anything to say the last commit is made again: brokers forget whoever is silent, a
+transactional id after seven days (transactional.id.expiration.ms), committed offsets after as long
+(offsets.retention.minutes). Some are set to a day, or to hours; and a commit costs five requests."""
 PROVEN = 0.5
 """Of a session: for so long after the broker has taken a member's commit nobody else learns, with time left
 for what is sent then to arrive."""
@@ -114,7 +119,7 @@ class Committer:
         last = time.monotonic()
         while True:
             busy = self._handed.is_set()
-            await self._handed.wait()
+            await self._wait()
             if self.ended:
                 return
             self._handed.clear()
@@ -136,6 +141,20 @@ class Committer:
             )
             await self._pause(begun + interval_of(self.options.commit_interval, waits))
             last = begun
+
+    async def _wait(self) -> None:
+        """Until there is something to say; meanwhile see to it that the broker doesn't forget us."""
+        while not self._handed.is_set():
+            try:
+                await asyncio.wait_for(self._handed.wait(), IDLE_SECONDS)
+            except TimeoutError:
+                if self.ended:
+                    return
+                if self.named is not None and self.options.group is not None:
+                    self._since = time.monotonic()
+                    await asyncio.wait_for(self._commit(Parcel()), self.options.patience)
+                    self._since = None
+                    self._answered()
 
     async def _pause(self, until: float) -> None:
         """Until the next commit is due, or somebody waits for it."""
@@ -220,7 +239,7 @@ class Committer:
         if (await read_committed(self.options, self.options.topic, strict=False)).epoch > self.epoch:
             raise Fenced(
                 f"{self.options.where}: another worker of group {self.options.group} has gone on meanwhile: "
-                "a new start goes on from its last commit"
+                f"a new start goes on from its last commit{SHARED}"
             )
 
     async def _send(self, parcel: Parcel) -> None:

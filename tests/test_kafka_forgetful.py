@@ -1,0 +1,90 @@
+"""What a broker forgets by its own settings: who is silent, and records that newer ones replace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from connectors.kafka import committer
+from ops.kafka.broker import Broker
+from tests.kafka import administrator, read_all, running
+from tests.kafka_worker import Place, new_place
+from tests.streams import vectors
+from tests.test_kafka_topic_faults import last_line
+
+EVENTS = vectors(300)
+EXPIRES = 5.0
+"""Seconds; a broker's least."""
+
+
+@pytest.fixture(scope="module")
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that soon forgets ids, and whose cleaner comes at once."""
+    settings = {
+        "transactional.id.expiration.ms": str(int(EXPIRES * 1000)),
+        "transaction.remove.expired.transaction.cleanup.interval.ms": "300",
+        "producer.id.expiration.ms": "2000",
+        "producer.id.expiration.check.interval.ms": "300",
+        "log.cleaner.backoff.ms": "200",
+    }
+    with running(tmp_path_factory.mktemp("forgetful") / "kafka", settings=settings) as broker:
+        yield broker
+
+
+def known(place: Place) -> bool:
+    """Does the broker know the group's transactional id?"""
+    with administrator(place.broker) as admin:
+        found = [one.transactional_id for of in admin.list_transactions().values() for one in of]
+    return f"streamlearn.{place.group}" in found
+
+
+def commits(broker: Broker) -> int:
+    """How far its log of committed offsets goes."""
+    return max(message.offset or 0 for message in read_all(broker, "__consumer_offsets"))
+
+
+def often() -> None:
+    """In the worker's process: one that is idle commits after a second, not after an hour."""
+    committer.IDLE_SECONDS = 1.0
+
+
+@pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
+def test_one_that_is_idle_is_not_forgotten(mode: str, forgetful: Broker, tmp_path: Path) -> None:
+    """It commits now and then, though there is nothing to say, and answers what comes after a long time."""
+    place = new_place(forgetful, tmp_path)
+    place.send(EVENTS[:50])
+    with place.run("--delivery.mode", mode, before=often) as run:
+        place.until_kept(run, 50)
+        before, written = place.committed(), commits(forgetful)
+        end = time.monotonic() + 2 * EXPIRES
+        while time.monotonic() < end:
+            assert run.running(), run.said
+            assert mode == "at_least_once" or known(place)
+            time.sleep(0.5)
+        assert place.committed() == before
+        assert commits(forgetful) >= written + 5
+        place.send(EVENTS[50:100])
+        place.until_answered(run, 100)
+        assert run.stops() == 0
+    assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:100]]
+
+
+def test_one_that_was_forgotten_says_so(forgetful: Broker, tmp_path: Path) -> None:
+    """A broker that forgets sooner than an idle one commits: the next start goes on."""
+    place = new_place(forgetful, tmp_path)
+    place.send(EVENTS[:50])
+    with place.run() as run:
+        place.until_kept(run, 50)
+        run.until(lambda: not known(place), "the broker has forgotten it")
+        place.send(EVENTS[50:60])
+        assert run.ends() == 7
+    assert "the broker has forgotten our transactional id" in last_line(run.said)
+    assert "nothing is lost, a new start goes on from the last commit" in last_line(run.said)
+    with place.run() as run:
+        place.send(EVENTS[60:100])
+        place.until_answered(run, 100)
+        assert run.stops() == 0
+    assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:100]]
