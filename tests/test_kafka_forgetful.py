@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kafka.admin import ConfigResource
 
 from connectors.kafka import committer
 from ops.kafka.broker import Broker
-from tests.kafka import administrator, read_all, running
+from tests.kafka import Message, administrator, read_all, running
 from tests.kafka_worker import Place, new_place
+from tests.processes import line, wait_for
 from tests.streams import vectors
 from tests.test_kafka_topic_faults import last_line
 
@@ -88,3 +90,45 @@ def test_one_that_was_forgotten_says_so(forgetful: Broker, tmp_path: Path) -> No
         place.until_answered(run, 100)
         assert run.stops() == 0
     assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:100]]
+
+
+def test_records_that_a_cleaner_took_behind_a_checkpoint(forgetful: Broker, tmp_path: Path) -> None:
+    """Answered, killed before a checkpoint, compacted away: their number is said, and the worker goes on."""
+    place = new_place(forgetful, tmp_path)
+    configs = {"cleanup.policy": "compact", "segment.ms": "200", "min.cleanable.dirty.ratio": "0.001"}
+    with administrator(forgetful) as admin:
+        admin.alter_configs([ConfigResource("TOPIC", place.topic, configs)])
+    rarely = ("--checkpoint.seconds", "600")
+
+    def send(begin: int, end: int, key: int) -> None:
+        """Events, with keys from `key` on, in a segment of their own: the newest one is not cleaned."""
+        time.sleep(0.3)
+        numbers = range(begin, end)
+        place.send([Message(line(EVENTS[n]).strip(), b"%d" % (n - begin + key)) for n in numbers])
+
+    def left() -> int:
+        return sum((message.offset or 0) < 200 for message in place.read(""))
+
+    send(0, 200, key=0)
+    with place.run(*rarely, before=often) as run:
+        place.until_answered(run, 200)
+        run.until(lambda: place.committed()["", 0][1].get("records") == 200, "that is committed")
+        assert "min.compaction.lag.ms 0 (0 s)" in run.said
+        run.kill()
+    send(200, 280, key=100)
+    send(280, 281, key=1000)
+    wait_for(lambda: left() == 120, "the cleaner has come")
+    said = f"{place.topic}:0: 80 records that were answered are no longer in the log, below offset 200: "
+    with place.run(*rarely, before=often) as run:
+        place.until_answered(run, 281)
+        assert run.said.count(said) == 1
+        # From now on those that can be read again are what is counted.
+        run.until(lambda: place.committed()["", 0][0] == 281, "that is committed")
+        assert place.committed()["", 0][1]["records"] == 201
+        run.kill()
+    send(281, 290, key=1001)
+    with place.run(*rarely, before=often) as run:
+        place.until_answered(run, 290)
+        assert "no longer in the log" not in run.said, "it was said"
+        assert run.stops() == 0
+    assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[:290]]

@@ -27,12 +27,14 @@ MOST_EPOCHS = 1 << 31
 @dataclass(frozen=True)
 class Committed:
     """published: P by partition, where there is one. checkpoint, epoch: of the metadata. gaps: offsets
-    between which there was no record, as known (see `Gaps`)."""
+    between which there was no record, as known (see `Gaps`). records: how many were answered between the
+    checkpoint's C and P, where that is known (see `Tally`)."""
 
     published: Mapping[Place, int] = field(default_factory=dict)
     checkpoint: str | None = None
     epoch: int = 0
     gaps: Mapping[Place, tuple[int, int]] = field(default_factory=dict)
+    records: Mapping[Place, int] = field(default_factory=dict)
 
 
 class Asker:
@@ -173,12 +175,15 @@ def interpret(group: str, topic: str, found: Mapping[Place, tuple[int, str]]) ->
             "right, or start with another source.group_id and checkpoint.folder"
         )
     published = {place: offset for place, (offset, _) in found.items()}
-    return Committed(published, checkpoint, epoch, gaps_of(found))
+    return Committed(published, checkpoint, epoch, gaps_of(found), records_of(found))
 
 
-def metadata_of(checkpoint: str | None, epoch: int, gap: tuple[int, int] | None) -> str:
+def metadata_of(
+    checkpoint: str | None, epoch: int, gap: tuple[int, int] | None, records: int | None = None
+) -> str:
     """What stands beside a committed offset."""
-    body = {"checkpoint": checkpoint, "epoch": epoch} | ({"gap": gap} if gap is not None else {})
+    more = {"gap": gap, "records": records}
+    body = {"checkpoint": checkpoint, "epoch": epoch} | {k: v for k, v in more.items() if v is not None}
     return json.dumps(body, separators=(",", ":"))
 
 
@@ -192,6 +197,16 @@ def gaps_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, tuple[int, in
             case [int(begin), int(end)] if 0 <= begin < end:
                 gaps[place] = begin, end
     return gaps
+
+
+def records_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, int]:
+    """The numbers of records that the metadata name."""
+    said = {
+        place: json.loads(metadata).get("records")
+        for place, (_, metadata) in found.items()
+        if _parse(metadata)[0] is not None
+    }
+    return {place: count for place, count in said.items() if type(count) is int and count >= 0}
 
 
 def _parse(metadata: str) -> tuple[str | None, int]:

@@ -14,12 +14,13 @@ from aiokafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError
 from aiokafka.structs import OffsetAndMetadata
 
 from connectors.kafka.boxes import Named, Outbox, Parcel, Place
-from connectors.kafka.committed import metadata_of, read_committed
+from connectors.kafka.committed import Committed, metadata_of, read_committed
 from connectors.kafka.consumer import session_of
 from connectors.kafka.errors import SHARED
 from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt
 from connectors.kafka.records import BATCH_BYTES, batches
+from connectors.kafka.tally import Tally
 from streamlearn.events import Fenced
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,9 @@ class Committer:
         self.published: dict[Place, int] = {}
         self.named: str | None = None
         """The checkpoint that the newest commit names."""
+        self._begins: Mapping[Place, int] = {}
+        """Its C."""
+        self.tally = Tally()
         self._proven = 0.0
         self._durable: list[Named] = []
         self._since: float | None = None
@@ -91,6 +95,11 @@ class Committer:
     def takes(self) -> float:
         """Seconds that the commit under way has taken; 0 for none."""
         return time.monotonic() - self._since if self._since is not None else 0.0
+
+    def claimed(self, committed: Committed) -> None:
+        """Whose work this one goes on with, an epoch later."""
+        self.epoch = committed.epoch + 1
+        self.tally.claimed(committed, self.options.topic)
 
     async def start(self, transactional: bool) -> None:
         """Start the producer. A transactional one fences its predecessor and settles what that left open."""
@@ -166,14 +175,19 @@ class Committer:
         self._durable += parcel.named
         fitting = [n for n in self._durable if all(published.get(p, -1) >= o for p, o in n.offsets.items())]
         named = fitting[-1] if fitting else None
-        name = named.checkpoint if named is not None else self.named
-        offsets = self._offsets(published, name)
+        name, begins = self.named, self._begins
+        if named is not None:
+            if self.named is None:
+                self.tally.begin(named.checkpoint)
+            name, begins = named.checkpoint, named.offsets
+        offsets = self._offsets(published, name, begins)
         if self.options.exactly_once:
             await self._transaction(parcel, offsets)
         else:
             await self._flush(parcel, offsets)
-        self.published, self.named = published, name
+        self.published, self.named, self._begins = published, name, begins
         if named is not None:
+            self.tally.forget(begins)
             self._durable = self._durable[self._durable.index(named) + 1 :]
 
     async def _transaction(self, parcel: Parcel, offsets: Offsets) -> None:
@@ -211,7 +225,7 @@ class Committer:
         if self.options.exactly_once or self.consumer is None or self.named is None:
             return
         if time.monotonic() - self._proven > PROVEN * session_of(self.options):
-            await self._commit_beside(self._offsets(self.published, self.named))
+            await self._commit_beside(self._offsets(self.published, self.named, self._begins))
 
     async def _commit_beside(self, offsets: Offsets) -> None:
         """Commit without a transaction. Raises Fenced once another worker has committed."""
@@ -264,11 +278,17 @@ class Committer:
             except KafkaTimeoutError:
                 log.debug("%s:%d takes nothing yet", topic, partition)
 
-    def _offsets(self, published: Mapping[Place, int], name: str | None) -> Offsets:
-        return {
-            TopicPartition(*place): OffsetAndMetadata(offset, metadata_of(name, self.epoch, self._gap(place)))
-            for place, offset in published.items()
-        }
+    def _offsets(
+        self, published: Mapping[Place, int], name: str | None, begins: Mapping[Place, int]
+    ) -> Offsets:
+        """begins: C of checkpoint `name`."""
+        offsets = {}
+        for place, offset in published.items():
+            counted = place[0] == self.options.topic and place in begins
+            records = self.tally.between(place, begins[place], offset) if counted else None
+            metadata = metadata_of(name, self.epoch, self._gap(place), records)
+            offsets[TopicPartition(*place)] = OffsetAndMetadata(offset, metadata)
+        return offsets
 
     async def stop(self) -> None:
         if self.producer is not None:

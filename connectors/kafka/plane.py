@@ -159,7 +159,7 @@ class DataPlane(Service):
             await self.committer.start(transactional=False)
         self._owned = self._assignment if still else frozenset()
         # Whoever joins while the checkpoint is being loaded must find a learner here.
-        self.committer.epoch = committed.epoch + 1
+        self.committer.claimed(committed)
         return committed, still
 
     async def _asked(self, question: Awaitable[Any]) -> Any:

@@ -17,7 +17,7 @@ from connectors.kafka.members import Members, surveyed
 from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
 from connectors.kafka.refusals import refuse_other, refuse_outside
-from connectors.kafka.topics import Topic, commands_of, describe, refuse_missing
+from connectors.kafka.topics import Topic, cleaned, commands_of, describe, refuse_missing
 from streamlearn.events import (
     Claim,
     Record,
@@ -279,6 +279,8 @@ class KafkaSource:
         link = self.link
         first, last = link.call(link.plane.bounds, resume.stopped)
         refuse_other(resume, self.topic, self._topics[self.topic].id)
+        for note in () if self.paired else cleaned(self.topic, self._topics[self.topic]):
+            log.warning("%s", note)  # else the sink says it: see `KafkaSink`
         self._options.ids = {name: self._topics[name].id for name in self._read()}
         start: dict[Place, int] = {}
         for place in first:
@@ -364,7 +366,7 @@ class KafkaSource:
             ends,
             lag,
             {"records": plane.inbox.depth, "outputs": plane.outbox.depth},
-            dict(plane.counts),
+            plane.counts | {"records_lost": plane.committer.tally.lost},
             plane.watch.answered_at,
             plane.watch.behind(reads),
             plane.held(),
