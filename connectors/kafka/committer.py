@@ -220,7 +220,8 @@ class Committer:
 
         A process that was stopped for longer than its session finds others at work when it goes on, and what
         it sends then comes after theirs. So the broker is asked, by making the last commit again, which it
-        takes of a member alone: what was stopped in the client, two batches of a partition at most, goes out.
+        takes of a member alone. What the client had been given at the stop goes out: of a partition a batch
+        on its way, one that is next and one that waits to be.
         """
         if self.options.exactly_once or self.consumer is None or self.named is None:
             return
