@@ -84,6 +84,21 @@ def test_of_another_checkpoint_than_the_one_named_nothing_is_known() -> None:
         assert tally.between(PLACE, 3, 10) == 2
 
 
+def test_it_is_found_with_the_last_record_that_is_left() -> None:
+    """Or, if that is gone as well, once all that there is was read."""
+    tally = going_on(10, 8)
+    add(tally, [2, 3, 9])
+    assert tally.lost == 5
+    tally = going_on(10, 8)
+    add(tally, [2, 3])
+    tally.passed(PLACE, 9)
+    assert tally.lost == 0
+    tally.passed(PLACE, 12)
+    assert tally.lost == 6
+    tally.passed(PLACE, 12)
+    assert tally.lost == 6
+
+
 def test_what_no_checkpoint_needs_is_forgotten() -> None:
     tally = Tally()
     add(tally, list(range(100)), 1)

@@ -75,7 +75,7 @@ class Tally:
                 seen = self._seen.setdefault(place, _Seen())
                 total = seen.total
                 owed = self._owed.get(place)
-                if owed is not None and offsets[-1] >= owed[0]:
+                if owed is not None and offsets[-1] + 1 >= owed[0]:
                     self._reach(place, total + sum(offset < owed[0] for offset in offsets))
                 seen.offsets.append(offsets[-1] + 1)
                 seen.counts.append(total + len(offsets))
