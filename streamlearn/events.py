@@ -262,8 +262,9 @@ class Traffic:
 
     ends: the next offset of every partition. lag: records that wait behind what was applied. queues:
     records and outputs that wait in memory. counts: since the process started, of `rebalances`,
-    `fetch_pauses` and `commits`. answered_at: when a broker did last, in seconds since 1970. behind: there
-    are records that the learner has not got, while the brokers answer. held: the partitions are ours.
+    `fetch_pauses`, `commits` and `records_lost` (answered, and gone before they were kept). answered_at:
+    when a broker did last, in seconds since 1970. behind: there are records that the learner has not got,
+    while the brokers answer. held: the partitions are ours.
     """
 
     ends: Mapping[int, int]

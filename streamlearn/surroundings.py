@@ -14,6 +14,7 @@ COUNTS = (
     ("rebalances", "Times that the group's partitions were handed out anew."),
     ("fetch_pauses", "Times that reading was paused because the learner was behind."),
     ("commits", "Commits of outputs and offsets that the brokers took."),
+    ("records_lost", "Answered records that a cleaner took out of the topic before they were kept."),
 )
 """Names in Traffic.counts, and help."""
 

@@ -143,6 +143,7 @@ def test_status_says_it_all(site: Site) -> None:
             "rebalances": 2,
             "fetch_pauses": 1,
             "commits": 30,
+            "records_lost": 4,
             "answered_at": 1795240801.5,
             "held": True,
         },

@@ -238,6 +238,8 @@ def wrapped(error: Exception) -> Exception:
     [
         (kafka_errors.ProducerFenced(), Fenced, "nothing is lost, a new start goes on from the last commit"),
         (wrapped(kafka_errors.InvalidTxnState()), Fenced, "the broker gave up a transaction"),
+        (kafka_errors.ProducerFenced(), Fenced, "share a source.options.instance: give each its own"),
+        (wrapped(kafka_errors.InvalidProducerIdMapping()), Fenced, "has forgotten our transactional id"),
         (
             kafka_errors.TopicAuthorizationFailedError("t"),
             Unreachable,

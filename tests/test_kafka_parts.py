@@ -217,7 +217,9 @@ def test_the_end_is_never_below_what_was_read(
     )
     box = SimpleNamespace(depth=0)
     reads = {"next": {place: read}, "gaps": Gaps()}
-    plane = SimpleNamespace(watch=watch, inbox=box, outbox=box, counts={}, held=lambda: True, **reads)
+    committer = SimpleNamespace(tally=SimpleNamespace(lost=0))
+    beside = {"committer": committer, "counts": {}, "held": lambda: True}
+    plane = SimpleNamespace(watch=watch, inbox=box, outbox=box, **beside, **reads)
     source: Any = SimpleNamespace(topic="t", _link=SimpleNamespace(plane=plane))
     traffic = KafkaSource.traffic(source, {0: applied})
     assert traffic is not None

@@ -46,7 +46,7 @@ step_seconds_bucket serving_info
 """.split()
 OF_KAFKA = """
 consumer_lag_events end_offset queue_depth rebalances_total fetch_pauses_total commits_total
-last_broker_answer_timestamp_seconds partitions_held
+records_lost_total last_broker_answer_timestamp_seconds partitions_held
 """.split()
 STAGES = "decode collate predict draw forward_backward update store evaluate publish flush".split()
 

@@ -29,7 +29,7 @@ class Busy(Alone):
     """The traffic of a topic with one partition."""
 
     def traffic(self, offsets: Mapping[int, int]) -> Traffic:
-        counts = {"rebalances": 1, "fetch_pauses": 2, "commits": 3}
+        counts = {"rebalances": 1, "fetch_pauses": 2, "commits": 3, "records_lost": 0}
         return Traffic({0: 9}, {0: 2}, {"records": 1, "outputs": 2}, counts, 1.0, False, True)
 
 

@@ -29,13 +29,15 @@ MOST_EPOCHS = 1 << 31
 class Committed:
     """published: P by partition, where there is one. checkpoint, epoch: of the metadata. gaps: offsets
     between which there was no record, as known (see `Gaps`). ids: of the topics that these are offsets of,
-    where the commit says it."""
+    where the commit says it. records: how many were answered between the checkpoint's C and P, where that is
+    known (see `Tally`)."""
 
     published: Mapping[Place, int] = field(default_factory=dict)
     checkpoint: str | None = None
     epoch: int = 0
     gaps: Mapping[Place, tuple[int, int]] = field(default_factory=dict)
     ids: Mapping[Place, str] = field(default_factory=dict)
+    records: Mapping[Place, int] = field(default_factory=dict)
 
     def among(self, ids: Mapping[str, str]) -> Committed:
         """Without what is of topics that have other `ids` now: deleted, and made anew."""
@@ -182,13 +184,20 @@ def interpret(group: str, topic: str, found: Mapping[Place, tuple[int, str]]) ->
             "right, or start with another source.group_id and checkpoint.folder"
         )
     published = {place: offset for place, (offset, _) in found.items()}
-    return Committed(published, checkpoint, epoch, gaps_of(found), ids_of(found))
+    return Committed(published, checkpoint, epoch, gaps_of(found), ids_of(found), records_of(found))
 
 
-def metadata_of(checkpoint: str | None, epoch: int, gap: tuple[int, int] | None, topic_id: str = "") -> str:
-    """What stands beside a committed offset. topic_id: see `Options.id_beside`."""
-    body = {"checkpoint": checkpoint, "epoch": epoch} | ({"gap": gap} if gap is not None else {})
-    return json.dumps(body | ({"topic_id": topic_id} if topic_id else {}), separators=(",", ":"))
+def metadata_of(
+    checkpoint: str | None,
+    epoch: int,
+    gap: tuple[int, int] | None,
+    topic_id: str | None = None,
+    records: int | None = None,
+) -> str:
+    """What stands beside a committed offset. topic_id: see `Options.id_beside`; records: see `Tally`."""
+    more = {"gap": gap, "topic_id": topic_id or None, "records": records}
+    body = {"checkpoint": checkpoint, "epoch": epoch} | {k: v for k, v in more.items() if v is not None}
+    return json.dumps(body, separators=(",", ":"))
 
 
 def ids_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, str]:
@@ -207,6 +216,16 @@ def gaps_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, tuple[int, in
             case [int(begin), int(end)] if 0 <= begin < end:
                 gaps[place] = begin, end
     return gaps
+
+
+def records_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, int]:
+    """The numbers of records that the metadata name."""
+    said = {
+        place: json.loads(metadata).get("records")
+        for place, (_, metadata) in found.items()
+        if _parse(metadata)[0] is not None
+    }
+    return {place: count for place, count in said.items() if type(count) is int and count >= 0}
 
 
 def _parse(metadata: str) -> tuple[str | None, int]:

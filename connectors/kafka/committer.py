@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -14,10 +14,13 @@ from aiokafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError
 from aiokafka.structs import OffsetAndMetadata
 
 from connectors.kafka.boxes import Named, Outbox, Parcel, Place
-from connectors.kafka.committed import metadata_of, read_committed
+from connectors.kafka.committed import Committed, metadata_of, read_committed
+from connectors.kafka.consumer import session_of
+from connectors.kafka.errors import SHARED
 from connectors.kafka.options import Options
 from connectors.kafka.patience import attempt
 from connectors.kafka.records import BATCH_BYTES, batches
+from connectors.kafka.tally import Tally
 from streamlearn.events import Fenced
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,16 @@ BEHIND = 0.25
 REQUEST_MS = 30_000
 STOP_SECONDS, GIVEN_UP_SECONDS = 5.0, 1.0
 """For a client to say goodbye; and for one that has failed."""
+IDLE_SECONDS = 3600.0
+"""After so long without anything to say the last commit is made again: brokers forget whoever is silent, a
+transactional id after seven days (transactional.id.expiration.ms), committed offsets after as long
+(offsets.retention.minutes). Some are set to a day, or to hours; and a commit costs five requests."""
+PROVEN = 0.5
+"""Of a session: for so long after the broker has taken a member's commit nobody else learns, with time left
+for what is sent then to arrive."""
+
+
+Offsets = dict[TopicPartition, OffsetAndMetadata]
 
 
 def interval_of(given: float, waits: float) -> float:
@@ -71,6 +84,10 @@ class Committer:
         self.published: dict[Place, int] = {}
         self.named: str | None = None
         """The checkpoint that the newest commit names."""
+        self._begins: Mapping[Place, int] = {}
+        """Its C."""
+        self.tally = Tally()
+        self._proven = 0.0
         self._durable: list[Named] = []
         self._since: float | None = None
 
@@ -78,6 +95,11 @@ class Committer:
     def takes(self) -> float:
         """Seconds that the commit under way has taken; 0 for none."""
         return time.monotonic() - self._since if self._since is not None else 0.0
+
+    def claimed(self, committed: Committed) -> None:
+        """Whose work this one goes on with, an epoch later."""
+        self.epoch = committed.epoch + 1
+        self.tally.claimed(committed, self.options.topic)
 
     async def start(self, transactional: bool) -> None:
         """Start the producer. A transactional one fences its predecessor and settles what that left open."""
@@ -106,7 +128,7 @@ class Committer:
         last = time.monotonic()
         while True:
             busy = self._handed.is_set()
-            await self._handed.wait()
+            await self._wait()
             if self.ended:
                 return
             self._handed.clear()
@@ -129,6 +151,20 @@ class Committer:
             await self._pause(begun + interval_of(self.options.commit_interval, waits))
             last = begun
 
+    async def _wait(self) -> None:
+        """Until there is something to say; meanwhile see to it that the broker doesn't forget us."""
+        while not self._handed.is_set():
+            try:
+                await asyncio.wait_for(self._handed.wait(), IDLE_SECONDS)
+            except TimeoutError:
+                if self.ended:
+                    return
+                if self.named is not None and self.options.group is not None:
+                    self._since = time.monotonic()
+                    await asyncio.wait_for(self._commit(Parcel()), self.options.patience)
+                    self._since = None
+                    self._answered()
+
     async def _pause(self, until: float) -> None:
         """Until the next commit is due, or somebody waits for it."""
         while not self.outbox.hurry and (left := until - time.monotonic()) > 0:
@@ -139,22 +175,28 @@ class Committer:
         self._durable += parcel.named
         fitting = [n for n in self._durable if all(published.get(p, -1) >= o for p, o in n.offsets.items())]
         named = fitting[-1] if fitting else None
-        name = named.checkpoint if named is not None else self.named
-        if self.options.exactly_once:
-            await self._transaction(parcel, published, name)
-        else:
-            await self._flush(parcel, published, name)
-        self.published, self.named = published, name
+        name, begins = self.named, self._begins
         if named is not None:
+            if self.named is None:
+                self.tally.begin(named.checkpoint)
+            name, begins = named.checkpoint, named.offsets
+        offsets = self._offsets(published, name, begins)
+        if self.options.exactly_once:
+            await self._transaction(parcel, offsets)
+        else:
+            await self._flush(parcel, offsets)
+        self.published, self.named, self._begins = published, name, begins
+        if named is not None:
+            self.tally.forget(begins)
             self._durable = self._durable[self._durable.index(named) + 1 :]
 
-    async def _transaction(self, parcel: Parcel, published: dict[Place, int], name: str | None) -> None:
+    async def _transaction(self, parcel: Parcel, offsets: Offsets) -> None:
         producer, group = self.producer, self.options.group
         assert producer is not None and group is not None
         await producer.begin_transaction()
         try:
             await self._send(parcel)
-            await producer.send_offsets_to_transaction(self._offsets(published, name), group)
+            await producer.send_offsets_to_transaction(offsets, group)
         except BaseException:
             # Readers needn't wait for the next start to see that nothing came of this.
             await self._abort()
@@ -168,10 +210,27 @@ class Committer:
         except (KafkaError, TimeoutError, AssertionError):
             log.debug("the transaction is left to the next start")
 
-    async def _flush(self, parcel: Parcel, published: dict[Place, int], name: str | None) -> None:
+    async def _flush(self, parcel: Parcel, offsets: Offsets) -> None:
         await self._send(parcel)
-        if self.options.group is None or self.consumer is None:
+        if self.options.group is not None and self.consumer is not None:
+            await self._commit_beside(offsets)
+
+    async def _prove(self) -> None:
+        """Before anything is sent that no transaction hides: is this still the one that learns?
+
+        A process that was stopped for longer than its session finds others at work when it goes on, and what
+        it sends then comes after theirs. So the broker is asked, by making the last commit again, which it
+        takes of a member alone. What the client had been given at the stop goes out: of a partition a batch
+        on its way, one that is next and one that waits to be.
+        """
+        if self.options.exactly_once or self.consumer is None or self.named is None:
             return
+        if time.monotonic() - self._proven > PROVEN * session_of(self.options):
+            await self._commit_beside(self._offsets(self.published, self.named, self._begins))
+
+    async def _commit_beside(self, offsets: Offsets) -> None:
+        """Commit without a transaction. Raises Fenced once another worker has committed."""
+        assert self.consumer is not None
         while not self.ended:
             # Outside of a membership, or in another's place, the broker would take it from whoever asks.
             await self._owning()
@@ -179,8 +238,10 @@ class Committer:
                 self.doubtful = False
                 await self._refuse_successor()
                 continue
+            asked = time.monotonic()
             try:
-                await self.consumer.commit(self._offsets(published, name))
+                await self.consumer.commit(offsets)
+                self._proven = asked
                 return
             except CommitFailedError:
                 # A worker that joins is enough for that. If the partitions go to it, the plane ends us.
@@ -193,7 +254,7 @@ class Committer:
         if (await read_committed(self.options, self.options.topic, strict=False)).epoch > self.epoch:
             raise Fenced(
                 f"{self.options.where}: another worker of group {self.options.group} has gone on meanwhile: "
-                "a new start goes on from its last commit"
+                f"a new start goes on from its last commit{SHARED}"
             )
 
     async def _send(self, parcel: Parcel) -> None:
@@ -202,6 +263,7 @@ class Committer:
         assert producer is not None
         sends = []
         for place, batch in batches(producer, parcel.messages, self.options.limits):
+            await self._prove()
             sends.append(await self._enqueue(producer, place, batch))
         if sends:
             await asyncio.gather(*sends)
@@ -218,15 +280,17 @@ class Committer:
                 log.debug("%s:%d takes nothing yet", topic, partition)
 
     def _offsets(
-        self, published: dict[Place, int], name: str | None
-    ) -> dict[TopicPartition, OffsetAndMetadata]:
-        beside, gap = self.options.id_beside, self._gap
-        return {
-            TopicPartition(*place): OffsetAndMetadata(
-                offset, metadata_of(name, self.epoch, gap(place), beside(place[0]))
-            )
-            for place, offset in published.items()
-        }
+        self, published: Mapping[Place, int], name: str | None, begins: Mapping[Place, int]
+    ) -> Offsets:
+        """begins: C of checkpoint `name`."""
+        offsets = {}
+        for place, offset in published.items():
+            counted = place[0] == self.options.topic and place in begins
+            records = self.tally.between(place, begins[place], offset) if counted else None
+            topic_id = self.options.id_beside(place[0])
+            metadata = metadata_of(name, self.epoch, self._gap(place), topic_id, records)
+            offsets[TopicPartition(*place)] = OffsetAndMetadata(offset, metadata)
+        return offsets
 
     async def stop(self) -> None:
         if self.producer is not None:

@@ -26,6 +26,12 @@ CONSUMER: dict[str, Any] = {
 """Parameters, which the settings may change but for those that are options.OURS_CONSUMER."""
 
 
+def session_of(options: Options) -> float:
+    """Seconds after which a member that the broker doesn't hear of has lost its partitions to others."""
+    given = options.consumer.get("session_timeout_ms", CONSUMER["session_timeout_ms"])
+    return float(given) / 1000
+
+
 _usual = PartitionRecords._consumer_record
 
 

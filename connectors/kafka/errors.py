@@ -11,10 +11,10 @@ from streamlearn.events import ConnectorError, Fenced, StateMismatch, Unreachabl
 FENCED = (
     errors.ProducerFenced,
     errors.InvalidProducerEpoch,
-    errors.InvalidProducerIdMapping,
     # What an end of a transaction gets that the broker has ended already.
     errors.InvalidTxnState,
 )
+SHARED = ". (Workers that end each other in turn share a source.options.instance: give each its own, or none)"
 DENIED = (
     errors.TopicAuthorizationFailedError,
     errors.GroupAuthorizationFailedError,
@@ -39,7 +39,13 @@ def explain(error: BaseException, where: str) -> ConnectorError:
     if isinstance(error, FENCED):
         return Fenced(
             f"{where}: fenced: another worker of this group took over, or the broker gave up a transaction "
-            "that was open for too long; nothing is lost, a new start goes on from the last commit"
+            f"that was open for too long; nothing is lost, a new start goes on from the last commit{SHARED}"
+        )
+    if isinstance(error, errors.InvalidProducerIdMapping):
+        return Fenced(
+            f"{where}: the broker has forgotten our transactional id (no commit for longer than its "
+            "transactional.id.expiration.ms), or another worker has it since; nothing is lost, a new start "
+            "goes on from the last commit"
         )
     if isinstance(error, REFUSED):
         return Unreachable(

@@ -157,7 +157,7 @@ class DataPlane(Service):
             await self.committer.start(transactional=False)
         self._owned = self._assignment if still else frozenset()
         # Whoever joins while the checkpoint is being loaded must find a learner here.
-        self.committer.epoch = committed.epoch + 1
+        self.committer.claimed(committed)
         if still:
             self.add_future(self._guarded(lambda: self.watch.begin(self.consumer, self.places, self.next)))
         return committed, still

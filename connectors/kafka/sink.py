@@ -14,7 +14,7 @@ from connectors.kafka.murmur import partition_of
 from connectors.kafka.options import options_of
 from connectors.kafka.records import HEADER, bytes_of, messages_of, needs_of
 from connectors.kafka.source import KafkaSource
-from connectors.kafka.topics import Topic, compacted, describe, refuse_missing
+from connectors.kafka.topics import Topic, cleaned, compacted, describe, refuse_missing
 from streamlearn.codec import encode_predictions, encode_too_large, original
 from streamlearn.events import (
     Output,
@@ -98,7 +98,8 @@ class KafkaSink:
             refuse_missing(self._options, found, names)
             return compacted(found.there)
         there = self._source.topics
-        return compacted({name: there[name] for name in [*names, self._answers] if name in there})
+        written = {name: there[name] for name in [*names, self._answers] if name in there}
+        return compacted(written) + cleaned(self._source.topic, there[self._source.topic])
 
     def open(self, marks: Mapping[str, int] | None, epoch: int) -> None:
         """Begin. Outputs of records below the group's committed offsets are left out when they come again."""
@@ -106,6 +107,8 @@ class KafkaSink:
         if self._source is not None:
             self._link, self._topics = self._source.link, self._source.topics
             self._published = dict(self._link.plane.committer.published)
+            for note in cleaned(self._source.topic, self._topics[self._source.topic]):
+                log.warning("%s", note)
         else:
             self._link = Link(self._options)
             self._link.start()
@@ -134,6 +137,8 @@ class KafkaSink:
     def _new(self, outputs: Sequence[Output]) -> Sequence[Output]:
         """Those that were not published before; P will be behind them."""
         positions = [output.position for output in outputs]
+        if self.grouped:
+            self._opened().plane.committer.tally.add(positions)
         published = self._published
         if min([at.offset for at in positions], default=0) < max(published.values(), default=0):
             outputs = [o for o in outputs if o.position.offset >= published.get(o.position[:2], 0)]
@@ -143,6 +148,7 @@ class KafkaSink:
 
     def passed(self, place: Place, offset: int) -> None:
         """Below `offset` there are no records but those whose outputs were written."""
+        self._opened().plane.committer.tally.passed(place, offset)
         if offset > self._published.get(place, 0):
             self._next[place] = offset
 

@@ -18,7 +18,7 @@ from connectors.kafka.members import Members, surveyed
 from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
 from connectors.kafka.refusals import refuse_beyond, refuse_fewer, refuse_other, refuse_outside
-from connectors.kafka.topics import Topic, commands_of, describe, refuse_missing, say_which_wait
+from connectors.kafka.topics import Topic, cleaned, commands_of, describe, refuse_missing, say_which_wait
 from streamlearn.events import (
     Claim,
     Record,
@@ -286,6 +286,8 @@ class KafkaSource:
         link = self.link
         first, last = link.call(link.plane.bounds, resume.stopped)
         refuse_other(resume, self.topic, self._topics[self.topic].id)
+        for note in () if self.paired else cleaned(self.topic, self._topics[self.topic]):
+            log.warning("%s", note)  # else the sink says it: see `KafkaSink`
         start: dict[Place, int] = {}
         for place in first:
             if place[0] == self._commands:
@@ -352,7 +354,7 @@ class KafkaSource:
             ends,
             lag,
             {"records": plane.inbox.depth, "outputs": plane.outbox.depth},
-            dict(plane.counts),
+            plane.counts | {"records_lost": plane.committer.tally.lost},
             plane.watch.answered_at,
             plane.watch.behind(reads),
             plane.held(),

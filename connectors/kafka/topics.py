@@ -24,6 +24,9 @@ TRY_SECONDS = 10.0
 DENIED = errors.TopicAuthorizationFailedError.errno
 LARGEST = "max.message.bytes"
 POLICY = "cleanup.policy"
+LAG = "min.compaction.lag.ms"
+SAFE_LAG_MS = 86_400_000
+"""A worker that is down for a day has been missed."""
 DEFAULT_LARGEST = 1048588
 """Kafka's own default, for topics whose configuration this user may not see."""
 
@@ -32,13 +35,15 @@ DEFAULT_LARGEST = 1048588
 class Topic:
     """id: changes when a topic is deleted and made anew. largest: bytes that a batch of messages may have.
 
-    policy: how old messages go; empty where this user may not see it.
+    policy: how old messages go; empty where this user may not see it. lag: milliseconds for which a message
+    is not compacted.
     """
 
     id: str
     partitions: int
     largest: int = DEFAULT_LARGEST
     policy: str = ""
+    lag: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def describe_once(connection: dict[str, Any], names: Sequence[str], patience: fl
         denied = frozenset(topic["name"] for topic in answer if topic["error_code"] == DENIED)
         configs: dict[str, dict[str, str]] = {}
         with suppress(errors.KafkaError, KeyError):
-            wanted = {LARGEST: None, POLICY: None}
+            wanted = {LARGEST: None, POLICY: None, LAG: None}
             asked = [ConfigResource(ConfigResourceType.TOPIC, name, configs=wanted) for name in found]
             answers = admin.describe_configs(asked, config_filter="all")["topic"] if asked else {}
             configs = {name: {k: v["value"] for k, v in of.items()} for name, of in answers.items()}
@@ -86,7 +91,11 @@ def describe_once(connection: dict[str, Any], names: Sequence[str], patience: fl
             said = configs.get(name, {})
             largest = int(said.get(LARGEST, DEFAULT_LARGEST))
             there[name] = Topic(
-                str(topic["topic_id"]), len(topic["partitions"]), largest, said.get(POLICY, "")
+                str(topic["topic_id"]),
+                len(topic["partitions"]),
+                largest,
+                said.get(POLICY, ""),
+                int(said.get(LAG, 0)),
             )
         return Topics(there, denied)
     finally:
@@ -154,6 +163,18 @@ def compacted(topics: Mapping[str, Topic]) -> list[str]:
         "which would end the worker, and keeps only the last of those with one key: set it to delete"
         for name, topic in topics.items()
         if "compact" in topic.policy
+    ]
+
+
+def cleaned(name: str, topic: Topic) -> list[str]:
+    """A sentence on a topic of events whose cleaner may take what was answered and isn't kept yet."""
+    if "compact" not in topic.policy or topic.lag >= SAFE_LAG_MS:
+        return []
+    return [
+        f"topic {name} has cleanup.policy {topic.policy} and {LAG} {topic.lag} ({topic.lag / 1000:g} s): "
+        "events that a cleaner takes after they were answered and before a checkpoint holds what they teach "
+        "are not learned after a crash. Set it longer than checkpoint.seconds and the longest time without a "
+        f"worker together; a day ({SAFE_LAG_MS}) or more silences this"
     ]
 
 
