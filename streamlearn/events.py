@@ -245,9 +245,8 @@ class Claim:
 class Standing:
     """What one that stands by sees of its group.
 
-    checkpoint, published: as in `Claim`, as committed by now. led: whether another one surely learns, and
-    isn't merely remembered by the broker. elsewhere: whether the group has given the partitions to another
-    one, and doesn't merely form.
+    checkpoint, published: as in `Claim`, by now. led: whether another one surely learns, and isn't merely
+    remembered by the broker. elsewhere: whether the group has given the partitions to another one.
     """
 
     checkpoint: str | None = None
@@ -261,10 +260,9 @@ class Traffic:
     """What a group's source says of itself, as of this moment or the last look at the brokers.
 
     ends: the next offset of every partition. lag: records that wait behind what was applied. queues:
-    records and outputs that wait in memory. counts: since the process started, of `rebalances`,
-    `fetch_pauses`, `commits` and `records_lost` (answered, and gone before they were kept). answered_at:
-    when a broker did last, in seconds since 1970. behind: there are records that the learner has not got,
-    while the brokers answer. held: the partitions are ours.
+    records and outputs that wait in memory. counts: since the process started, of `rebalances`, `commits`,
+    `fetch_pauses`, `records_lost` (answered, gone before they were kept). answered_at: when a broker did, in
+    seconds since 1970. behind: records that the learner has not got, while brokers answer. held: ours.
     """
 
     ends: Mapping[int, int]
@@ -301,9 +299,8 @@ class GroupSource(Source, Protocol):
 
         resume: where the checkpoint goes on. reached: id and C, by topic and partition, of every checkpoint,
         newest first, and the id of the topic of commands that it knows: what P is raised to where it is lower
-        or missing. make: makes the copy, given the least
-        epoch that it may have and what C is raised to; returns its id and epoch. skip: raise C over records
-        that are gone; without it that is a StateMismatch. Raises Unreachable, StateMismatch.
+        or missing. make: makes the copy, given the least epoch that it may have and what C is raised to;
+        returns its id and epoch. skip: raise C over records that are gone. Raises Unreachable, StateMismatch.
         """
 
     def standing(self) -> Standing:
@@ -320,8 +317,7 @@ class GroupSource(Source, Protocol):
         """From any thread. offsets: how far the learner is. None before reading has begun."""
 
     def passed(self, offsets: Mapping[int, int]) -> dict[int, int]:
-        """Of the partitions where that is known: where whoever has all below `offsets` may go on as well,
-        since no record lies between (marks of transactions have offsets too)."""
+        """By partition, where known: to where no record lies behind `offsets` (marks of transactions do)."""
 
     def commands_passed(self, at: int) -> int:
         """The same of the commands: where whoever has all below `at` may go on."""

@@ -124,7 +124,8 @@ class Watched:
             if row["ended"] is None and self.process.poll() is not None:
                 row["ended"] = round(now, 1)
                 words["ended"] = f"status {self.process.returncode}: {self.said.splitlines()[-1]}"
-            if all(row[name] is not None for name in speak):
+            gone = HEALTH if row["ended"] is not None else ()
+            if all(row[name] is not None for name in speak if name not in gone):
                 break
             time.sleep(LOOK_SECONDS)
         return row | {f"{name}_says": text for name, text in words.items()}
