@@ -255,7 +255,8 @@ def test_a_full_disk(broker: Broker, tmp_path: Path, mount: Mount) -> None:  # n
         )
         place.send(EVENTS[100:150])
         place.until_answered(run, 150)
-        run.until(lambda: place.committed()["", 0] == (150, {"checkpoint": named, "epoch": 1}), "a commit")
+        said = {"checkpoint": named, "epoch": 1, "records": 100}
+        run.until(lambda: place.committed()["", 0] == (150, said), "a commit")
         filler.unlink()
         run.says("checkpoints can be written again: ")
         run.until(lambda: place.named() == place.checkpoints()[-1] != named, "it is named")
