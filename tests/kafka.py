@@ -151,7 +151,12 @@ async def _produce(
         "max_request_size": REQUEST_BYTES,
         "linger_ms": 2,
     }
+    messages = list(messages)
+    last = max((each.partition for each in messages if each.partition is not None), default=0)
     async with _started(AIOKafkaProducer(**connected, **settings)) as producer:
+        # Of a partition that was just made the broker may not tell yet.
+        while messages and last not in await producer.partitions_for(topic):
+            await producer.client.force_metadata_update()
         sent = [
             await producer.send(
                 topic,
