@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -202,17 +202,14 @@ def metadata_of(
 
 def ids_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, str]:
     """Those that the metadata name."""
-    said = {place: json.loads(metadata) for place, (_, metadata) in found.items() if _parse(metadata)[0]}
-    return {place: str(body["topic_id"]) for place, body in said.items() if "topic_id" in body}
+    return {place: str(body["topic_id"]) for place, body in _ours(found) if "topic_id" in body}
 
 
 def gaps_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, tuple[int, int]]:
     """Those that the metadata name."""
     gaps = {}
-    for place, (_, metadata) in found.items():
-        if _parse(metadata)[0] is None:
-            continue
-        match json.loads(metadata).get("gap"):
+    for place, body in _ours(found):
+        match body.get("gap"):
             case [int(begin), int(end)] if 0 <= begin < end:
                 gaps[place] = begin, end
     return gaps
@@ -220,12 +217,15 @@ def gaps_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, tuple[int, in
 
 def records_of(found: Mapping[Place, tuple[int, str]]) -> dict[Place, int]:
     """The numbers of records that the metadata name."""
-    said = {
-        place: json.loads(metadata).get("records")
-        for place, (_, metadata) in found.items()
-        if _parse(metadata)[0] is not None
-    }
+    said = {place: body.get("records") for place, body in _ours(found)}
     return {place: count for place, count in said.items() if type(count) is int and count >= 0}
+
+
+def _ours(found: Mapping[Place, tuple[int, str]]) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """What the metadata say that are of ours."""
+    for place, (_, metadata) in found.items():
+        if _parse(metadata)[0] is not None:
+            yield place, json.loads(metadata)
 
 
 def _parse(metadata: str) -> tuple[str | None, int]:

@@ -137,11 +137,8 @@ class Committer:
             if swapped is None:
                 continue
             parcel, handed = swapped
-            self._since = begun
-            await asyncio.wait_for(self._commit(parcel), self.options.patience)
-            self._since = None
+            await self._commit_in_time(parcel)
             self.outbox.sent(handed)
-            self._answered()
             if self.outbox.waiting:
                 self._handed.set()
             # What came after a silence says nothing of the rate.
@@ -160,10 +157,14 @@ class Committer:
                 if self.ended:
                     return
                 if self.named is not None and self.options.group is not None:
-                    self._since = time.monotonic()
-                    await asyncio.wait_for(self._commit(Parcel()), self.options.patience)
-                    self._since = None
-                    self._answered()
+                    await self._commit_in_time(Parcel())
+
+    async def _commit_in_time(self, parcel: Parcel) -> None:
+        """Commit, which a broker has answered then. Raises TimeoutError after source.patience."""
+        self._since = time.monotonic()
+        await asyncio.wait_for(self._commit(parcel), self.options.patience)
+        self._since = None
+        self._answered()
 
     async def _pause(self, until: float) -> None:
         """Until the next commit is due, or somebody waits for it."""

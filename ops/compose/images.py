@@ -144,20 +144,8 @@ def _base() -> None:
 
 def _look_for_packages() -> None:
     """Do containers reach the registry of Python packages, as the making of ours will want? Raises Failed."""
-    call(
-        "docker",
-        "run",
-        "--rm",
-        BASE,
-        "python3",
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--dest",
-        "/tmp",
-        "pip",
-    )
+    asks = "python3 -m pip download --no-deps --dest /tmp pip"
+    call("docker", "run", "--rm", BASE, *asks.split())
 
 
 def _mounted(image: str) -> None:
