@@ -24,6 +24,7 @@ import torch
 
 from streamlearn.continual import Continual
 from streamlearn.events import Array, ConnectorError, Event
+from streamlearn.exam import make_exam
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Stopwatch, observe
 from streamlearn.report import continual_figures, nearest_pairs, versions
@@ -49,21 +50,21 @@ class Examination:
     """The groups of classes, their test examples, and what the learner knew of them at every evaluation.
 
     events: the whole stream; its classes are taken `groups` at a time, by first appearance. tests: the
-    examples to predict; the first `per_class` of each class make the subset for the curves.
+    examples to predict; `per_class` of each class, drawn by `seed`, make the subset for the curves.
     """
 
-    def __init__(self, events: Sequence[Event], tests: Sequence[Event], groups: int, per_class: int) -> None:
+    def __init__(
+        self, events: Sequence[Event], tests: Sequence[Event], groups: int, per_class: int, seed: int
+    ) -> None:
         self.order = list(dict.fromkeys(str(event.y) for event in events))
         self.group = {label: place // groups for place, label in enumerate(self.order)}
         self.names = [
             _name(self.order[start : start + groups]) for start in range(0, len(self.order), groups)
         ]
-        self.tests = {
-            label: np.stack(found) if (found := [e.x for e in tests if e.y == label]) else np.empty(0)
-            for label in self.order
-        }
-        if without := [label for label, x in self.tests.items() if not len(x)]:
+        exam = make_exam(tests, seed)
+        if without := [label for label in self.order if label not in exam]:
             raise SettingsError(f"class {without[0]!r} of the stream has no test examples")
+        self.tests = {label: exam[label] for label in self.order}
         self.per_class = per_class
         self.seen: set[str] = set()
         self.continual = Continual()
@@ -118,7 +119,7 @@ class Examination:
     def accuracies(
         self, learner: OnlineLearner, labels: Sequence[str], most: int | None = None
     ) -> dict[str, dict[str, float]]:
-        """By predictor and class: share of right answers on the class's first `most` test examples."""
+        """By predictor and class: share of right answers on `most` test examples of the class, or on all."""
         asked = {label: self.tests[label][:most] for label in labels}
         number = {label: i for i, label in enumerate(learner.classes.labels)}
         cuts = np.cumsum([len(x) for x in asked.values()])[:-1]
@@ -182,7 +183,7 @@ def bench_run(settings: Settings, evaluation: dict[str, Any], tell: Tell) -> dic
     events = read_events(settings)
     options = {name: n for name, n in settings.source.options.items() if name == "validation"}
     tests = read_events(settings, split=evaluation["split"], order="as_is", options=options)
-    exam = Examination(events, tests, settings.source.groups, evaluation["test_per_class"])
+    exam = Examination(events, tests, settings.source.groups, evaluation["test_per_class"], settings.seed)
     learner, watch = OnlineLearner(settings), Stopwatch()
     learner.mark = watch.mark
     seconds, processor = _learn(learner, events, exam, watch, evaluation["interval"], tell)

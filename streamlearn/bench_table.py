@@ -54,9 +54,9 @@ HEADINGS = dict(zip(COMPARED, ("accuracy", "WC-ACC", "forgetting", "gap"), stric
 LEGEND = (
     f"Mean ± half the {LEVEL:.0%} interval over seeds (Student's t), shares in %. accuracy: final, all test "
     "examples of the stream's classes; WC-ACC: worst case of past sets with the newest; forgetting: best "
-    "before minus now; gap: stability gap, mean over shifts; these three: of the first {per_class} test "
-    "examples of a class; images: trained on, an event; {forward}CPU s: processor time to learn, without the "
-    "bench's evaluations; KB: replay memory and held-out sets."
+    "before minus now; gap: stability gap, mean over shifts; these three: of {per_class} test "
+    "examples of a class, drawn by the seed; images: trained on, an event; {forward}CPU s: processor time to "
+    "learn, without the bench's evaluations; KB: replay memory and held-out sets."
 )
 FORWARD = "forward"
 LEGEND_OF_FORWARD = "forward: images an event that go forward only (a teacher's), not among images; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,27 +12,12 @@ import numpy as np
 from streamlearn.continual import Continual, ContinualFigures, Shift
 from streamlearn.durable import Learner
 from streamlearn.events import Array, Event
+from streamlearn.exam import Exam
 from streamlearn.observe import observe
 from streamlearn.report import curve_figures, figures, knowledge
 
 QUICK = 100
 """Test examples of a class that are asked along the way; all of them at the end."""
-
-Exam = Mapping[str, Array]
-"""Test examples [n, *shape] by label, which are never learned."""
-
-
-def make_exam(tests: Sequence[Event]) -> Exam:
-    """The examples of each class, in a row."""
-    found: dict[str, list[Array]] = {}
-    for event in tests:
-        found.setdefault(str(event.y), []).append(event.x)
-    return {label: np.stack(examples) for label, examples in found.items()}
-
-
-def quick(exam: Exam) -> Exam:
-    """The first QUICK examples of each class."""
-    return {label: examples[:QUICK] for label, examples in exam.items()}
 
 
 @dataclass

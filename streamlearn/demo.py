@@ -21,11 +21,12 @@ from rich.live import Live
 
 from streamlearn.cli import STOP
 from streamlearn.config import CoreSettings, MethodSettings
-from streamlearn.contender import QUICK, Contender, make_exam, quick
+from streamlearn.contender import QUICK, Contender
 from streamlearn.continual import Continual
 from streamlearn.demo_view import final_table, live_view, standing
 from streamlearn.durable import Learner
 from streamlearn.events import Event
+from streamlearn.exam import Exam, make_exam, quick
 from streamlearn.flags import load_settings
 from streamlearn.logs import setup
 from streamlearn.report import write_report
@@ -74,7 +75,8 @@ def _demo(settings: Settings) -> int:
         f"{settings.source.groups} new ones at a time ({arranged}), each seen once; "
         f"{len(tests)} test examples that are never learned"
     )
-    curves = _race(console, contenders, events, tests, order)
+    exam = make_exam(tests, settings.seed)
+    curves = _race(console, contenders, events, quick(exam, QUICK), order)
     if STOP.asked is not None:
         if contenders[0].accuracy:
             console.print(final_table(contenders, [*contenders[0].by_class], SO_FAR))
@@ -87,7 +89,6 @@ def _demo(settings: Settings) -> int:
     if settings.report is None:
         console.print("(--report DIR keeps the figures and draws them)")
         return 0
-    exam = make_exam(tests)
     figures = {each.name: each.summary(exam) for each in contenders}
     # Along the way fewer were asked than at the end.
     some = {"test_per_class": QUICK} if max(map(len, exam.values())) > QUICK else {}
@@ -114,12 +115,11 @@ def _race(
     console: Console,
     contenders: Sequence[Contender],
     events: Sequence[Event],
-    tests: Sequence[Event],
+    exam: Exam,
     order: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Give all events to every contender, showing how they fare; returns the curves' rows."""
     curves: list[dict[str, Any]] = []
-    exam = quick(make_exam(tests))
     seen: dict[str, None] = {}
     places = stops([str(event.y) for event in events], contenders[0].learner.batch)
     said = 0

@@ -189,7 +189,7 @@ def write_report(
 
     `curves`: rows of numbers, with the row's `learner` and `events`; accuracy by set in a mapping, `sets`.
     made: the moment, which the caller knows. about: what else summary.json says beside the learners:
-    test_per_class, where all but the final accuracy is of so many test examples of a class, its first; and
+    test_per_class, where all but the final accuracy is of so many test examples of a class; and
     of several runs their seeds, when they ended (runs_ended) and whose the settings are (settings_of).
     """
     assert settings.report is not None

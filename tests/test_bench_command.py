@@ -73,7 +73,7 @@ def test_the_report_of_the_smoke_benchmark(smoke: tuple[Path, Process]) -> None:
     text = (report / "report.html").read_text("utf-8")
     for part in (
         "Seeds 0, 1;",
-        "The first 15 test examples",
+        "15 test examples, drawn by the seed, of every class",
         "The nearest pairs",
         "The runs ended on 20",
         "made on 20",

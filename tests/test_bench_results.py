@@ -234,7 +234,7 @@ def test_tables_as_text_markdown_and_json(tmp_path: Path) -> None:
     first = whole["tables"][0]["rows"][0]
     assert first["figures"]["final_accuracy"]["mean"] == pytest.approx(0.6)
     assert first["figures"]["final_accuracy"]["seeds"] == 3
-    assert "these three: of the first 100 test examples of a class" in plain
+    assert "these three: of 100 test examples of a class, drawn by the seed" in plain
     assert whole["tables"][0]["test_per_class"] == 100
 
 

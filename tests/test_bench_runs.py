@@ -109,7 +109,7 @@ class Recorded(Examination):
     """Keeps (steps, events) of every evaluation and shift instead of asking."""
 
     def __init__(self, events: Sequence[Event], groups: int) -> None:
-        super().__init__(events, events, groups, 1)
+        super().__init__(events, events, groups, 1, 0)
         self.asked: list[int] = []
         self.shifted: list[tuple[int, int, list[int]]] = []
 
@@ -263,7 +263,7 @@ def test_a_process_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
 def test_a_class_without_test_examples_is_said() -> None:
     events = [Event("a", np.zeros(2, np.float32), "x"), Event("b", np.zeros(2, np.float32), "y")]
     with pytest.raises(SettingsError, match="class 'y' of the stream has no test examples"):
-        Examination(events, events[:1], 1, 10)
+        Examination(events, events[:1], 1, 10, 0)
 
 
 def test_settings_travel_to_the_process_as_they_are(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ Keeper.settle = dies
 streamlearn.worker.MOST_RECORDS = 16
 main(sys.argv[1:])
 """
-"""A worker of small turns that waits for each checkpoint, one every 20 events or more; the second is its end."""
+"""A worker of small turns that waits for each checkpoint, the second is its end."""
 
 
 @pytest.mark.slow

@@ -17,12 +17,13 @@ from rich.console import Console
 
 from streamlearn import __version__, cli, demo
 from streamlearn.config import CodecSettings, MethodSettings, ModelSettings
-from streamlearn.contender import QUICK, Contender, make_exam, quick
+from streamlearn.contender import QUICK, Contender
 from streamlearn.continual import Continual
 from streamlearn.demo import stops
 from streamlearn.demo_view import final_table, live_view
 from streamlearn.durable import Learner
 from streamlearn.events import Event
+from streamlearn.exam import make_exam, quick
 from streamlearn.settings import Settings
 from tests.processes import Process, said
 
@@ -50,7 +51,7 @@ def contender(name: str, classes: list[str]) -> Contender:
         model=ModelSettings(net="mlp", width=16),
     )
     it = Contender(name, Learner(settings), Continual())
-    exam = make_exam(examples(classes, 15, seed=1))
+    exam = make_exam(examples(classes, 15, seed=1), 0)
     events = examples(classes, 40, seed=0)
     seen: set[str] = set()
     for begin in range(0, len(events), 20):
@@ -70,7 +71,7 @@ def test_its_figures_are_those_of_single_predictions() -> None:
     assert it.accuracy[-1] == pytest.approx(np.mean(right)) and it.accuracy[-1] > 0.5
     assert it.by_class["1"] == pytest.approx(np.mean(right[15:30]))
     assert it.mean_of(["0", "1"]) == pytest.approx(np.mean(right[:30]))
-    summary = it.summary(make_exam(tests))
+    summary = it.summary(make_exam(tests, 0))
     assert summary["test_accuracy"] == it.accuracy[-1] and summary["test_examples"] == 45
     assert summary["continual"]["worst_case_accuracy"] == it.worst[-1]
     assert [shift["groups"] for shift in summary["continual"]["shifts"]] == [("0",), ("1",), ("2",)]
@@ -90,7 +91,7 @@ def test_who_replays_nothing_forgets() -> None:
 def test_a_class_without_test_examples_is_not_asked() -> None:
     it = Contender("er", Learner(Settings()), Continual())
     it.learn(examples(["0", "1"], 10, seed=0), 0, ["0", "1"], True)
-    it.evaluate(make_exam(examples(["1"], 3, seed=1)), 20)
+    it.evaluate(make_exam(examples(["1"], 3, seed=1), 0), 20)
     assert set(it.by_class) == {"1"}
     nobody = Contender("er", Learner(Settings()), Continual())
     nobody.evaluate({}, 0)
@@ -98,9 +99,20 @@ def test_a_class_without_test_examples_is_not_asked() -> None:
 
 
 def test_along_the_way_few_examples_are_asked() -> None:
-    exam = make_exam(examples(["0", "3"], QUICK + 7, seed=1))
-    assert {label: len(x) for label, x in quick(exam).items()} == {"0": QUICK, "3": QUICK}
+    exam = make_exam(examples(["0", "3"], QUICK + 7, seed=1), 0)
+    assert {label: len(x) for label, x in quick(exam, QUICK).items()} == {"0": QUICK, "3": QUICK}
     assert len(exam["3"]) == QUICK + 7
+
+
+def test_the_seed_draws_which_examples_are_asked() -> None:
+    tests = examples(["0", "3"], 50, seed=1)
+    exams = [make_exam(tests, seed) for seed in (0, 0, 1)]
+    lying = {label: np.stack([event.x for event in tests if event.y == label]) for label in "03"}
+    for label, x in lying.items():
+        first, again, other = (exam[label] for exam in exams)
+        assert np.array_equal(first, again) and not np.array_equal(first[:10], other[:10])
+        assert not np.array_equal(first[:10], x[:10])
+        assert sorted(map(bytes, first)) == sorted(map(bytes, other)) == sorted(map(bytes, x))
 
 
 def test_it_is_asked_before_and_after_every_arrival() -> None:

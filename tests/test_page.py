@@ -261,16 +261,16 @@ def test_orange_is_who_forgets_and_blue_the_best() -> None:
 def test_it_says_which_examples_a_figure_is_of() -> None:
     summary, rows = sample()
     text = read(page(summary, rows)).text
-    assert "The first" not in text and "of a class" not in text
+    assert "drawn by the seed" not in text and "of a class" not in text
     text = read(page(summary | {"test_per_class": 7}, rows)).text
     for part in (
-        "Worst case and test curves: the first 7 of a class.",
-        "The first 7 test examples of every class seen up to that moment.",
-        "came (WC-ACC). Of the first 7 test examples of a class.",
-        "what is windowed are of the first 7 test examples of a class.",
+        "Worst case and test curves: 7 of a class.",
+        "7 test examples, drawn by the seed, of every class seen up to that moment.",
+        "came (WC-ACC). Of 7 test examples of a class, drawn by the seed.",
+        "what is windowed are of 7 test examples of a class, drawn by the seed.",
     ):
         assert part in text
-    assert text.count("Of the first 7 test examples of a class.") == 3
+    assert text.count("Of 7 test examples of a class, drawn by the seed.") == 3
 
 
 def test_a_highest_accuracy_stands_beside_the_last_one_of_the_same_examples() -> None:

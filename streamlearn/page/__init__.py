@@ -19,7 +19,7 @@ from streamlearn.page.sections import (
     curve_section,
     figures_section,
     gaps_section,
-    of_the_first,
+    of_so_many,
     sets_section,
     settings_section,
 )
@@ -38,8 +38,8 @@ def page(summary: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str
     """
     facts, book = facts_of(summary, curves), Book()
     title = headline(facts)
-    first = f"The first {facts.per_class} test examples of every class"
-    seen = first if facts.per_class else "Test examples of all classes"
+    some = f"{facts.per_class} test examples, drawn by the seed, of every class"
+    seen = some if facts.per_class else "Test examples of all classes"
     parts = [
         curve_section(
             facts, book, "seen", "Accuracy over everything seen so far",
@@ -50,7 +50,7 @@ def page(summary: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str
         curve_section(
             facts, book, "worst", "Worst case",
             "What could be relied on all along: the newest set as it is, every older one at its lowest "
-            f"since a newer one came (WC-ACC).{of_the_first(facts)}",
+            f"since a newer one came (WC-ACC).{of_so_many(facts)}",
             ("worst_case_accuracy",),
         ),
         sets_section(facts, book),
@@ -90,9 +90,7 @@ def lead(facts: Facts) -> str:
         examples = max((examples_of(learner) for learner in facts.learners), default=0.0)
         asked = f"{count(examples)} test examples" if examples else "examples"
         mean = f" Means over {seeds} seeds." if seeds > 1 else ""
-        few = (
-            f" Worst case and test curves: the first {facts.per_class} of a class." if facts.per_class else ""
-        )
+        few = f" Worst case and test curves: {facts.per_class} of a class." if facts.per_class else ""
         return f"{said}, each seen once. Accuracy is measured on {asked} that were never learned.{few}{mean}"
     return f"{said}. Nothing was held out for testing, so this page can't say what was forgotten."
 

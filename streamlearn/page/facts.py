@@ -77,7 +77,7 @@ class Facts:
     noun: str
     """What a set is: "class", or "set" where it is a group of classes or a task."""
     per_class: int | None
-    """Test examples of a class, its first, that all but the final accuracy is of; None: all of them."""
+    """Test examples of a class that all but the final accuracy is of; None: all of them."""
 
     @property
     def shown(self) -> Sequence[LearnerFacts]:
@@ -92,9 +92,8 @@ class Facts:
     @property
     def asked(self) -> str:
         """The test examples that all but the final accuracy is of."""
-        return (
-            f"the first {self.per_class} test examples of a class" if self.per_class else "all test examples"
-        )
+        some = f"{self.per_class} test examples of a class, drawn by the seed"
+        return some if self.per_class else "all test examples"
 
     @property
     def plural(self) -> str:

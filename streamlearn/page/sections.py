@@ -67,7 +67,7 @@ def some_of(shown: int, there_are: int, what: str) -> Html | None:
     return tag("p", f"{said}curves.csv and summary.json have all.", class_="note")
 
 
-def of_the_first(facts: Facts) -> str:
+def of_so_many(facts: Facts) -> str:
     """Which test examples a figure is of, where it isn't all."""
     return f" Of {facts.asked}." if facts.per_class else ""
 
@@ -161,7 +161,7 @@ def sets_section(facts: Facts, book: Book) -> Html | None:
     return section(
         f"Every {what} over time",
         f"A row for each {what}, oldest at the top; it begins where the {what} was first seen. A row that "
-        f"turns orange is being forgotten.{of_the_first(facts)}",
+        f"turns orange is being forgotten.{of_so_many(facts)}",
         colour_scale("0 % right", "100 %"),
         tag("div", *maps, class_="side-by-side"),
         some_of(len(names), len(facts.sets), facts.plural),
@@ -226,7 +226,7 @@ def gaps_section(facts: Facts, book: Book) -> Html | None:
         "What each new class costs",
         "The stability gap: how far accuracy on everything known before falls when something new arrives, "
         "until it is back (within one point). Each bar is one arrival, from the accuracy before it to the "
-        f"lowest after; the line follows those older classes until the next arrival.{of_the_first(facts)}",
+        f"lowest after; the line follows those older classes until the next arrival.{of_so_many(facts)}",
         tag("div", *charts, class_="side-by-side"),
         some_of(len(rows), there_are, "arrivals"),
         folded("As a table", table("Stability gap at each arrival", headings, rows)),
