@@ -32,7 +32,7 @@ from streamlearn.packs import Chain
 from streamlearn.parts import Aside, Chunk, Damaged, Locked, WrongFormat, decode_part, encode_part
 from streamlearn.state import Part, SegmentedPart, Snapshot
 
-FORMAT = 5
+FORMAT = 6
 NAME = re.compile(r"(\d{6,})-(\d{6,})-([0-9a-f]{8})")
 EPOCH = re.compile(r"\d{6,}")
 """Our folders: what else lies beside them is not ours to count, read or clear."""

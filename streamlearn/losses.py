@@ -60,15 +60,19 @@ def class_rows(rows: Rows, classes: int) -> Numbers:
     return added(added(counts, rows.labels, share), rows.other, 1 - share)
 
 
-def proxy_contrastive(logits: Node, rows: Rows) -> Explicit:
+def proxy_contrastive(logits: Node, rows: Rows, besides: Numbers | None = None) -> Explicit:
     """Proxy-based contrastive loss (Lin et al., PCR, CVPR 2023, equation 7), mean over rows.
 
     With n_c rows of class c in the step:  L_i = log sum_{c: n_c > 0} n_c exp(s_ic) - s_{i, y_i}.
     (The paper sums over rows; all rows of a class share one proxy, which gives this form.)
+    besides: bool [classes]; such a class counts as one row where the step has none of it.
     """
     counts = class_rows(rows, logits.value.shape[1])
+    missing = counts == 0
     offset = log(counts.clip(LEAST_ROWS))
-    offset[counts == 0] = MASKED
+    offset[missing] = MASKED
+    if besides is not None:
+        offset[missing & besides] = 0
     return competition(logits, rows, offset=offset)
 
 

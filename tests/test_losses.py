@@ -115,6 +115,20 @@ def test_classes_that_are_not_in_the_step_get_no_gradient_from_proxies() -> None
     assert class_rows(PURE, CLASSES).tolist() == [2.0, 1.0, 3.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("besides", [[], [4], [0, 3, 4]])
+def test_a_class_besides_counts_as_one_row_where_there_is_none(rows: Rows, besides: list[int]) -> None:
+    s = doubles(len(rows.y), CLASSES)
+    weights = [w or float(c in besides) for c, w in enumerate(class_rows(rows, CLASSES).tolist())]
+    total = 0.0
+    for i in range(len(rows.y)):
+        below = math.log(sum(w * math.exp(v) for w, v in zip(weights, s[i].tolist(), strict=True)))
+        total += sum(share * (below - float(s[i, c])) for c, share in halves(rows, i))
+    also = np.isin(np.arange(CLASSES), besides)
+    assert value_of(proxy_contrastive(node(s), rows, also)) == pytest.approx(total / len(rows.y), rel=1e-5)
+    assert explicit_gradient_is_right(lambda at: proxy_contrastive(at, rows, also), s)
+
+
 @pytest.mark.parametrize("groups", [[0, 1, 0, 2, 1, 0], [0, 1, 2, 3, 4, 5], [7] * 6])
 def test_contrast_is_the_loop_over_pairs(groups: list[int]) -> None:
     s = doubles(6, 6)

@@ -13,9 +13,10 @@ from streamlearn.buffers import Memory
 from streamlearn.config import CoreSettings, MemorySettings, ModelSettings
 from streamlearn.events import Array, Event
 from streamlearn.learner import OnlineLearner
-from streamlearn.methods.prototype_replay import WORN, PrototypeReplay
+from streamlearn.methods.prototype_replay import RECENT, WORN, PrototypeReplay
 from streamlearn.model import Model
 from streamlearn.rows import Rows
+from streamlearn.tape import Explicit
 from streamlearn.views import RAW, STANDARD, WEAK
 from tests.streams import images, vectors
 
@@ -108,6 +109,41 @@ def test_feedback_needs_two_classes_and_enough_examples() -> None:
     model.grow(3, torch.Generator().manual_seed(0))
     method.grow(model)
     assert drawn(method, [0, 1], 5, times=1).tolist() == [1, 1]
+
+
+def test_a_class_competes_for_some_steps_after_its_last_event() -> None:
+    """Of three classes the step has rows of one: the gradient by the others' logits says who competes."""
+    method = PrototypeReplay(PrototypeReplay.Params())
+    model = Model(ModelSettings(width=2), (1,), 0, torch.device("cpu"))
+
+    def competing(method: PrototypeReplay) -> list[int]:
+        model.begin()
+        (loss,) = method.loss(model, rows_of(np.array([0, 0]))).values()
+        assert isinstance(loss, Explicit)
+        return np.flatnonzero(np.abs(loss.gradient).sum(0)).tolist()
+
+    def step(*labels: int) -> None:
+        method.after_step(model, rows_of(np.array(labels)))
+
+    model.grow(2, torch.Generator().manual_seed(0))
+    method.grow(model)
+    assert competing(method) == [], "of a single class there is nothing to tell apart"
+    step(0, 1)
+    model.grow(3, torch.Generator().manual_seed(0))
+    method.grow(model)
+    assert competing(method) == [0, 1], "a class that comes now has not been there"
+    step(2)
+    for _ in range(RECENT - 2):
+        step(0)
+    assert competing(method) == [0, 1, 2]
+    again = PrototypeReplay(PrototypeReplay.Params())
+    again.load(method.part(), model)
+    step(0)
+    assert competing(method) == [0, 2] and competing(again) == [0, 1, 2]
+    again.after_step(model, rows_of(np.array([0])))
+    assert torch.equal(again.part().tensors["left"], method.part().tensors["left"])
+    step(0)
+    assert competing(method) == []
 
 
 def learner(*modifiers: str, **sections: object) -> OnlineLearner:

@@ -8,6 +8,9 @@ online continual learning", ICCV 2023, takes those means). The loss is that of p
 - A memory that is small beside its stream is replayed hundreds of times over, and is then learned by heart.
   So once its examples have been replayed WORN times, in the mean, half of the images of a step are views of
   the stream's events; before, there are two views of each, and all else replays.
+- A class that has just come in the stream and of which the step holds no row competes as though there were
+  one; PCR's classes without a row never do. Where hundreds of classes keep coming, most are missing from a
+  small step, and to be told apart they must meet. A class that has left the stream isn't pushed away.
 - Part of the replay can be drawn by prototypes (OnPro's adaptive prototypical feedback without its
   mixtures): classes that lie near others are replayed more, at no image's cost. It gained on some validation
   streams and not on those of the tables, so it is off: see ops/decisions/0008-default-learner.md.
@@ -23,7 +26,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from streamlearn.arithmetic import unit
+from streamlearn.arithmetic import Numbers, full, host, join, tensor, unit
 from streamlearn.buffers import Memory
 from streamlearn.events import Array
 from streamlearn.losses import proxy_contrastive
@@ -32,7 +35,7 @@ from streamlearn.methods.pcr import TWO_VIEWS_FROM
 from streamlearn.model import Model
 from streamlearn.rows import Draw, Rows
 from streamlearn.section import Section
-from streamlearn.state import Part
+from streamlearn.state import Part, copy
 from streamlearn.views import RAW, STANDARD, WEAK
 
 TWO_VIEWS: tuple[str, ...] = (RAW, WEAK)
@@ -42,6 +45,9 @@ WORN = 20
 
 MOST_VIEWS = 8
 """Of an event, however large the budget."""
+
+RECENT = 10
+"""Steps after its last event in which a class still competes."""
 
 MOST_CLASSES = 512
 """Classes up to which prototypes steer the draw; beyond, comparing all pairs would cost as much as a step."""
@@ -73,6 +79,8 @@ class PrototypeReplay(Method):
         self._old = self._young
         """The same once it is worn."""
         self._batch = 1
+        self._left: Numbers | None = None
+        """Steps in which a class still competes without a row, float32 [classes], where the model lies."""
 
     def plan(self, batch: int, images: float) -> int:
         """As many examples as there are while the memory is young."""
@@ -133,13 +141,25 @@ class PrototypeReplay(Method):
             self.nearness = pairs.sum(axis=1) / pairs.sum()
 
     def grow(self, model: Model) -> None:
+        known = [] if self._left is None else [self._left]
+        more = full(model.classes - sum(map(len, known)), 0.0, host(model.used))
+        self._left = join([*known, more])
         self._compare(model)
 
     def after_step(self, model: Model, rows: Rows) -> None:
+        if self._left is not None:
+            self._left -= 1
+            self._left[rows.labels[rows.of_stream(0)]] = RECENT
         self._compare(model)
 
+    def part(self) -> Part:
+        return Part() if self._left is None else Part({"left": copy(tensor(self._left))})
+
     def load(self, part: Part, model: Model) -> None:
+        if part.tensors:
+            self._left = host(part.tensors["left"].to(model.device, copy=True))
         self._compare(model)
 
     def loss(self, model: Model, rows: Rows) -> Losses:
-        return {"prototypes": proxy_contrastive(rows.classified(model), rows)}
+        besides = None if self._left is None else self._left > 0
+        return {"prototypes": proxy_contrastive(rows.classified(model), rows, besides)}
