@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from streamlearn.observe import Stopwatch, observe
 from streamlearn.report import continual_figures, nearest_pairs, versions
 from streamlearn.run import ALLOCATION, OF_SETTINGS
 from streamlearn.settings import Settings, SettingsError
+from streamlearn.transfer import transfer
 from streamlearn.wiring import read_events
 
 LABELS_IN_NAME = 4
@@ -71,6 +73,8 @@ class Examination:
         self.curve: list[list[float | None]] = []
         self.seconds = 0.0
         self._told: list[Callable[[str, Continual], None]] = []
+        self._arrived: list[int] = []
+        self._asked: list[tuple[int, list[float]]] = []
         self._at = -1
 
     def new_groups(self, events: Sequence[Event]) -> list[int]:
@@ -82,6 +86,7 @@ class Examination:
         """New groups come in the next step."""
         names = [self.names[i] for i in groups]
         self.continual.shift(step, events, names)
+        self._arrived += [events] * len(groups)
         self._told.append(lambda _, continual: continual.shift(step, events, names))
 
     def evaluate(self, learner: OnlineLearner, events: int) -> None:
@@ -96,6 +101,7 @@ class Examination:
         fixed = {name: self._of_groups(by_class) for name, by_class in found.items()}
         served = learner.serving.name
         self.continual.record(step, events, fixed[served], None)
+        self._asked.append((events, fixed[served]))
         self._told.append(lambda name, continual: continual.record(step, events, fixed[name], None))
         figures, prequential = self.continual.figures(), learner.prequential
         point = [
@@ -159,6 +165,7 @@ class Examination:
             "final_accuracy": over_all(served),
             "final_accuracy_by_class": served,
             **continual_figures(self.continual),
+            **asdict(transfer(self._arrived, *zip(*self._asked, strict=True))),
             "by_predictor": {
                 name: {"final_accuracy": over_all(by_class)}
                 | {n: v for n, v in continual_figures(self.of_predictor(name)).items() if n in OF_PREDICTORS}

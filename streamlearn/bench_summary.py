@@ -13,6 +13,7 @@ from streamlearn.bench_statistics import Estimate, estimate, paired
 
 FIGURES = (
     "final_accuracy worst_case_accuracy average_accuracy min_accuracy forgetting stability_gap "
+    "learning_curve_area backward_transfer performance_maintenance "
     "prequential_accuracy images_per_event forward_images_per_event memory_bytes"
 ).split()
 """Of a result's figures, those with a mean over seeds."""

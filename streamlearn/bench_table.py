@@ -49,6 +49,11 @@ COLUMNS: dict[str, Callable[[Mapping[str, Estimate]], str]] = {
     "CPU s": lambda e: _plain(e.get("cpu_seconds"), 1),
     "KB": lambda e: _plain(e.get("memory_bytes"), 0, 1 / 1024),
 }
+TRANSFER = {
+    "learning curve area": "learning_curve_area",
+    "backward transfer": "backward_transfer",
+    "performance maintenance": "performance_maintenance",
+}
 HEADINGS = dict(zip(COMPARED, ("accuracy", "WC-ACC", "forgetting", "gap"), strict=True))
 
 LEGEND = (
@@ -56,7 +61,9 @@ LEGEND = (
     "examples of the stream's classes; WC-ACC: worst case of past sets with the newest; forgetting: best "
     "before minus now; gap: stability gap, mean over shifts; these three: of {per_class} test "
     "examples of a class, drawn by the seed; images: trained on, an event; {forward}CPU s: processor time to "
-    "learn, without the bench's evaluations; KB: replay memory and held-out sets."
+    "learn, without the bench's evaluations; KB: replay memory and held-out sets. Of the same examples: "
+    "learning curve area: accuracy on a set, mean over the events from its first to the next set's; backward "
+    "transfer: at the end less at the end of those events; performance maintenance: the mean since less that."
 )
 FORWARD = "forward"
 LEGEND_OF_FORWARD = "forward: images an event that go forward only (a teacher's), not among images; "
@@ -89,6 +96,16 @@ def grids(table: Table) -> list[Grid]:
                 [_differences(row) for row in differing],
             )
         )
+    found.append(
+        Grid(
+            "how fast a set is learned, and what later ones do to it",
+            ["row", *TRANSFER],
+            [
+                [row.name, *(_share(row.estimates.get(name)) for name in TRANSFER.values())]
+                for row in table.rows
+            ],
+        )
+    )
     kept = {row.name: by_predictor(row) for row in table.rows}
     lines = [
         [row, predictor, *(_share(figures.get(name)) for name in COMPARED)]

@@ -53,6 +53,9 @@ def result(run: Run, images: float = 4.0, **figures: Any) -> dict[str, Any]:
         "worst_case_accuracy": 0.4,
         "forgetting": 0.1,
         "stability_gap": 0.2,
+        "learning_curve_area": 0.7,
+        "backward_transfer": -0.125,
+        "performance_maintenance": None,
         "images_per_event": images,
         "by_predictor": {},
     }

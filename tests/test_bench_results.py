@@ -230,6 +230,7 @@ def test_tables_as_text_markdown_and_json(tmp_path: Path) -> None:
     rows = [line for line in plain.splitlines() if line.startswith("| 1 |")]
     assert len(rows) == 1 and "60.0 ±24.8" in rows[0]
     assert "a \\| in its name" in plain
+    assert "| er | 70.0 ±0.0 | -12.5 ±0.0 | - |" in plain
     whole = json.loads(json.dumps(as_json(found, ["a note"])))
     first = whole["tables"][0]["rows"][0]
     assert first["figures"]["final_accuracy"]["mean"] == pytest.approx(0.6)

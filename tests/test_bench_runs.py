@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from streamlearn.events import Event
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Stopwatch
 from streamlearn.settings import Settings, SettingsError
+from streamlearn.transfer import transfer
 from streamlearn.wiring import read_events
 from tests.bench_files import FILE, plan_of
 from tests.processes import ROOT
@@ -100,6 +103,19 @@ def test_a_seed_is_a_class_order_and_limits_hold(tmp_path: Path) -> None:
         assert len(figures["final_accuracy_by_class"]) == 4
         assert len(figures["sets"]) == 2
     assert found[0]["sets"] != found[1]["sets"]
+
+
+def test_transfer_is_that_of_the_curve(tmp_path: Path) -> None:
+    found = done(first_run(tmp_path, FILE))
+    figures, columns = found["figures"], found["curve"]["columns"]
+    first = next(i for i, name in enumerate(columns) if name == f"accuracy_{figures['sets'][0]}")
+    rows = [[math.nan if value is None else value for value in row] for row in found["curve"]["rows"]]
+    arrived = [shift["events"] for shift in figures["shifts"] for _ in shift["groups"]]
+    again = transfer(arrived, [int(row[1]) for row in rows], [row[first:] for row in rows])
+    assert again.backward_transfer is not None and 0 < (again.learning_curve_area or 0) < 1
+    assert {name: pytest.approx(value, abs=1e-4) for name, value in asdict(again).items()} == {
+        name: figures[name] for name in asdict(again)
+    }
 
 
 # ---- when it is asked

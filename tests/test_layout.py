@@ -19,7 +19,7 @@ CORE = (
     "continual encoding evaluator events exam features forgetting hashing heldout images learner "
     "learner_parts ledger losses method methods methods.* metrics model modifiers modifiers.* nets "
     "normalise optimise options parsing piles prequential prototypes reasons rows schedule schema section "
-    "serving state tape threads trainer views words"
+    "serving state tape threads trainer transfer views words"
 ).split()
 """Functions of their arguments: no clock, file, network, log or environment."""
 

@@ -133,7 +133,7 @@ def test_known_gradients_and_graphs_add_up() -> None:
 
 USERS = (
     "average buffers losses model nets normalise optimise rows serving tape trainer views "
-    "methods.onpro modifiers.momentum_teacher"
+    "methods.onpro methods.prototype_replay modifiers.momentum_teacher"
 ).split()
 
 
