@@ -61,7 +61,7 @@ class RowSummary:
 class Table:
     """One table. unequal: why its rows can't be compared; unranked: why there are no ranks.
 
-    per_class: test examples of a class, its first, that all figures but the final accuracy are of.
+    per_class: test examples of a class, drawn by the seed, that all figures but the final accuracy are of.
     """
 
     cell: Cell
