@@ -149,7 +149,12 @@ def _runs(
     bench = file.bench
     streams = [s for s in file.streams if selection.streams is None or s.name in selection.streams]
     rows = [r for r in file.rows if selection.rows is None or r.name in selection.rows]
-    evaluation = {"split": bench.split, "interval": bench.interval, "test_per_class": bench.test_per_class}
+    evaluation = {
+        "split": bench.split,
+        "interval": bench.interval,
+        "test_per_class": bench.test_per_class,
+        "drawn_by": "seed",  # see `exam`
+    }
     memories, budgets = selection.memory or bench.memory, selection.budgets or bench.budgets
     for stream, memory, budget in itertools.product(streams, memories, budgets):
         cell = Cell(stream.name, memory, budget, about)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from streamlearn.observe import Stopwatch, observe
 from streamlearn.report import continual_figures, nearest_pairs, versions
 from streamlearn.run import ALLOCATION, OF_SETTINGS
 from streamlearn.settings import Settings, SettingsError
-from streamlearn.transfer import transfer
+from streamlearn.transfer import Transfer, transfer
 from streamlearn.wiring import read_events
 
 LABELS_IN_NAME = 4
@@ -73,6 +74,7 @@ class Examination:
         self.curve: list[list[float | None]] = []
         self.seconds = 0.0
         self._told: list[Callable[[str, Continual], None]] = []
+        self._groups = [self.group[str(event.y)] for event in events]
         self._arrived: list[int] = []
         self._asked: list[tuple[int, list[float]]] = []
         self._at = -1
@@ -138,6 +140,12 @@ class Examination:
             for name, answers in found.items()
         }
 
+    def _transfer(self) -> Transfer:
+        """Nothing where the groups don't come one after another: what is said of a group's block is false."""
+        in_turn = all(a <= b for a, b in pairwise(self._groups))
+        at, asked = zip(*self._asked, strict=True)
+        return transfer(self._arrived, at, asked) if in_turn else Transfer(None, None, None)
+
     def _of_groups(self, by_class: Mapping[str, float]) -> list[float]:
         """Mean accuracy over the classes of each group; NaN for a group without."""
         values: list[list[float]] = [[] for _ in range(1 + max(self.group[label] for label in by_class))]
@@ -165,7 +173,7 @@ class Examination:
             "final_accuracy": over_all(served),
             "final_accuracy_by_class": served,
             **continual_figures(self.continual),
-            **asdict(transfer(self._arrived, *zip(*self._asked, strict=True))),
+            **asdict(self._transfer()),
             "by_predictor": {
                 name: {"final_accuracy": over_all(by_class)}
                 | {n: v for n, v in continual_figures(self.of_predictor(name)).items() if n in OF_PREDICTORS}

@@ -28,7 +28,7 @@ class BenchSection(Section):
     seeds: list[int] = Field([0, 1, 2], description="each is a class order, data and an initialisation")
     baseline: str | None = Field(None, description="row that the others are compared with, seed by seed")
     interval: int = Field(20, ge=1, description="steps between evaluations on the test subset")
-    test_per_class: int = Field(100, ge=1, description="of a class in that subset, drawn by the seed")
+    test_per_class: int = Field(100, ge=1, description="test examples of a class there, by the seed")
     split: Literal["test", "validation"] = Field(
         "test", description="what is predicted: the test set, or a part of the training data set aside"
     )

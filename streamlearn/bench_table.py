@@ -61,9 +61,12 @@ LEGEND = (
     "examples of the stream's classes; WC-ACC: worst case of past sets with the newest; forgetting: best "
     "before minus now; gap: stability gap, mean over shifts; these three: of {per_class} test "
     "examples of a class, drawn by the seed; images: trained on, an event; {forward}CPU s: processor time to "
-    "learn, without the bench's evaluations; KB: replay memory and held-out sets. Of the same examples: "
-    "learning curve area: accuracy on a set, mean over the events from its first to the next set's; backward "
-    "transfer: at the end less at the end of those events; performance maintenance: the mean since less that."
+    "learn, without the bench's evaluations; KB: replay memory and held-out sets."
+)
+LEGEND_OF_TRANSFER = (
+    " Of the same test examples, means over sets of classes. Learning curve area: accuracy from a set's "
+    "first event to the next set's. Backward transfer: accuracy at the stream's end minus that when the next "
+    "set came. Performance maintenance: mean accuracy from that moment on minus it."
 )
 FORWARD = "forward"
 LEGEND_OF_FORWARD = "forward: images an event that go forward only (a teacher's), not among images; "
@@ -96,16 +99,17 @@ def grids(table: Table) -> list[Grid]:
                 [_differences(row) for row in differing],
             )
         )
-    found.append(
-        Grid(
-            "how fast a set is learned, and what later ones do to it",
-            ["row", *TRANSFER],
-            [
-                [row.name, *(_share(row.estimates.get(name)) for name in TRANSFER.values())]
-                for row in table.rows
-            ],
+    if _transfers(table):
+        found.append(
+            Grid(
+                "how fast a set is learned, and what later ones do to it",
+                ["row", *TRANSFER],
+                [
+                    [row.name, *(_share(row.estimates.get(name)) for name in TRANSFER.values())]
+                    for row in table.rows
+                ],
+            )
         )
-    )
     kept = {row.name: by_predictor(row) for row in table.rows}
     lines = [
         [row, predictor, *(_share(figures.get(name)) for name in COMPARED)]
@@ -117,6 +121,11 @@ def grids(table: Table) -> list[Grid]:
         title = "each predictor as if it had served all along"
         found.append(Grid(title, ["row", "predictor", *HEADINGS.values()], lines))
     return found
+
+
+def _transfers(table: Table) -> bool:
+    """Whether some row has a figure of TRANSFER."""
+    return any(name in row.estimates for row in table.rows for name in TRANSFER.values())
 
 
 def _forward(table: Table) -> bool:
@@ -183,4 +192,5 @@ def _legend(tables: Sequence[Table]) -> str:
     forward = LEGEND_OF_FORWARD if any(map(_forward, tables)) else ""
     # All tables of a plan are of the same test examples.
     said = LEGEND.format(per_class=next((table.per_class for table in tables), 0), forward=forward)
+    said += LEGEND_OF_TRANSFER if any(map(_transfers, tables)) else ""
     return f"{said} {LEGEND_OF_DIFFERENCES}." if differing else said

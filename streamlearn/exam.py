@@ -20,10 +20,8 @@ def make_exam(tests: Sequence[Event], seed: int) -> Exam:
     found: dict[str, list[Array]] = {}
     for event in tests:
         found.setdefault(str(event.y), []).append(event.x)
-    return {
-        label: np.stack(examples)[np.random.default_rng([seed, len(examples)]).permutation(len(examples))]
-        for label, examples in found.items()
-    }
+    rng = np.random.default_rng(seed)
+    return {label: np.stack(found[label])[rng.permutation(len(found[label]))] for label in sorted(found)}
 
 
 def quick(exam: Exam, per_class: int) -> Exam:

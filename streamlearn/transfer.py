@@ -5,7 +5,7 @@ over the whole block of a set instead of its first batches. Backward transfer: L
 episodic memory", NeurIPS 2017, equation 3. Performance maintenance: New et al., "Lifelong learning metrics",
 2022, against the most recent learning evaluation. Forward transfer, as those define it, is that of a set
 before its first event: a learner whose classes are open can't name a class that it has not seen, so that it
-is always 0 and no figure here.
+would always be 0, or 0 by 0, and is no figure here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ from streamlearn.events import Array
 class Transfer:
     """Means over sets, None where no set has one. A set's block: from its first event to the next arrival.
 
+    They say what they are called where a set's events all lie in its block. The accuracy on a set is that on
+    its classes seen so far.
+
     learning_curve_area: mean accuracy over the events of the block, 0 at its beginning; 0..1.
     backward_transfer: accuracy at the end of the stream less that at the end of the block.
-    performance_maintenance: the mean of all evaluations after the block less that at its end.
+    performance_maintenance: mean accuracy over the events since the block less that at its end. (The source
+        has evaluations at equal distances; ours crowd around arrivals, hence by events.)
     """
 
     learning_curve_area: float | None
@@ -50,17 +54,18 @@ def transfer(arrived: Sequence[int], at: Sequence[int], accuracy: Sequence[Seque
         block, later = asked & (events <= end), asked & (events > end)
         if not block.any():
             continue
-        areas.append(_area(events[block] - start, column[block]))
+        areas.append(_over(events[block] - start, column[block], 0.0))
         if later.any():
-            learned = column[block][-1]
+            learned, since = column[block][-1], events[block][-1]
             backward.append(column[later][-1] - learned)
-            maintenance.append(column[later].mean() - learned)
+            maintenance.append(_over(events[later] - since, column[later], learned) - learned)
     return Transfer(_mean(areas), _mean(backward), _mean(maintenance))
 
 
-def _area(events: Array, accuracy: Array) -> float:
-    """Under the straight lines from 0 at no event, by its width."""
-    return float(np.trapezoid([0, *accuracy], [0, *events]) / events[-1])
+def _over(events: Array, accuracy: Array, first: float) -> float:
+    """The mean over the events of the straight lines from `first`, at no event, through the accuracies."""
+    values = np.concatenate([[first], accuracy])
+    return float((np.diff(events, prepend=0) * (values[1:] + values[:-1])).sum() / (2 * events[-1]))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from streamlearn import bench_runs
 from streamlearn.bench_plan import Run
 from streamlearn.bench_pool import Ended, Pool
 from streamlearn.bench_runs import Examination, _learn, bench_run
 from streamlearn.config import CoreSettings
 from streamlearn.events import Event
+from streamlearn.exam import Exam, make_exam
 from streamlearn.learner import OnlineLearner
 from streamlearn.observe import Stopwatch
 from streamlearn.settings import Settings, SettingsError
@@ -103,6 +105,30 @@ def test_a_seed_is_a_class_order_and_limits_hold(tmp_path: Path) -> None:
         assert len(figures["final_accuracy_by_class"]) == 4
         assert len(figures["sets"]) == 2
     assert found[0]["sets"] != found[1]["sets"]
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_seed_draws_which_examples_are_asked(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = first_run(tmp_path, FILE.replace("seeds = [0, 1, 2]", f"seeds = [{seed}]"))
+    seeds: list[int] = []
+
+    def asked(tests: Sequence[Event], given: int) -> Exam:
+        seeds.append(given)
+        return make_exam(tests, given)
+
+    monkeypatch.setattr(bench_runs, "make_exam", asked)
+    done(run)
+    assert seeds == [run.settings.seed] == [seed]
+
+
+def test_nothing_is_said_of_transfer_where_groups_are_mixed(tmp_path: Path) -> None:
+    names = "learning_curve_area backward_transfer performance_maintenance".split()
+    mixed = FILE.replace("per_class = 20", 'per_class = 20\norder = "blurry"')
+    assert mixed != FILE
+    figures = done(first_run(tmp_path, mixed))["figures"]
+    assert [figures[name] for name in names] == [None] * 3
 
 
 def test_transfer_is_that_of_the_curve(tmp_path: Path) -> None:

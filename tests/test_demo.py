@@ -24,7 +24,7 @@ from streamlearn.demo_view import final_table, live_view
 from streamlearn.durable import Learner
 from streamlearn.events import Event
 from streamlearn.exam import make_exam, quick
-from streamlearn.settings import Settings
+from streamlearn.settings import Settings, SourceSettings
 from tests.processes import Process, said
 
 LABELS = [str(i) for i in range(10)]
@@ -105,14 +105,26 @@ def test_along_the_way_few_examples_are_asked() -> None:
 
 
 def test_the_seed_draws_which_examples_are_asked() -> None:
-    tests = examples(["0", "3"], 50, seed=1)
-    exams = [make_exam(tests, seed) for seed in (0, 0, 1)]
-    lying = {label: np.stack([event.x for event in tests if event.y == label]) for label in "03"}
-    for label, x in lying.items():
-        first, again, other = (exam[label] for exam in exams)
-        assert np.array_equal(first, again) and not np.array_equal(first[:10], other[:10])
-        assert not np.array_equal(first[:10], x[:10])
-        assert sorted(map(bytes, first)) == sorted(map(bytes, other)) == sorted(map(bytes, x))
+    tests = [Event(f"{label}{i}", np.full(1, i, np.float32), label) for label in "03" for i in range(50)]
+    places = [{label: tuple(x[:, 0]) for label, x in make_exam(tests, seed).items()} for seed in (0, 0, 1)]
+    assert places[0] == places[1]
+    drawn = [places[0]["0"], places[0]["3"], places[2]["0"], tuple(range(50))]
+    assert len({each[:10] for each in drawn}) == 4, "nor is it the same place of every class"
+    assert {tuple(sorted(each)) for each in drawn} == {tuple(range(50))}
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_demo_draws_by_its_seed(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Enough(Exception):
+        pass
+
+    def asked(tests: Sequence[Event], given: int) -> None:
+        assert len(tests) > 100 and given == seed
+        raise Enough
+
+    monkeypatch.setattr(demo, "make_exam", asked)
+    with pytest.raises(Enough):
+        demo._demo(Settings(seed=seed, source=SourceSettings(dataset="digits")))
 
 
 def test_it_is_asked_before_and_after_every_arrival() -> None:

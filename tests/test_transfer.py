@@ -19,12 +19,20 @@ def test_two_sets_by_hand() -> None:
     second = (10 * 0.25 + 90 * 0.7) / 100
     assert found.learning_curve_area == pytest.approx((first + second) / 2)
     assert found.backward_transfer == pytest.approx(0.3 - 0.6)
-    assert found.performance_maintenance == pytest.approx(0.25 - 0.6)
+    assert found.performance_maintenance == pytest.approx((10 * 0.4 + 90 * 0.25) / 100 - 0.6)
 
 
 def test_nothing_comes_after_a_single_set() -> None:
     assert transfer([0], [10, 20], [[1.0], [1.0]]) == Transfer(0.75, None, None)
     assert transfer([], [], []) == Transfer(None, None, None)
+
+
+def area_of(before: tuple[int, float], points: list[tuple[int, float]]) -> float:
+    area = 0.0
+    for point in points:
+        area += (point[0] - before[0]) * (point[1] + before[1]) / 2
+        before = point
+    return area
 
 
 @given(st.data())
@@ -42,14 +50,10 @@ def test_it_is_what_a_loop_finds(data: st.DataObject) -> None:
         block, later = [p for p in points if p[0] <= end], [p for p in points if p[0] > end]
         if not block:
             continue
-        area, before = 0.0, (start, 0.0)
-        for point in block:
-            area += (point[0] - before[0]) * (point[1] + before[1]) / 2
-            before = point
-        areas.append(area / (block[-1][0] - start))
+        areas.append(area_of((start, 0.0), block) / (block[-1][0] - start))
         if later:
             backward.append(later[-1][1] - block[-1][1])
-            maintenance.append(sum(p[1] for p in later) / len(later) - block[-1][1])
+            maintenance.append(area_of(block[-1], later) / (later[-1][0] - block[-1][0]) - block[-1][1])
     found = transfer(arrived, at, rows)
     for value_found, values in (
         (found.learning_curve_area, areas),

@@ -47,7 +47,7 @@ MOST_VIEWS = 8
 """Of an event, however large the budget."""
 
 RECENT = 10
-"""Steps after its last event in which a class still competes."""
+"""Steps after the last one that learned an event of a class in which it still competes, of whatever size."""
 
 MOST_CLASSES = 512
 """Classes up to which prototypes steer the draw; beyond, comparing all pairs would cost as much as a step."""
@@ -153,7 +153,8 @@ class PrototypeReplay(Method):
         self._compare(model)
 
     def part(self) -> Part:
-        return Part() if self._left is None else Part({"left": copy(tensor(self._left))})
+        # How long ago a class has left is nobody's business.
+        return Part() if self._left is None else Part({"left": copy(tensor(self._left).clamp(min=0))})
 
     def load(self, part: Part, model: Model) -> None:
         if part.tensors:
