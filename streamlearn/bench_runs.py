@@ -74,7 +74,8 @@ class Examination:
         self.curve: list[list[float | None]] = []
         self.seconds = 0.0
         self._told: list[Callable[[str, Continual], None]] = []
-        self._groups = [self.group[str(event.y)] for event in events]
+        groups_of = (self.group[str(event.y)] for event in events)
+        self._in_turn = all(a <= b for a, b in pairwise(groups_of))
         self._arrived: list[int] = []
         self._asked: list[tuple[int, list[float]]] = []
         self._at = -1
@@ -142,9 +143,8 @@ class Examination:
 
     def _transfer(self) -> Transfer:
         """Nothing where the groups don't come one after another: what is said of a group's block is false."""
-        in_turn = all(a <= b for a, b in pairwise(self._groups))
         at, asked = zip(*self._asked, strict=True)
-        return transfer(self._arrived, at, asked) if in_turn else Transfer(None, None, None)
+        return transfer(self._arrived, at, asked) if self._in_turn else Transfer(None, None, None)
 
     def _of_groups(self, by_class: Mapping[str, float]) -> list[float]:
         """Mean accuracy over the classes of each group; NaN for a group without."""

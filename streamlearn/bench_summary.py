@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from streamlearn.bench_plan import Cell, Plan, Run, examples
 from streamlearn.bench_results import Result
 from streamlearn.bench_statistics import Estimate, estimate, paired
+from streamlearn.transfer import Transfer
 
-FIGURES = (
-    "final_accuracy worst_case_accuracy average_accuracy min_accuracy forgetting stability_gap "
-    "learning_curve_area backward_transfer performance_maintenance "
-    "prequential_accuracy images_per_event forward_images_per_event memory_bytes"
-).split()
+TRANSFER = [each.name for each in fields(Transfer)]
+FIGURES = [
+    *"final_accuracy worst_case_accuracy average_accuracy min_accuracy forgetting stability_gap".split(),
+    *TRANSFER,
+    *"prequential_accuracy images_per_event forward_images_per_event memory_bytes".split(),
+]
 """Of a result's figures, those with a mean over seeds."""
 MEASURED = "seconds cpu_seconds evaluation_seconds peak_rss_bytes".split()
 """Of what a result measured."""

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from streamlearn.bench_statistics import LEVEL, Estimate
-from streamlearn.bench_summary import COMPARED, RowSummary, Table, by_predictor
+from streamlearn.bench_summary import COMPARED, TRANSFER, RowSummary, Table, by_predictor
 
 WIDTH = 100
 TEXTS = ("", "row", "predictor")
@@ -48,11 +48,6 @@ COLUMNS: dict[str, Callable[[Mapping[str, Estimate]], str]] = {
     "forward": lambda e: _plain(e.get("forward_images_per_event"), 2),
     "CPU s": lambda e: _plain(e.get("cpu_seconds"), 1),
     "KB": lambda e: _plain(e.get("memory_bytes"), 0, 1 / 1024),
-}
-TRANSFER = {
-    "learning curve area": "learning_curve_area",
-    "backward transfer": "backward_transfer",
-    "performance maintenance": "performance_maintenance",
 }
 HEADINGS = dict(zip(COMPARED, ("accuracy", "WC-ACC", "forgetting", "gap"), strict=True))
 
@@ -103,11 +98,8 @@ def grids(table: Table) -> list[Grid]:
         found.append(
             Grid(
                 "how fast a set is learned, and what later ones do to it",
-                ["row", *TRANSFER],
-                [
-                    [row.name, *(_share(row.estimates.get(name)) for name in TRANSFER.values())]
-                    for row in table.rows
-                ],
+                ["row", *(name.replace("_", " ") for name in TRANSFER)],
+                [[row.name, *(_share(row.estimates.get(name)) for name in TRANSFER)] for row in table.rows],
             )
         )
     kept = {row.name: by_predictor(row) for row in table.rows}
@@ -125,7 +117,7 @@ def grids(table: Table) -> list[Grid]:
 
 def _transfers(table: Table) -> bool:
     """Whether some row has a figure of TRANSFER."""
-    return any(name in row.estimates for row in table.rows for name in TRANSFER.values())
+    return any(name in row.estimates for row in table.rows for name in TRANSFER)
 
 
 def _forward(table: Table) -> bool:
