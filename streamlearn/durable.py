@@ -200,16 +200,18 @@ def place_of(
     offsets: Mapping[int, int],
     cursors: Mapping[int, int],
     start: Mapping[int, int],
-    commands: tuple[str, str, int, bool] | None,
+    commands: tuple[str, str, int] | None,
+    paused: bool,
 ) -> dict[str, Any]:
     """What `resume_of` reads: C, and how to find and recognise the source at C.
 
-    commands: their topic and its id, their C, and whether one of them has paused the worker.
+    commands: their topic and its id, and their C. paused: has one of them paused the worker, perhaps in a
+    run before this one, in which they are off?
     """
     reached = {source.topic: {str(p): o for p, o in sorted(offsets.items())}}
-    asked: dict[str, Any] = {}
+    asked: dict[str, Any] = {"paused": True} if paused else {}
     if commands is not None:
-        topic, id, at, paused = commands
+        topic, id, at = commands
         asked = {"commands": topic, "commands_id": id, "paused": paused}
         reached[topic] = {"0": at}
     return {

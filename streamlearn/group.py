@@ -177,6 +177,13 @@ class Group(Alone):
         place = {} if found is None else found[0].body["position"]
         at = place["offsets"][topic]["0"] if place.get("commands") == topic else None
         self.commands_id = claim.commands_id
+        if claim.commands is None and place.get("paused"):
+            log.warning(
+                "a command has paused the worker, and commands are off: nothing is read, and nothing can end "
+                "the pause. `streamlearn topics` makes topic %s; then start again, and `streamlearn tell "
+                "resume`",
+                topic,
+            )
         if claim.commands is None or at is None:
             return claim.commands
         if self._anew(place):

@@ -367,8 +367,8 @@ class Worker:
         """C, and how to find and recognise the source at C."""
         commands = None
         if self._commands_at is not None:
-            commands = commands_topic(self.settings), self.group.commands_id, self._commands_at, self.paused
-        return place_of(self.source, self.offsets, self.cursors, self._start, commands)
+            commands = commands_topic(self.settings), self.group.commands_id, self._commands_at
+        return place_of(self.source, self.offsets, self.cursors, self._start, commands, self.paused)
 
     def _checkpoint(self) -> None:
         """Begin a checkpoint of this very moment, in the background."""

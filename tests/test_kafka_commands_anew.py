@@ -42,11 +42,17 @@ def learned(place: Place, run: Run) -> list[str]:
     return old
 
 
-def make_anew(place: Place, of: str = ".commands") -> None:
+def delete(place: Place, of: str = ".commands") -> None:
     name = place.name(of)
     with administrator(place.broker) as admin:
         admin.delete_topics([name])
         wait_for(lambda: name not in admin.list_topics(), "it is gone")
+
+
+def make_anew(place: Place, of: str = ".commands") -> None:
+    delete(place, of)
+    name = place.name(of)
+    with administrator(place.broker) as admin:
         admin.create_topics({name: {"num_partitions": 1, "replication_factor": 1}})
         admin.wait_for_topics([name])
 
@@ -85,6 +91,31 @@ def test_commands_made_anew_while_no_worker_runs(waiting: int, broker: Broker, t
         assert run.stops() == 0
         assert "made anew" not in run.said
     assert [each["command"] for each in answers(place)][len(names) :] == ["pause", "resume"]
+
+
+def test_a_pause_outlives_a_run_without_commands(broker: Broker, tmp_path: Path) -> None:
+    """Their topic is gone: the worker says what is to be done, and stays as it was asked to be."""
+    place = new_place(broker, tmp_path)
+    with place.run() as run:
+        learned(place, run)
+        assert tell(place, "pause")["paused"]
+        assert run.stops() == 0
+    delete(place)
+    place.send(EVENTS[50:])
+    for _ in range(2):  # a checkpoint of a run without commands knows of the pause too
+        with place.run() as run:
+            run.says(f"nothing can end the pause. `streamlearn topics` makes topic {place.topic}.commands;")
+            run.says("goes on from ")
+            assert run.stops() == 0
+        assert (place.reached(), len(place.read())) == (50, 50)
+    with place.command("topics") as topics:
+        assert topics.ends() == 0
+    with place.run() as run:
+        run.says("goes on from ")
+        assert tell(place, "checkpoint")["paused"]
+        assert not tell(place, "resume")["paused"]
+        place.until_answered(run, 60)
+        assert run.stops() == 0
 
 
 def test_commands_made_anew_over_a_kill_before_the_first_answer(broker: Broker, tmp_path: Path) -> None:
