@@ -1,4 +1,4 @@
-"""From probabilities to predictions: many batches written out at once cost little more than one."""
+"""From logits to predictions: many batches written out at once cost little more than one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from streamlearn.arithmetic import exp_, log_softmax
 from streamlearn.events import Array, Event, Prediction
 from streamlearn.prequential import UNKNOWN
 
@@ -19,7 +20,7 @@ DIGITS = 6
 """Of a probability, as predictions have it: more than anybody reads."""
 
 MOST = 1 << 16
-"""Probabilities that wait to be written out."""
+"""Logits that wait to be written out."""
 
 Waiting = tuple[int, int, Event, int]
 """An event that is to be answered: its place among the outputs, its row, itself, its class or UNKNOWN."""
@@ -30,16 +31,16 @@ Scored = tuple[int, int, float]
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """One forward: events in their rows, the probabilities of all rows [B, classes], the model's step."""
+    """One forward: events in their rows, the logits of all rows [B, classes], the model's step."""
 
     waiting: Sequence[Waiting]
-    probabilities: Array
+    logits: Array
     step: int
 
     @property
     def classes(self) -> int:
         """How many the model knew."""
-        return int(self.probabilities.shape[1])
+        return int(self.logits.shape[1])
 
 
 def write_out(
@@ -49,7 +50,7 @@ def write_out(
     scored: list[Scored] = []
     for known, some in itertools.groupby(answers, lambda batch: batch.classes):
         group = list(some)
-        probabilities = np.concatenate([batch.probabilities for batch in group])
+        probabilities = exp_(log_softmax(np.concatenate([batch.logits for batch in group])))
         best, scores = largest(probabilities, min(top, known))
         start = 0
         for batch in group:
@@ -60,7 +61,7 @@ def write_out(
                 if number != UNKNOWN:
                     probability = probabilities.item(at, number) if number < known else 0.0
                     scored.append((best[at][0] if known else UNKNOWN, number, probability))
-            start += len(batch.probabilities)
+            start += len(batch.logits)
     return scored
 
 

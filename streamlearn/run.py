@@ -8,8 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import torch
@@ -17,6 +16,7 @@ import torch
 from streamlearn import __version__
 from streamlearn.checkpoint import CheckpointStore, Locked, NothingWhole, WrongFormat
 from streamlearn.cli import STOP
+from streamlearn.collector import seldom_collected
 from streamlearn.durable import Disagreement
 from streamlearn.events import (
     ConnectorError,
@@ -50,10 +50,6 @@ UNEXPECTED, USAGE, REFUSED, UNREACHABLE, NOT_WRITABLE, FENCED = 1, 2, 3, 4, 6, 7
 REFUSALS = (StateMismatch, Disagreement, NothingWhole, WrongFormat, Locked)
 
 
-YOUNG, MIDDLE, OLD = 20_000, 20, 20
-"""So many new objects until the collector looks at them, and so many looks until one goes deeper."""
-
-
 def run(words: Sequence[str]) -> int:
     """The worker. Returns the exit status."""
     settings = load_settings(words, os.environ)
@@ -67,23 +63,6 @@ def run(words: Sequence[str]) -> int:
 
     with seldom_collected():
         return guarded(work)
-
-
-@contextmanager
-def seldom_collected() -> Iterator[None]:
-    """Python's cycle collector out of the way; `gc.freeze` at the end of the start does the rest.
-
-    A look at everything that is loaded takes a fifth of a second, in which nothing is read, learned or
-    answered, and a queue full of records brought one about every 50,000 events. No record and no output
-    waits for the collector: no cycle holds one.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(YOUNG, MIDDLE, OLD)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 def guarded(work: Callable[[], int]) -> int:
@@ -128,10 +107,6 @@ ALLOCATION = (
 """What torch says, with a RuntimeError, where there is no memory."""
 
 
-COLLECT = 20_000, 10, 10
-"""Objects more than before after which Python looks for circles of them (700 by default)."""
-
-
 def _no_memory(error: Exception) -> int:
     log.error(
         "there is not enough memory (%s): set memory.capacity, codec.shape or model.width lower",
@@ -164,8 +139,6 @@ def _run(settings: Settings) -> int:
 
     def started() -> None:
         gc.freeze()
-        # Events come and go by the thousand, hardly ever in circles: to look for some is a tenth of the time.
-        gc.set_threshold(*COLLECT)
         about(lambda: {"step": worker.learner.counts.steps, "epoch": worker.epoch})
         if settings.log.format == "json":
             log.info("started", extra={"fields": begins(settings, worker, metrics)})

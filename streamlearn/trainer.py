@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from streamlearn import bookkeeping
-from streamlearn.arithmetic import Numbers, exp_, fetched, log_softmax, onto
+from streamlearn.arithmetic import Numbers, fetched, onto
 from streamlearn.bookkeeping import Counts
 from streamlearn.buffers import Memory
 from streamlearn.classes import ClassIndex
@@ -212,8 +212,8 @@ class Trainer:
             self.serving.grow()
 
     def forward(self, rows: Array) -> Array:
-        """Probabilities [n, classes] of inputs as they came [n, *shape], by the predictor that serves."""
-        return fetched(exp_(log_softmax(self.serving.logits(self.normaliser.straight(rows)))))
+        """Logits [n, classes] of inputs as they came [n, *shape], by the predictor that serves."""
+        return fetched(self.serving.logits(self.normaliser.straight(rows)))
 
     def candidates(self, x: Array) -> dict[str, Array]:
         """Class numbers [n] that every predictor gives for inputs as they came [n, *shape], in bulk."""

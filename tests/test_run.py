@@ -15,7 +15,7 @@ import pytest
 
 from streamlearn import Learner
 from streamlearn.checkpoint import CheckpointStore
-from streamlearn.run import seldom_collected
+from streamlearn.collector import seldom_collected
 from tests.processes import (
     QUIET,
     Piped,
