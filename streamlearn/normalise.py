@@ -23,6 +23,9 @@ MAD = 1.4826
 WAIT = 128
 """A batch waits until it and what waits already are this part of the weight of the past."""
 
+LATE = 256
+"""Batches of vectors that wait to be summed, at most."""
+
 STEPS = 64
 """Where a standard deviation is fewer than so many steps of float32, the origin moves."""
 
@@ -37,7 +40,8 @@ class Normaliser:
     is merged (Chan et al. 1983, parallel variance) with a past whose weight is capped at `horizon`; small
     ones wait for others, as sums, so that what a merge costs is shared. The statistics are kept on the host
     (a step changes a few small vectors, which there costs least) and in float64 (squares of large inputs
-    must neither overflow nor swallow a small variance).
+    must neither overflow nor swallow a small variance). Vectors are summed when a merge is due, or somebody
+    asks, many batches at once: to the bit what it would be batch by batch.
 
     What is stored and computed with is float32, which knows a time in seconds since 1970 to two minutes
     only. So the median of the first batch, by feature or channel, is the `origin`, and is taken off every
@@ -66,6 +70,7 @@ class Normaliser:
         # Mean and variance in one, and what comes of them: of so few numbers each call costs more than its
         # arithmetic.
         self._axes = 0 if len(shape) == 1 else (0, 2)
+        self._late: list[Array] = []
         self._moments: Array = np.stack([np.zeros(size), np.ones(size)])
         self._sums: Array = np.zeros((2, size))
         self.waiting = 0
@@ -145,32 +150,56 @@ class Normaliser:
         return by
 
     def update(self, x: Array) -> None:
-        """Take a batch of stored inputs [n, *shape] into the statistics."""
+        """Take a batch of stored inputs [n, *shape] into the statistics. Vectors must not change any more."""
         if not self.enabled:
             return
-        values, axes = self._by_feature(x), self._axes
-        centre, (low, high) = self._moments[0], self._reach
+        centre = self._moments[0]
+        self.waiting += len(x)
+        due = WAIT * self.waiting >= self.weight
         if not self.weight:
-            centre = np.median(values, axis=axes).astype(np.float64)
-            spread = MAD * np.median(np.abs(values - _wide(centre, values)), axis=axes)
+            values = self._by_feature(x)
+            centre = np.median(values, axis=self._axes).astype(np.float64)
+            spread = MAD * np.median(np.abs(values - _wide(centre, values)), axis=self._axes)
             high = np.where(spread > 0, LIMIT * spread, np.inf)
-            low = -high
-        away = np.subtract(values, _wide(centre, values), dtype=np.float64)
+            self._sum([x], centre, (-high, high))
+        elif x.ndim > 2 or x.dtype == np.uint8:
+            self._sum([x], centre, self._reach)
+        else:
+            if self._late and len(x) != len(self._late[0]):
+                self._sum_late()
+            self._late.append(x)
+            if due or len(self._late) == LATE:
+                self._sum_late()
+        if due:
+            self._merge(centre)
+
+    def _sum_late(self) -> None:
+        late, self._late = self._late, []
+        if late:
+            self._sum(late, self._moments[0], self._reach)
+
+    def _sum(self, batches: Sequence[Array], centre: Array, reach: tuple[Array, Array]) -> None:
+        """Add to the sums what batches of one size [n, *shape] hold, in their order."""
+        x = np.stack(batches)
+        values = x if x.ndim == 3 else x.reshape(*x.shape[:2], len(centre), -1)
+        batch = values[0]
+        away = np.subtract(values, _wide(centre, batch), dtype=np.float64)
         if x.dtype != np.uint8:
             # Within LIMIT deviations, so that one absurd value leaves the scale usable. A real change of
             # scale still gets through: every merge may multiply the variance. In the first batch the
             # deviation is the median absolute one; a feature of which that is 0 is taken as it comes.
-            np.maximum(away, _wide(low, values), out=away)
-            np.minimum(away, _wide(high, values), out=away)
-        sums = np.empty_like(self._sums)
-        np.add.reduce(away, axis=axes, out=sums[0])
+            low, high = reach
+            np.maximum(away, _wide(low, batch), out=away)
+            np.minimum(away, _wide(high, batch), out=away)
+        axes = 1 if values.ndim == 3 else (1, 3)
+        sums = np.empty((1 + len(x), *self._sums.shape))
+        np.add.reduce(away, axis=axes, out=sums[1:, 0])
         away *= away
-        np.add.reduce(away, axis=axes, out=sums[1])
-        sums /= values.size / (len(x) * len(centre))
-        self._sums += sums
-        self.waiting += len(x)
-        if WAIT * self.waiting >= self.weight:
-            self._merge(centre)
+        np.add.reduce(away, axis=axes, out=sums[1:, 1])
+        sums[1:] /= batch.size / (len(batch) * len(centre))
+        sums[0] = self._sums
+        # One after another: a sum that numpy is free to order would depend on how many come at once.
+        self._sums[...] = np.add.accumulate(sums)[-1]
 
     def _merge(self, centre: Array) -> None:
         """Take what waits, sums and sums of squares of distances from `centre`, into mean and variance."""
@@ -214,12 +243,14 @@ class Normaliser:
         return clip_(z, LIMIT)
 
     def part(self) -> Part:
+        self._sum_late()
         arrays = {"mean": self.mean, "variance": self.variance, "origin": self.origin, "sums": self._sums}
         values = {"weight": self.weight, "anchored": self.anchored, "waiting": self.waiting}
         return Part({name: torch.from_numpy(a.copy()) for name, a in arrays.items()}, values)
 
     def load(self, part: Part) -> None:
         """Take the state in `part`; ValueError if it is of another shape."""
+        self._late = []
         own = {"mean": self.mean, "variance": self.variance, "origin": self.origin, "sums": self._sums}
         for name, mine in own.items():
             found = part.tensors[name].numpy()
