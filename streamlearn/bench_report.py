@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -49,8 +50,8 @@ def write_reports(
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
-    for table in tables:
-        folder = top if len(tables) == 1 else top / _name(table)
+    for table, name in zip(tables, folders(tables), strict=True):
+        folder = top if len(tables) == 1 else top / name
         learners, curves = {}, []
         for row in table.rows:
             mine = [r for r in done if r.cell == table.cell and r.row == row.name]
@@ -82,6 +83,17 @@ def pairs(runs: Sequence[Run], results: Mapping[str, Result]) -> dict[str, Any]:
     found = {run.seed: results[run.key]["figures"].get("prototype_pairs") for run in runs}
     seed = next((seed for seed, its in found.items() if its is not None), runs[0].seed)
     return {"seed": seed, "pairs": found[seed]}
+
+
+def folders(tables: Sequence[Table]) -> list[str]:
+    """Of the folders: what is left of names that differ may be the same."""
+    found: dict[str, str] = {}
+    for table in tables:
+        plain = _name(table)
+        tries = (plain if number == 1 else f"{plain}-{number}" for number in itertools.count(1))
+        name = next(name for name in tries if name.lower() not in found)
+        found[name.lower()] = name
+    return list(found.values())
 
 
 def _name(table: Table) -> str:

@@ -33,7 +33,7 @@ from streamlearn.report import continual_figures, nearest_pairs, versions
 from streamlearn.run import ALLOCATION, OF_SETTINGS
 from streamlearn.settings import Settings, SettingsError
 from streamlearn.transfer import Transfer, transfer
-from streamlearn.wiring import read_events
+from streamlearn.wiring import read_events, read_tests
 
 LABELS_IN_NAME = 4
 """Labels that the name of an evaluation set spells out."""
@@ -196,8 +196,7 @@ def _mean(values: Sequence[float]) -> float:
 def bench_run(settings: Settings, evaluation: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """Learn the stream once and return figures, what was measured, and the curve."""
     events = read_events(settings)
-    options = {name: n for name, n in settings.source.options.items() if name == "validation"}
-    tests = read_events(settings, split=evaluation["split"], order="as_is", options=options)
+    tests = read_tests(settings, evaluation["split"])
     exam = Examination(events, tests, settings.source.groups, evaluation["test_per_class"], settings.seed)
     learner, watch = OnlineLearner(settings), Stopwatch()
     learner.mark = watch.mark

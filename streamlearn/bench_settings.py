@@ -58,7 +58,7 @@ class Row(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str
+    name: str = Field(min_length=1)
     reference: bool = Field(False, description="shown, never ranked: it doesn't use the budget or the memory")
 
 
@@ -97,10 +97,14 @@ class BenchFile(Section):
 def read_file(said: Iterable[Said], where: str, problems: list[str]) -> BenchFile | None:
     nested: dict[str, Any] = {}
     for item in said:
-        table = nested
+        table: Any = nested
         for name in item.path[:-1]:
-            table = table.setdefault(name, {})
-        table[item.path[-1]] = _value(item)
+            table = table.setdefault(name, {}) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            table[item.path[-1]] = _value(item)
+        else:
+            of = item.path[0]
+            problems.append(f"{item.key} ({item.where}) can't be set: {of} isn't one table of settings")
     if not nested:
         problems.append(f"there is nothing to compare in {where}: give --config FILE, see ops/bench/*.toml")
         return None
@@ -174,6 +178,16 @@ def _unnamed(file: BenchFile) -> Iterator[str]:
         used = {seed for table in file.tables for seed in table.seeds or file.bench.seeds}
         if not file.tune.seeds or used & set(file.tune.seeds):
             yield f"tune.seeds is {file.tune.seeds}: knobs are chosen on seeds that no table uses"
+        if not (file.tune.rows or any(not row.reference for row in file.rows)):
+            yield "tune: every row is a reference, none has knobs: give tune.rows"
+        grids = [("tune.grid", file.tune.grid)]
+        grids += [(f"tune.grids.{name}", grid) for name, grid in file.tune.grids.items()]
+        empty = [f"{of}.{key}" for of, grid in grids for key, values in grid.items() if not values]
+        yield from (f"{key} is []: give at least one" for key in empty)
+    for place, table in selections:
+        for kind in known:
+            if getattr(table, kind) == []:
+                yield f"{place}.{kind} is []: give at least one, or leave it out for all"
     for place, kind, names in asked:
         for name in names:
             if name not in known[kind]:

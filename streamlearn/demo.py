@@ -32,7 +32,7 @@ from streamlearn.logs import setup
 from streamlearn.report import write_report
 from streamlearn.run import guarded
 from streamlearn.settings import Settings, SettingsError
-from streamlearn.wiring import read_events, report_writable
+from streamlearn.wiring import read_events, read_tests, report_writable
 
 METHODS = ("finetune", "er")
 """They always race; beside them, what `method` names, if that is something else."""
@@ -66,7 +66,7 @@ def _demo(settings: Settings) -> int:
     report_writable(settings)
     torch.set_deterministic_debug_mode("error")
     console = Console()
-    events, tests = read_events(settings), read_events(settings, split="test", order="as_is")
+    events, tests = read_events(settings), read_tests(settings)
     order = list(dict.fromkeys(str(event.y) for event in events))
     contenders = _contenders(settings)
     arranged = settings.source.order or "natural order"
@@ -85,6 +85,7 @@ def _demo(settings: Settings) -> int:
         text = f"{STOP.asked.name}: stopped after {done} of {len(events)} events{unwritten}"
         console.print(text, soft_wrap=True)
         return 0
+    _refuse_nothing(contenders[0].learner, len(events))
     console.print(final_table(contenders, order))
     if settings.report is None:
         console.print("(--report DIR keeps the figures and draws them)")
@@ -95,6 +96,15 @@ def _demo(settings: Settings) -> int:
     folder = write_report(settings, figures, curves, datetime.now(UTC), some)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     return 0
+
+
+def _refuse_nothing(learner: Learner, events: int) -> None:
+    """Raises SettingsError where no event could be used."""
+    if not learner.counts.records:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in learner.counts.rejected.most_common(3))
+        raise SettingsError(
+            f"not one of {events} events could be used ({reasons}): do the codec's settings fit the data set?"
+        )
 
 
 def _contenders(settings: Settings) -> list[Contender]:

@@ -58,7 +58,7 @@ class Method:
     shape: tuple[int, ...] = ()
     """Of the inputs; known by the time of `plan`."""
     given: int | None = None
-    """Examples to replay in a step where the settings say how many; known by the time of the first draw."""
+    """Examples to replay in a step where the settings say how many; known before `plan`."""
 
     def __init__(self, params: Any) -> None:
         self.params = params

@@ -123,9 +123,9 @@ class Trainer:
         learning, batch = self.settings.learning, self.settings.learning.stream_batch
         method = self.base
         budget = learning.images_per_event or (method.budget if image else method.vector_budget)
+        method.given = learning.memory_batch
         planned = self.method.plan(batch, budget * batch)
         if learning.memory_batch is not None:
-            method.given = learning.memory_batch
             return learning.memory_batch
         if method.budget > 1 and not planned:
             least = self.method.images(batch * len(self.method.stream_views)) / batch

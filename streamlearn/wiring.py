@@ -80,6 +80,13 @@ def read_events(settings: Settings, **source: Any) -> list[Event]:
     return found
 
 
+def read_tests(settings: Settings, split: str = "test") -> list[Event]:
+    """Examples of the settings' data set to ask about: all of the split, whatever the stream takes of its
+    own part."""
+    options = {name: n for name, n in settings.source.options.items() if name == "validation"}
+    return read_events(settings, split=split, order="as_is", options=options)
+
+
 def refuse_own_input(settings: Settings) -> None:
     """Outputs must not go to the very file, or topic, that is read. Raises UsageError, SettingsError."""
     refuse_clashes(settings)

@@ -39,6 +39,11 @@ from tests.bench_files import FILE, ROW_OF_ITS_OWN, plan_of
         ("per_class = 20", "change_every = 1\ngroups = 3", "must be a multiple of groups = 3"),
         ("[model]", "[tune]\nseeds = [2, 3]\n[model]", "knobs are chosen on seeds that no table uses"),
         ("[model]", "[tune]\nseeds = [3]\ngrids = {eer = {}}\n[model]", "tune.grids: there is no 'eer'"),
+        ("[model]", "[tune]\nseeds = [3]\ngrid = {'model.net' = []}\n[model]", "tune.grid.model.net is []"),
+        ("[model]", "[tune]\nseeds = [3]\nrows = []\n[model]", "tune.rows is []: give at least one"),
+        ("[[rows]]", "[[tables]]\nrows = []\n[[rows]]", "tables[1].rows is []: give at least one"),
+        ("[[rows]]", "[[tables]]\nstreams = []\n[[rows]]", "tables[1].streams is []: give at least one"),
+        ('name = "ace"', 'name = ""', "rows[2].name"),
     ],
 )  # fmt: skip
 def test_what_cant_be_used_is_said(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -46,6 +51,20 @@ def test_what_cant_be_used_is_said(tmp_path: Path, old: str, new: str, said: str
     with pytest.raises(SettingsError) as caught:
         plan_of(tmp_path, FILE.replace(old, new, 1))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", ["--rows.name", "--streams.dataset", "--rows.model.head"])
+def test_what_is_a_list_takes_no_flag(tmp_path: Path, flag: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{flag[2:]} \(flag {flag}\) can't be set: "):
+        plan_of(tmp_path, FILE, flag, "x")
+
+
+def test_where_every_row_is_a_reference_there_is_nothing_to_tune(tmp_path: Path) -> None:
+    text = FILE.replace("[[rows]]", "[[rows]]\nreference = true").replace(
+        "[model]", "[tune]\nseeds = [3]\n[model]"
+    )
+    with pytest.raises(SettingsError, match="every row is a reference"):
+        plan_of(tmp_path, text)
 
 
 def test_without_a_file_there_is_nothing_to_compare() -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from scipy import stats
 
 from streamlearn.bench_plan import Plan, Run
-from streamlearn.bench_report import about, mean_curve, pairs
+from streamlearn.bench_report import about, folders, mean_curve, pairs
 from streamlearn.bench_results import Results
 from streamlearn.bench_statistics import Estimate, estimate, paired
 from streamlearn.bench_summary import Table, as_json, remarks, summarise
@@ -267,3 +267,16 @@ def test_a_report_names_its_seeds_and_shows_the_first_pairs_that_there_are(tmp_p
         results[run.key]["measured"]["finished"] = f"2026-11-{day}T00:00:00+00:00"
     ended = about(table, runs, results)["runs_ended"]
     assert [each[:10] for each in ended] == ["2026-11-20", "2026-11-22"]
+
+
+def test_every_table_of_a_report_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """What is left of names that differ, once it may name a folder, can be the same."""
+    streams = "".join(
+        f'[[streams]]\nname = "{name}"\ndataset = "digits"\nper_class = 20\n'
+        for name in ("数据", "流れ", "ein Strom", "ein-Strom", "Ein Strom")
+    )
+    plan = plan_of(tmp_path, streams + FILE.replace("[[streams]]", '[[streams]]\nname = "-"'))
+    tables = summarise(plan, {})
+    names = folders(tables)
+    assert len({name.lower() for name in names}) == len(tables) == 6
+    assert names[:3] == ["memory-100-4-images", "memory-100-4-images-2", "ein-Strom-memory-100-4-images"]

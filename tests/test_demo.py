@@ -178,10 +178,10 @@ def test_a_signal_stops_it_in_order(
 ) -> None:
     events, tests = examples(LABELS[:3], 40, seed=0), examples(LABELS[:3], 5, seed=1)
 
-    def read_events(settings: Settings, **source: object) -> Sequence[Event]:
+    def read_events(settings: Settings) -> Sequence[Event]:
         if not after and cli.STOP.asked is None:
             os.kill(os.getpid(), number)
-        return tests if source else events
+        return events
 
     def learn(self: Contender, part: Sequence[Event], begin: int, *more: object) -> None:
         real(self, part, begin, *more)  # type: ignore[arg-type]
@@ -190,6 +190,7 @@ def test_a_signal_stops_it_in_order(
 
     real = Contender.learn
     monkeypatch.setattr(demo, "read_events", read_events)
+    monkeypatch.setattr(demo, "read_tests", lambda settings: tests)
     monkeypatch.setattr(Contender, "learn", learn)
     before = signal.getsignal(number)
     text = said(capfd, "demo", "--model.width", "4", "--report", str(tmp_path / "report"))
@@ -226,9 +227,14 @@ def test_the_demo_races_what_is_named(tmp_path: Path, capfd: pytest.CaptureFixtu
     learners = json.loads((tmp_path / "summary.json").read_bytes())["learners"]
     assert [*learners] == ["finetune", "er", "er_ace + momentum_teacher"]
     assert len({json.dumps(each["loss"]) for each in learners.values()}) == 3
+    assert all(each["test_examples"] > 20 for each in learners.values()), (
+        "the stream's limit is not the test's"
+    )
     text = said(capfd, *few, "--method.name", "er")
     assert "er_ace" not in text and text.endswith("(--report DIR keeps the figures and draws them)\n")
     assert "oracle" in said(capfd, *few, "--method.name", "oracle", status=2)
+    text = said(capfd, *few, "--codec.shape", "3,3", status=2)
+    assert "not one of 60 events could be used (wrong_shape: 60)" in text
 
 
 @pytest.mark.slow

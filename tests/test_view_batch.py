@@ -188,7 +188,13 @@ def test_the_rows_stay_as_many_and_the_examples_become_fewer() -> None:
         assert method.stream_views == inner.stream_views
     assert view_batch(views=3, first="raw", others="weak").memory_views == ("raw", "weak", "weak")
     assert view_batch("er").plan(10, 10) == 0, "nothing to replay"
-    assert view_batch("er").plan(10, 12) == 1, "fewer rows than views: one example"
+    few = view_batch("er", views=4)
+    for images, made in ((12, ["weak", "strong"]), (11, ["weak"])):
+        assert few.plan(10, images) == 1
+        assert list(few.memory_views) == made, "no more rows than there were"
+    few.inner.given = 3
+    few.plan(10, 11)
+    assert len(few.memory_views) == 4, "whoever gives the examples gets all views"
 
 
 @pytest.mark.parametrize("name", ["er", "er_ace", "pcr", "onpro"])
@@ -206,6 +212,9 @@ def test_its_term_is_the_divergence_between_the_memory_s_views(name: str) -> Non
     assert "consistency" not in view_batch(name, weight=0.0).loss(model, rows)
     rows = rows_of(method, [1, 3], make_memory([]))
     assert "consistency" not in method.loss(model, rows), "an empty memory has nothing to keep consistent"
+    method._set_views(1)
+    rows = rows_of(method, [1, 3], make_memory([0, 1, 2]))
+    assert "consistency" not in method.loss(model, rows), "one view agrees with itself"
 
 
 def test_the_uniform_part_of_onpro_comes_from_the_queue() -> None:

@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from streamlearn.buffers import Memory
 from streamlearn.events import Array
-from streamlearn.method import Losses, Method, Modifier
+from streamlearn.method import Losses, Method, Modifier, chain
 from streamlearn.model import Model
 from streamlearn.rows import Draw, Rows
 from streamlearn.section import Section
@@ -112,18 +112,22 @@ class ViewBatch(Modifier):
         """How many events the memory had been offered when a slot was last recalled [capacity]; 0: never."""
         self._gaps = [0, 0]
         """In this pass, recalls of examples recalled before: how many, and after how many events in all."""
-        self._set_views()
+        self._set_views(self.params.views)
 
-    def _set_views(self) -> None:
-        self.memory_views = (self.params.first, *[self.params.others] * (self.params.views - 1))
+    def _set_views(self, views: int) -> None:
+        self.memory_views = (self.params.first, *[self.params.others] * (views - 1))
 
     def plan(self, batch: int, images: float) -> int:
-        """As many rows of the memory as the method would have, at most, and one example at least."""
+        """As many rows of the memory as the method would have, at most: of one example, with fewer views,
+        where they are fewer than its views. Where the settings give the examples, the rows follow.
+        """
         count = super().plan(batch, images)
         rows = count * len(self.inner.memory_views)
         self._batch = batch
-        self._set_views()
-        return max(min(count, 1), rows // int(self.params.views))
+        given = chain(self)[-1].given is not None
+        views = self.params.views if given else min(self.params.views, max(1, rows))
+        self._set_views(views)
+        return int(rows // views)
 
     def draw(self, memory: Memory, count: int, rng: np.random.Generator) -> Draw:
         passes = self.queue.passes
@@ -160,7 +164,7 @@ class ViewBatch(Modifier):
 
     def loss(self, model: Model, rows: Rows) -> Losses:
         losses = self.inner.loss(model, rows)
-        if self.params.weight and len(rows) > rows.stream:
+        if self.params.weight and len(rows) > rows.stream and rows.memory_views > 1:
             log_p = torch.log_softmax(rows.logits(model)[rows.stream :], dim=1)
             losses["consistency"] = self.params.weight * consistency(
                 log_p.view(rows.memory_views, -1, log_p.shape[1])
