@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+from streamlearn.collector import seldom_collected
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("torch", "numpy", "orjson", "msgpack", "river")
@@ -29,6 +32,18 @@ INNER_LIST = re.compile(r"\[[^\[\]{}]*\]")
 """A list of plain values in JSON: written on one line."""
 
 Row = Mapping[str, Any]
+
+
+@contextmanager
+def collector_as_in_the_worker() -> Iterator[None]:
+    """Python's cycle collector looks seldom, and not at what has been made until now, events among it.
+
+    A look at all that is loaded is a tenth of a second of whichever learner it happens to hit.
+    """
+    gc.collect()
+    with seldom_collected():
+        gc.freeze()
+        yield
 
 
 def arguments(name: str, about: str | None) -> argparse.ArgumentParser:

@@ -20,7 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ops.bench.common import arguments, data_dir, made_with, needed, say, table, write
+from ops.bench.common import (
+    arguments,
+    collector_as_in_the_worker,
+    data_dir,
+    made_with,
+    needed,
+    say,
+    table,
+    write,
+)
 from streamlearn.config import CoreSettings, EvaluationSettings, ServingSettings
 from streamlearn.events import Event
 from streamlearn.learner import OnlineLearner
@@ -91,7 +100,8 @@ def main(options: Namespace) -> None:
     rows = []
     for name, events in streams.items():
         say(f"{name}: {len(events):,} events")
-        rows.append({"stream": name, "events": len(events), **measure(events, options.seed)})
+        with collector_as_in_the_worker():
+            rows.append({"stream": name, "events": len(events), **measure(events, options.seed)})
     table(rows)
     write(options.out, about, options, {"rows": rows})
 

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 
+from ops.bench.common import collector_as_in_the_worker
 from ops.bench.stream import chunks
 from streamlearn import Learner
 from streamlearn.events import Event
@@ -38,14 +39,15 @@ def main() -> None:
     learner = Learner(load_settings([*words, "--seed", str(options.seed)], {}))
     took: dict[int, list[float]] = {mark: [] for mark in options.marks}
     learned = 0
-    for events in turns(max(options.marks), options.dim, options.classes, options.seed):
-        begun = time.process_time()
-        learner.learn(events)
-        spent = time.process_time() - begun
-        learned += len(events)
-        for mark, each in took.items():
-            if mark - options.window < learned <= mark:
-                each.append(spent / len(events) * 1e6)
+    with collector_as_in_the_worker():
+        for events in turns(max(options.marks), options.dim, options.classes, options.seed):
+            begun = time.process_time()
+            learner.learn(events)
+            spent = time.process_time() - begun
+            learned += len(events)
+            for mark, each in took.items():
+                if mark - options.window < learned <= mark:
+                    each.append(spent / len(events) * 1e6)
     found = {str(mark): sum(each) / len(each) for mark, each in took.items()}
     figures = {"classes": learner.model.classes, "memory": learner.memory.size}
     print(json.dumps({"us_per_event": found, **figures}))

@@ -7,15 +7,14 @@ aren't its own go to the settings: `--memory.capacity 200`. Prints one JSON line
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import time
 from pathlib import Path
 
+from ops.bench.common import collector_as_in_the_worker
 from ops.bench.image_stream import images
 from ops.bench.stream import arrays
 from streamlearn import Learner
-from streamlearn.collector import seldom_collected
 from streamlearn.events import Event
 from streamlearn.flags import load_settings
 
@@ -41,8 +40,7 @@ def main() -> None:
     learner = Learner(load_settings(words, {}))
     for start in range(0, options.warm, TURN):
         learner.learn(events[start : min(start + TURN, options.warm)])
-    with seldom_collected():
-        gc.freeze()  # as the worker does
+    with collector_as_in_the_worker():
         begun, cpu = time.perf_counter(), time.process_time()
         for start in range(options.warm, len(events), TURN):
             learner.learn(events[start : start + TURN])
