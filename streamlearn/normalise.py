@@ -163,6 +163,7 @@ class Normaliser:
             high = np.where(spread > 0, LIMIT * spread, np.inf)
             self._sum([x], centre, (-high, high))
         elif x.ndim > 2 or x.dtype == np.uint8:
+            self._sum_late()
             self._sum([x], centre, self._reach)
         else:
             if self._late and len(x) != len(self._late[0]):

@@ -91,7 +91,9 @@ class ViewBatch(Modifier):
     class Params(Section):
         """Parameters of view-batch recall."""
 
-        views: int = Field(4, ge=2, description="of every example of the memory batch; fewer where the budget has no room")
+        views: int = Field(
+            4, ge=2, description="of every example of the memory batch (the budget may allow fewer)"
+        )
         first: Literal["raw", "standard", "weak", "strong"] = Field(
             "weak", description="strength of the first view, the teacher"
         )
