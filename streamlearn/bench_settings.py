@@ -172,7 +172,11 @@ def _unnamed(file: BenchFile) -> Iterator[str]:
     selections += [("tune", file.tune)] if file.tune is not None else []
     asked = [("bench.baseline", "rows", [file.bench.baseline] if file.bench.baseline else [])]
     for place, table in selections:
-        asked += [(f"{place}.{kind}", kind, getattr(table, kind) or []) for kind in known]
+        for kind in known:
+            names = getattr(table, kind)
+            if names == []:
+                yield f"{place}.{kind} is []: give at least one, or leave it out for all"
+            asked.append((f"{place}.{kind}", kind, names or []))
     if file.tune is not None:
         asked.append(("tune.grids", "rows", list(file.tune.grids)))
         used = {seed for table in file.tables for seed in table.seeds or file.bench.seeds}
@@ -184,10 +188,6 @@ def _unnamed(file: BenchFile) -> Iterator[str]:
         grids += [(f"tune.grids.{name}", grid) for name, grid in file.tune.grids.items()]
         empty = [f"{of}.{key}" for of, grid in grids for key, values in grid.items() if not values]
         yield from (f"{key} is []: give at least one" for key in empty)
-    for place, table in selections:
-        for kind in known:
-            if getattr(table, kind) == []:
-                yield f"{place}.{kind} is []: give at least one, or leave it out for all"
     for place, kind, names in asked:
         for name in names:
             if name not in known[kind]:

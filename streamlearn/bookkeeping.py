@@ -33,6 +33,11 @@ class Counts:
     forgotten: int = 0
     """Labeled events that were not learned, or held out, because their id had been forgotten."""
 
+    @property
+    def reasons(self) -> str:
+        """The commonest reasons of what was rejected, for people."""
+        return ", ".join(f"{reason}: {count}" for reason, count in self.rejected.most_common(3))
+
 
 def plain_counts(counts: Counts) -> dict[str, object]:
     values: dict[str, object] = dict(vars(counts))

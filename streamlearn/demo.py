@@ -100,10 +100,11 @@ def _demo(settings: Settings) -> int:
 
 def _refuse_nothing(learner: Learner, events: int) -> None:
     """Raises SettingsError where no event could be used."""
-    if not learner.counts.records:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in learner.counts.rejected.most_common(3))
+    counts = learner.counts
+    if not counts.records:
         raise SettingsError(
-            f"not one of {events} events could be used ({reasons}): do the codec's settings fit the data set?"
+            f"not one of {events} events could be used ({counts.reasons}): do the codec's settings fit the "
+            "data set?"
         )
 
 

@@ -162,14 +162,12 @@ class Normaliser:
             spread = MAD * np.median(np.abs(values - _wide(centre, values)), axis=self._axes)
             high = np.where(spread > 0, LIMIT * spread, np.inf)
             self._sum([x], centre, (-high, high))
-        elif x.ndim > 2 or x.dtype == np.uint8:
-            self._sum_late()
-            self._sum([x], centre, self._reach)
         else:
             if self._late and len(x) != len(self._late[0]):
                 self._sum_late()
             self._late.append(x)
-            if due or len(self._late) == LATE:
+            # Of images the arithmetic is the time, not the calls; bytes are a view of what changes.
+            if due or x.ndim > 2 or x.dtype == np.uint8 or len(self._late) == LATE:
                 self._sum_late()
         if due:
             self._merge(centre)
@@ -181,11 +179,10 @@ class Normaliser:
 
     def _sum(self, batches: Sequence[Array], centre: Array, reach: tuple[Array, Array]) -> None:
         """Add to the sums what batches of one size [n, *shape] hold, in their order."""
-        x = np.stack(batches)
-        values = x if x.ndim == 3 else x.reshape(*x.shape[:2], len(centre), -1)
+        values = np.stack([self._by_feature(x) for x in batches])
         batch = values[0]
         away = np.subtract(values, _wide(centre, batch), dtype=np.float64)
-        if x.dtype != np.uint8:
+        if values.dtype != np.uint8:
             # Within LIMIT deviations, so that one absurd value leaves the scale usable. A real change of
             # scale still gets through: every merge may multiply the variance. In the first batch the
             # deviation is the median absolute one; a feature of which that is 0 is taken as it comes.
@@ -193,7 +190,7 @@ class Normaliser:
             np.maximum(away, _wide(low, batch), out=away)
             np.minimum(away, _wide(high, batch), out=away)
         axes = 1 if values.ndim == 3 else (1, 3)
-        sums = np.empty((1 + len(x), *self._sums.shape))
+        sums = np.empty((1 + len(values), *self._sums.shape))
         np.add.reduce(away, axis=axes, out=sums[1:, 0])
         away *= away
         np.add.reduce(away, axis=axes, out=sums[1:, 1])

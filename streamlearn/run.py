@@ -184,7 +184,7 @@ def _doubt(settings: Settings, worker: Worker) -> None:
             "not one of %d records could be used: all are dead letters (%s). Do codec.features and the "
             "other codec settings say where things are? %s holds the records and what was wrong with each",
             dead,
-            ", ".join(f"{reason}: {count}" for reason, count in counts.rejected.most_common(3)),
+            counts.reasons,
             named(outputs(settings).dead_letters),
         )
     elif counts.records and not counts.labeled:
