@@ -41,7 +41,6 @@ class Average:
         # Found once: to walk a small net's modules costs as much as to average its weights.
         self._buffers = list(self.encoder.buffers())
 
-    @torch.no_grad()
     def update(self, model: Model) -> None:
         """Take the weights of `model` after a step."""
         share = max(self.rate, self.weight / (self.steps + self.weight))

@@ -27,8 +27,9 @@ import torch
 from streamlearn.continual import Continual
 from streamlearn.events import Array, ConnectorError, Event
 from streamlearn.exam import make_exam
+from streamlearn.histograms import Stopwatch
 from streamlearn.learner import OnlineLearner
-from streamlearn.observe import Stopwatch, observe
+from streamlearn.observe import observe
 from streamlearn.report import continual_figures, nearest_pairs, versions
 from streamlearn.run import ALLOCATION, OF_SETTINGS
 from streamlearn.settings import Settings, SettingsError

@@ -17,7 +17,8 @@ from prometheus_client.registry import Collector
 from streamlearn import __version__
 from streamlearn.continual import ContinualFigures
 from streamlearn.families import counter, gauge, histogram, info, printable
-from streamlearn.observe import EvaluationFigures, Histogram, MemoryFigures, Observation, Vitals
+from streamlearn.histograms import Histogram
+from streamlearn.observe import EvaluationFigures, MemoryFigures, Observation, Vitals
 from streamlearn.reasons import REASONS
 from streamlearn.surroundings import surroundings
 

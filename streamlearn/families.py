@@ -14,7 +14,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from streamlearn.observe import Histogram
+from streamlearn.histograms import Histogram
 
 Labels = TypeVar("Labels", bound=tuple[str, ...])
 """Values of the labels, in the order of their names."""

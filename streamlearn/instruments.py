@@ -14,10 +14,11 @@ import numpy as np
 from streamlearn.checkpoint import Manifest
 from streamlearn.events import Event, Item, Record
 from streamlearn.group import Alone
+from streamlearn.histograms import DELAYS, Histogram, Stopwatch
 from streamlearn.keeper import Keeper
 from streamlearn.learner import OnlineLearner
 from streamlearn.live import device_figures, memory_figures
-from streamlearn.observe import DELAYS, MOST_RECALLS, Histogram, Observation, Stopwatch, Vitals, observe
+from streamlearn.observe import MOST_RECALLS, Observation, Vitals, observe
 from streamlearn.report import Curve
 
 log = logging.getLogger(__name__)

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from streamlearn.continual import ContinualFigures
-from streamlearn.events import Array, Traffic
+from streamlearn.events import Traffic
+from streamlearn.histograms import Histogram
 from streamlearn.learner import OnlineLearner
 from streamlearn.method import chain
 from streamlearn.prequential import KINDS, Figures, Prequential
@@ -30,55 +28,6 @@ OTHER = "other"
 ROLES = ("learner", "standby")
 STARTING = "starting"
 """What a worker is before it is one of ROLES: whether it is to learn or to stand by isn't known at once."""
-
-SECONDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""Upper bounds of the duration histograms' buckets."""
-DELAYS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5, 1e6)
-"""The same of those of how old something was: a backlog may be of last week."""
-
-
-class Histogram:
-    """Counts by bucket. Written by one thread; `copy` is what others may read."""
-
-    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
-        self.bounds = tuple(bounds)
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float, times: int = 1) -> None:
-        self.counts[bisect_left(self.bounds, value)] += times
-        self.sum += value * times
-
-    def observe_all(self, values: Array) -> None:
-        """Of many [n] at once."""
-        places = np.searchsorted(np.array(self.bounds), values)
-        for place, times in enumerate(np.bincount(places, minlength=len(self.counts)).tolist()):
-            self.counts[place] += times
-        self.sum += float(values.sum())
-
-    def copy(self) -> Histogram:
-        twin = Histogram(self.bounds)
-        twin.counts, twin.sum = list(self.counts), self.sum
-        return twin
-
-
-class Stopwatch:
-    """Time by stage: `mark(stage)` charges the time since the last mark to it."""
-
-    def __init__(self) -> None:
-        self.stages: dict[str, Histogram] = {}
-        self._last = time.perf_counter()
-
-    def start(self) -> None:
-        self._last = time.perf_counter()
-
-    def mark(self, stage: str) -> None:
-        now = time.perf_counter()
-        histogram = self.stages.get(stage)
-        if histogram is None:
-            histogram = self.stages[stage] = Histogram()
-        histogram.observe(now - self._last)
-        self._last = now
 
 
 @dataclass

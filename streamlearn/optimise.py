@@ -64,7 +64,6 @@ class Optimiser:
         model.flat.add_(model.flat_grad, alpha=-self.rate)
         model.used.add_(model.used_grad, alpha=-self.rate)
 
-    @torch.no_grad()
     def _adam(self, model: Model) -> None:
         # p -= rate * (m / c1) / (sqrt(v / c2) + eps), with the corrections c = 1 - beta^steps. Of the flat
         # parameters torch does so in one pass; the weights have decayed already, and it counts the step.

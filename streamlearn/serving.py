@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamlearn.arithmetic import Numbers, fetched, host, join, tensor, unit
+from streamlearn.arithmetic import Numbers, fetched, host, index, join, tensor, unit
 from streamlearn.arrivals import Arrivals, in_columns
 from streamlearn.average import Average
 from streamlearn.config import ServingSettings
@@ -65,7 +65,6 @@ class ClassMeans:
         self._late.append((features, y))
         self._waiting += len(y)
 
-    @torch.no_grad()
     def _take_late(self) -> None:
         if not self._late:
             return
@@ -76,13 +75,17 @@ class ClassMeans:
         starts = classes * np.arange(len(late) + 1)
         # A pile is what a step has of a class.
         keys = y + np.repeat(starts[:-1], [len(y) for _, y in late])
-        piles, pile_of, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        counts = np.bincount(keys)
+        there = counts > 0
+        pile_of, piles, counts = (np.cumsum(there) - 1)[keys], np.flatnonzero(there), counts[there]
         sums = torch.zeros(len(piles), self._rows.shape[1], device=device)
         sums.index_add_(0, torch.from_numpy(pile_of).to(device), units)
-        means = host(sums / torch.from_numpy(counts.astype(np.float32)).to(device)[:, None])
+        means = host(sums)
+        means /= index(counts.astype(np.float32)[:, None], means)
         numbers = piles % classes
         share = self._share(int(counts.max()))[counts, numbers][:, None]
-        shares, rows = host(torch.from_numpy(share).to(device)), host(self._rows)
+        rows = host(self._rows)
+        shares = index(share, rows)
         ends = np.searchsorted(piles, starts).tolist()
         for start, end in pairwise(ends):
             here, some = numbers[start:end], shares[start:end]

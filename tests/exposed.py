@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from streamlearn.continual import ContinualFigures, SetAccuracy
 from streamlearn.events import Traffic
+from streamlearn.histograms import Histogram
 from streamlearn.observe import (
     CheckpointFigures,
     DeviceFigures,
     EvaluationFigures,
-    Histogram,
     MemoryFigures,
     Observation,
 )

@@ -22,8 +22,8 @@ from streamlearn.bench_runs import Examination, _learn, bench_run
 from streamlearn.config import CoreSettings
 from streamlearn.events import Event
 from streamlearn.exam import Exam, make_exam
+from streamlearn.histograms import Stopwatch
 from streamlearn.learner import OnlineLearner
-from streamlearn.observe import Stopwatch
 from streamlearn.settings import Settings, SettingsError
 from streamlearn.transfer import transfer
 from streamlearn.wiring import read_events

@@ -26,10 +26,10 @@ CORE = (
 EFFECTS = (
     "__init__ __main__ bench bench_plan bench_pool bench_report bench_results bench_runs bench_settings "
     "bench_statistics bench_summary bench_table broker_commands check checkpoint clashes cli collector "
-    "commands contender cuts demo demo_view durable exporter exposition families flags group inspect "
-    "instruments keeper live logs observe outlet packs page page.charts page.facts page.front page.markup "
-    "page.prototypes page.sections parts poison publish report run runtime settings settings_help standby "
-    "surroundings tell topics watchdog wiring worker"
+    "commands contender cuts demo demo_view durable exporter exposition families flags group histograms "
+    "inspect instruments keeper live logs observe outlet packs page page.charts page.facts page.front "
+    "page.markup page.prototypes page.sections parts poison publish report run runtime settings "
+    "settings_help standby surroundings tell topics watchdog wiring worker"
 ).split()
 """Everything that touches the world."""
 

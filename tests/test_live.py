@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from connectors.kafka.ages import STRIDE, Ages
-from streamlearn import live
+from streamlearn import histograms, live
 from streamlearn.checkpoint import CheckpointStore
 from streamlearn.group import Alone
+from streamlearn.histograms import DELAYS, SECONDS, Histogram, Stopwatch
 from streamlearn.instruments import Instruments
 from streamlearn.keeper import Keeper
 from streamlearn.learner import OnlineLearner
 from streamlearn.live import device_figures, memory_figures
-from streamlearn.observe import DELAYS, OTHER, Histogram, Observation, Vitals
+from streamlearn.observe import OTHER, Observation, Vitals
 from streamlearn.settings import CheckpointSettings
 from tests.scrape import serving
 from tests.streams import bits, settings, vectors
@@ -165,6 +166,29 @@ def test_many_values_at_once_are_as_one_by_one() -> None:
     many.observe_all(values)
     assert many.counts == one.counts
     assert many.sum == pytest.approx(one.sum)
+
+
+@pytest.mark.parametrize("most", [1, 3, 4, 100])
+def test_stages(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """However many marks wait to be counted together."""
+    monkeypatch.setattr(histograms, "MOST_MARKS", most)
+    clock = iter([0.0, 5.0, 5.002, 5.502, 5.504, 7.0, 7.5, 8.0])
+    monkeypatch.setattr("streamlearn.histograms.time.perf_counter", lambda: next(clock))
+    watch = Stopwatch()
+    watch.start()
+    for stage in ("draw", "learn", "draw"):
+        watch.mark(stage)
+    assert {stage: found.sum for stage, found in watch.stages.items()} == pytest.approx(
+        {"draw": 0.004, "learn": 0.5}
+    )
+    watch.start()
+    watch.mark("draw")
+    watch.mark("late")
+    found = watch.stages
+    assert list(found) == ["draw", "learn", "late"]
+    assert found["draw"].sum == pytest.approx(0.504)
+    assert {stage: sum(one.counts) for stage, one in found.items()} == {"draw": 3, "learn": 1, "late": 1}
+    assert found["draw"].counts[SECONDS.index(0.003)] == 2
 
 
 def messages(start: int, count: int, seconds: float) -> list[Any]:

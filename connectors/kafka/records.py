@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -27,6 +27,7 @@ class Fetched(Protocol):
 Records = Mapping[TopicPartition, Sequence[Fetched]]
 
 _parts = attrgetter("offset", "key", "value", "headers")
+_headers = itemgetter(Message._fields.index("headers"))
 
 BATCH_BYTES = 512 * 1024
 """Bytes that are sent together, at most; a larger message goes alone."""
@@ -102,7 +103,7 @@ def messages_of(
 def needs_of(messages: Sequence[Message]) -> list[int]:
     """What each message needs in a batch, at most; the first of a batch needs HEADER more."""
     needs = [PREFIXES + len(value or b"") + len(key or b"") for _, key, value, _ in messages]
-    if any(headers for _, _, _, headers in messages):
+    if any(map(_headers, messages)):
         for at, message in enumerate(messages):
             needs[at] += sum(3 * len(name) + len(value or b"") + PREFIXES for name, value in message.headers)
     return needs

@@ -23,8 +23,8 @@ from streamlearn.bookkeeping import Counts
 from streamlearn.checkpoint import CheckpointStore, Manifest
 from streamlearn.events import Position, Record, Resume
 from streamlearn.flags import load_settings
+from streamlearn.histograms import Stopwatch
 from streamlearn.keeper import Keeper
-from streamlearn.observe import Stopwatch
 from streamlearn.settings import Settings
 from streamlearn.state import SegmentedPart, Snapshot
 from streamlearn.wiring import make_codec, make_sink
@@ -183,15 +183,16 @@ class StepWatch(Stopwatch):
 
     def mark(self, stage: str) -> None:
         super().mark(stage)
+        now = self._times[-1]
         if stage == "predict":
-            self._predicted = self._last
+            self._predicted = now
         elif stage == "store":
             name = self.phases.name
             if name == "on" and self.keeper is not None:
                 name = "on, writing" if self.keeper.writing else "on, idle"
-            self.steps.setdefault(name, []).append(self._last - self._predicted)
-            self.gaps.setdefault(name, []).append(self._last - self._ended)
-            self._ended = self._last
+            self.steps.setdefault(name, []).append(now - self._predicted)
+            self.gaps.setdefault(name, []).append(now - self._ended)
+            self._ended = now
 
 
 class MeasuredWorker(Worker):
