@@ -37,6 +37,7 @@ def test_check_before_the_first_start(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert "(not read by check)" in said(capfd, "check", *flags(tmp_path, "-")[1:])
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_gone_is_no_full_disk(tmp_path: Path) -> None:
     path = write_events(tmp_path / "events.jsonl", EVENTS)
     reading, writing = os.pipe()

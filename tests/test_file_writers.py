@@ -119,6 +119,7 @@ def run_in(folder: Path, path: Path, *words: str, out: str, err: str) -> subproc
         return subprocess.run(command, stdout=stdout, stderr=stderr, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_dead_letters_do_not_go_where_the_log_goes(tmp_path: Path) -> None:
     """Its lines would be taken for somebody else's, who appends to the file."""
     path = write_events(tmp_path / "events.jsonl", EVENTS)
@@ -129,6 +130,7 @@ def test_dead_letters_do_not_go_where_the_log_goes(tmp_path: Path) -> None:
         assert f"{name} is the file that standard error, with the log, is written to" in said
 
 
+@pytest.mark.slow
 def test_predictions_on_standard_output_and_dead_letters_in_one_file(tmp_path: Path) -> None:
     path = write_events(tmp_path / "events.jsonl", EVENTS)
     more = ["--sink.predictions", "-", "--sink.dead_letters"]

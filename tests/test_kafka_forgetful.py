@@ -17,6 +17,8 @@ from tests.processes import line, wait_for
 from tests.streams import vectors
 from tests.test_kafka_topic_faults import last_line
 
+pytestmark = pytest.mark.slow
+
 EVENTS = vectors(300)
 EXPIRES = 5.0
 """Seconds; a broker's least."""

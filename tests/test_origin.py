@@ -83,6 +83,7 @@ def pictures(away: float, scale: float, count: int) -> list[Event]:
     return events
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["er", "er_ace", "prototype_replay"])
 @pytest.mark.parametrize(("away", "scale"), [(0, 1), (300, 5), (29_000, 60), (1e6, 1), (-1e9, 1)])
 def test_pictures_are_learned_whatever_their_numbers_lie_around(name: str, away: float, scale: float) -> None:
@@ -94,6 +95,7 @@ def test_pictures_are_learned_whatever_their_numbers_lie_around(name: str, away:
     assert (one.prequential.correct[0] - before) / 400 > 0.95
 
 
+@pytest.mark.slow
 def test_pictures_that_go_far_away_are_still_resolved() -> None:
     one = OnlineLearner(made().model_copy(update={"method": MethodSettings(name="er")}))
     one.learn(pictures(0, 1, 500))

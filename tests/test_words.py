@@ -74,6 +74,7 @@ def test_one_way_for_ascii_and_one_for_all_are_one(text: str, more: str) -> None
     assert words(f"{more} {text} é")[-1] == "é"
 
 
+@pytest.mark.slow
 def test_every_character_is_found_composed_or_not() -> None:
     for code in range(sys.maxunicode + 1):
         if 0xD800 <= code < 0xE000:
