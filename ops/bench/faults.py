@@ -224,7 +224,7 @@ if __name__ == "__main__":
     parser = arguments("faults", __doc__)
     parser.add_argument("--stall", type=float, default=60.0, help="exporter.stall_seconds (default 60)")
     parser.add_argument(
-        "--patience", type=float, default=90.0, help="source.patience and checkpoint.patience (default 90)"
+        "--patience", type=float, default=300.0, help="source.patience and checkpoint.patience (default 300)"
     )
     parser.add_argument(
         "--alerts",
