@@ -263,6 +263,7 @@ def test_where_there_is_no_checkpoint_a_file_of_cuts_says_nothing(grown: Path) -
 # ---- the file
 
 
+@pytest.mark.slow
 def test_a_changed_byte_is_named(grown: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """By `verify`, and by the start, which goes on without that line."""
     path, store = Path("state", cuts.NAME), CheckpointStore("state")
