@@ -325,7 +325,7 @@ class EvaluationSettings(Section):
 
 
 LARGE_BUDGET = 64
-"""Images per event from which OnPro in its own form is the default."""
+"""Images per event from which OnPro, with rotations, is the default."""
 HELD_OUT = 0.02
 SMALL_MEMORY = 500
 """Up to so many examples for replay, one that is held out costs more than it can tell (decision 0008)."""

@@ -63,7 +63,7 @@ GLANCE = Row(
         Panel(
             "Forgotten, mean",
             "How far the held-out sets are below the best they have ever been. Yellow from .1; red from .2 "
-            "on, more than the default learner loses on the hardest table of the README. Drift counts here, "
+            "on, about what the default learner loses on the README's hardest tables. Drift counts here, "
             "too: see below.",
             SHARE,
             (newest("forgetting"),),
