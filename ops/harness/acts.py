@@ -122,10 +122,11 @@ def _absence(campaign: Campaign, done: Act, seconds: float) -> None:
         campaign.broker.kill()
     campaign.asker.forget()
     if done.aim == "killed, worker too":
-        campaign.wait(campaign.dice.uniform(0, seconds / 2))
+        early = campaign.dice.uniform(seconds / 4, seconds / 2)
+        campaign.wait(early)
         member.kill()
         campaign.start()
-        campaign.wait(seconds / 2)
+        campaign.wait(seconds - early)  # the new one waits for a minute, its source.deadline
     else:
         campaign.wait(seconds)
     if frozen:
