@@ -14,8 +14,6 @@ SECONDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3,
 """Upper bounds of the duration histograms' buckets."""
 DELAYS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5, 1e6)
 """The same of those of how old something was: a backlog may be of last week."""
-
-
 MOST_MARKS = 8192
 """Marks of a stopwatch that wait to be counted."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from ops.bench.common import (
     write,
 )
 from streamlearn.config import CoreSettings, EvaluationSettings, ServingSettings
-from streamlearn.events import Array, Event
+from streamlearn.events import Event
 from streamlearn.learner import OnlineLearner
 
 BLOCK = 500
@@ -69,7 +69,6 @@ def measure(events: Sequence[Event], seed: int) -> dict[str, Any]:
     learners = [without, evaluated, chosen]
     for learner in learners[1:]:
         learner.learn(events[:BLOCK])
-    probes = counted(chosen)
     seconds = [0.0] * len(learners)
     for number, start in enumerate(range(BLOCK, len(events), BLOCK)):
         for place in range(len(learners)):
@@ -84,7 +83,6 @@ def measure(events: Sequence[Event], seed: int) -> dict[str, Any]:
         "answers": chosen.trainer.serving.name,
         "percent_choosing": round(100 * (seconds[2] / seconds[0] - 1), 2),
         **asked(chosen, "_choosing"),
-        "probes_choosing": len(probes),
         "examples": evaluated.trainer.evaluator.held.size,
     }
 
@@ -96,20 +94,6 @@ def asked(learner: OnlineLearner, which: str) -> dict[str, float]:
         f"evaluations{which}": evaluator.figures.evaluations,
         f"images_per_image_learned{which}": round(evaluator.images / learner.counts.images, 4),
     }
-
-
-def counted(learner: OnlineLearner) -> list[int]:
-    """The steps at which predictors are asked about what arrives, from now on."""
-    steps: list[int] = []
-    serving = learner.trainer.serving
-    arrive = serving.arrive
-
-    def note(step: int, y: Array, right: Mapping[str, Array]) -> None:
-        steps.append(step)
-        arrive(step, y, right)
-
-    setattr(serving, "arrive", note)  # noqa: B010 (for mypy it is no attribute to be set)
-    return steps
 
 
 def main(options: Namespace) -> None:

@@ -29,10 +29,6 @@ def _at_work(campaign: Campaign) -> tuple[Member, int]:
     while True:
         member = campaign.learner()
         before = campaign.committed().total
-        if before == len(campaign.messages):
-            raise HarnessError(
-                f"all {before} events are answered, with more to be done yet: give it more (--events)"
-            )
         campaign.feed()
         if campaign.worked(member, before):
             return member, before

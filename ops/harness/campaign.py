@@ -196,9 +196,15 @@ class Campaign:
         return self.asker.committed(self.group.name, self.group.topic)
 
     def feed(self, count: int | None = None) -> None:
-        """Publish `count` events more; as many as `share` needs to be to do, if None."""
+        """Publish `count` events more; as many as `share` needs to be to do, if None.
+
+        HarnessError where nothing is left to do or to publish: who waits for work then waits for ever.
+        """
         if count is None:
-            count = self.share - (self.fed - self.committed().total)
+            answered = self.committed().total
+            if answered == len(self.messages):
+                raise HarnessError(f"all {answered} events were done too early: give more --events")
+            count = self.share - (self.fed - answered)
         if count > 0:
             publish(self.broker.address, self.group.topic, self.messages[self.fed : self.fed + count])
             self.fed = min(self.fed + count, len(self.messages))
