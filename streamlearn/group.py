@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from streamlearn.checkpoint import CheckpointStore, Manifest
@@ -91,6 +91,11 @@ class Alone:
         """Seconds for which the thread that reads has given no sign of life. From any thread."""
         return float(getattr(self._alone, "silence", 0.0))
 
+    def threads(self) -> Sequence[Any]:
+        """Where the threads are of a process that talks to the brokers (see `watchdog.Place`). From any."""
+        ask: Callable[[], Sequence[Any]] = getattr(self._alone, "threads", list)
+        return ask()
+
     def answered_at(self) -> float | None:
         """When a broker last answered, in seconds since 1970 (see `Observation`). From any thread."""
         return getattr(self._alone, "answered_at", None)
@@ -134,6 +139,7 @@ class Group(Alone):
     def __init__(
         self, source: GroupSource, sink: GroupSink, store: CheckpointStore, settings: Settings
     ) -> None:
+        super().__init__(source, sink)
         self._source, self._sink, self._store, self.commands_id = source, sink, store, ""
         self._standing_by = StandBy(store, settings)
         self._commands = commands_topic(settings)

@@ -50,6 +50,7 @@ class Instruments:
         self._skipped = 0
         vitals.checkpoint_problem = keeper.sickness
         vitals.source_silence = group.silence
+        vitals.threads_beside = group.threads
         vitals.away = group.away
         vitals.held = self._held
         vitals.live = self._live

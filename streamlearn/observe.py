@@ -246,6 +246,8 @@ class Vitals:
         """Asked anew each time: the worker's thread may be waiting for the very write that hangs."""
         self.source_silence: Callable[[], float] = lambda: 0.0
         """Seconds for which the thread that reads has given no sign of life. Asked anew each time."""
+        self.threads_beside: Callable[[], Sequence[Any]] = lambda: ()
+        """Where those of the process are that talks to the brokers (see `watchdog.Place`)."""
         self.away: Callable[[], str | None] = lambda: None
         """That no broker has answered since the start, in words. Asked anew each time."""
         self.live: Callable[[Observation], Mapping[str, Any]] = lambda seen: {}

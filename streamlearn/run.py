@@ -37,7 +37,7 @@ from streamlearn.settings import (
 )
 from streamlearn.trainer import BudgetError
 from streamlearn.watchdog import Watchdog
-from streamlearn.wiring import make_codec, make_sink, make_source, named, refuse_own_input, report_writable
+from streamlearn.wiring import make_both, make_codec, named, refuse_own_input, report_writable
 from streamlearn.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -121,15 +121,17 @@ def _run(settings: Settings) -> int:
     refuse_own_input(settings)
     report_writable(settings)
     store = CheckpointStore(settings.checkpoint.folder, settings.checkpoint.keep)
-    source, codec = make_source(settings), make_codec(settings)
+    codec = make_codec(settings)
+    source, sink = make_both(settings)
     vitals = Vitals(settings.exporter.stall_seconds)
     try:
-        worker = Worker(settings, source, make_sink(settings, source), codec, store, vitals)
+        worker = Worker(settings, source, sink, codec, store, vitals)
     except ValueError as error:
         raise SettingsError(str(error)) from error
     exporter = Exporter(vitals, settings.exporter.host, settings.exporter.port)
     if STOP.asked is not None:
         log.info("%s: stopped before anything was begun", STOP.asked.name)
+        source.close()
         return 0
 
     def stop(number: signal.Signals) -> None:

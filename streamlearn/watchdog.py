@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import traceback
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from streamlearn.logs import sweep
@@ -18,6 +19,9 @@ THREADS = ("MainThread", "kafka", "checkpoint-writer")
 """Whose place is told: the learner's, the Kafka loop's, the one that writes checkpoints."""
 FRAMES = 5
 """Innermost calls of each that are told."""
+
+Place = tuple[str, Sequence[tuple[str, str, int | None]]]
+"""A thread's name, and its calls: function, file, line."""
 
 
 class Watchdog:
@@ -45,24 +49,24 @@ class Watchdog:
                 return
             sickness = self._vitals.sickness()
             if sickness is not None and not sick:
-                log.error("not healthy: %s (%s)", sickness, "; ".join(places()))
+                log.error("not healthy: %s (%s)", sickness, "; ".join(places(self._vitals.threads_beside())))
             elif sickness is None and sick:
                 log.warning("healthy again")
             sick = sickness is not None
 
 
-def places() -> list[str]:
-    """Where each of THREADS is at the moment, innermost call first."""
+def places(beside: Iterable[Place] = ()) -> list[str]:
+    """Where each of THREADS is at the moment, innermost call first; and those of a process `beside`."""
     frames, found = sys._current_frames(), []
     for thread in threading.enumerate():
         frame = frames.get(thread.ident or 0)
         if thread.name in THREADS and frame is not None:
             calls = traceback.extract_stack(frame)[-FRAMES:]
-            said = " < ".join(
-                f"{call.name} {_short(call.filename)}:{call.lineno}" for call in reversed(calls)
-            )
-            found.append(f"{thread.name} in {said}")
-    return found
+            found.append((thread.name, [(call.name, call.filename, call.lineno) for call in reversed(calls)]))
+    return [
+        f"{name} in " + " < ".join(f"{of} {_short(path)}:{line}" for of, path, line in calls)
+        for name, calls in (*found, *((f"the Kafka process's {name}", calls) for name, calls in beside))
+    ]
 
 
 def _short(path: str) -> str:

@@ -14,6 +14,8 @@ from streamlearn.events import Event, Rejection, Resume, Sink, Source, UsageErro
 from streamlearn.options import settled
 from streamlearn.settings import (
     FILE_SINK,
+    KAFKA_SINK,
+    KAFKA_SOURCE,
     Settings,
     SettingsError,
     SourceSettings,
@@ -29,14 +31,35 @@ def named(path: str) -> str:
     return "standard output" if path == "-" else path
 
 
+def make_both(settings: Settings) -> tuple[Source, Sink]:
+    """Source and sink for a worker. Raises SettingsError, UsageError.
+
+    On Kafka they work in a process beside this one, whose interpreter they needn't share with the learner.
+    """
+    source, sink = source_connector(settings), sink_connector(settings)
+    if sink == KAFKA_SINK and (source == KAFKA_SOURCE or _of_kafka(load_object(source))):
+        beside: Callable[..., tuple[Source, Sink]] = load_object("connectors.kafka.beside:beside")
+        return beside(source, _source_options(settings), sink, _sink_options(settings))
+    made = make_source(settings)
+    return made, make_sink(settings, made)
+
+
+def _of_kafka(factory: Any) -> bool:
+    return isinstance(factory, type) and issubclass(factory, load_object(KAFKA_SOURCE))
+
+
 def make_source(settings: Settings) -> Source:
     """The source of the settings. Raises SettingsError, UsageError.
 
     Its options are the settings of `source`, `seed`, `data_dir`, which columns the codec reads (`scalars`:
     id, label, time and task; `features`), and what `source.options` holds.
     """
+    factory: Callable[[dict[str, Any]], Source] = load_object(source_connector(settings))
+    return factory(_source_options(settings))
+
+
+def _source_options(settings: Settings) -> dict[str, Any]:
     name, source, codec = source_connector(settings), settings.source, settings.codec
-    factory: Callable[[dict[str, Any]], Source] = load_object(name)
     problems: list[str] = []
     elsewhere = [*(f"source.{key}" for key in SourceSettings.model_fields), "seed", "data_dir"]
     given = settled(name, source.options, elsewhere, problems)
@@ -45,17 +68,21 @@ def make_source(settings: Settings) -> Source:
     features = [codec.features] if isinstance(codec.features, str) else codec.features
     options = source.model_dump() | {"seed": settings.seed, "data_dir": settings.data_dir}
     options |= {"scalars": [codec.id, codec.label, codec.time, codec.task], "features": features}
-    return factory(options | given)
+    return options | given
 
 
 def make_sink(settings: Settings, source: Source) -> Sink:
     """The sink of the settings, which on Kafka works with the source. Raises SettingsError, UsageError."""
     factory: Callable[[dict[str, Any]], Sink] = load_object(sink_connector(settings))
+    return factory(_sink_options(settings) | {"source": source})
+
+
+def _sink_options(settings: Settings) -> dict[str, Any]:
     options = settings.sink.model_dump() | outputs(settings)._asdict()
-    options |= {"mode": settings.delivery.mode, "source": source}
+    options |= {"mode": settings.delivery.mode}
     for name in ("bootstrap_servers", "security", "deadline", "patience"):
         options[name] = options.get(name) or settings.source.model_dump()[name]
-    return factory(options)
+    return options
 
 
 def make_codec(settings: Settings) -> Codec:

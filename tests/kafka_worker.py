@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import multiprocessing
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,9 +31,11 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.admin import MemberToRemove
 from kafka.structs import OffsetAndMetadata
 
+from connectors.kafka import host, hosted
 from ops.kafka.broker import Broker
 from streamlearn import cli
 from streamlearn.events import Event
+from streamlearn.logs import teardown
 from streamlearn.parts import seal
 from tests.kafka import Message, administrator, produce, read_all
 from tests.processes import DEADLINE, hashes, line, newest, wait_for
@@ -36,10 +44,11 @@ PURPOSES = ("", ".predictions", ".dead_letters", ".commands", ".answers")
 SMALL = ("--method.name", "er", "--memory.capacity", "50", "--learning.stream_batch", "10")
 """A learner that costs little."""
 
+PAUSE = threading.Event()
 _FORKS = multiprocessing.get_context("forkserver")
 _LOADED = "run check inspect tell topics".split()
 _FORKS.set_forkserver_preload(
-    [__name__, "connectors.kafka", "connectors.kafka.tell", *(f"streamlearn.{name}" for name in _LOADED)]
+    [__name__, "connectors.kafka.host", "connectors.kafka.tell", *(f"streamlearn.{name}" for name in _LOADED)]
 )
 
 
@@ -50,7 +59,37 @@ def _enter(words: Sequence[str], log: str, env: Mapping[str, str], before: Calla
     os.environ.update(env)
     if before is not None:
         before()
+    hosted.start = Forked
     sys.exit(cli.main(words))
+
+
+class Forked:
+    """The host of a worker's Kafka side, forked from the worker: it has loaded everything, and is patched."""
+
+    def __init__(self, ends: Sequence[socket.socket]) -> None:
+        self.pid = os.fork()
+        if self.pid:
+            return
+        # What else the worker has open would keep what waits for its end from seeing it.
+        begin = 3
+        for number in sorted(end.fileno() for end in ends):
+            os.closerange(begin, number)
+            begin = number + 1
+        os.closerange(begin, os.sysconf("SC_OPEN_MAX"))
+        teardown()
+        host.host(ends)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises subprocess.TimeoutExpired."""
+        end = time.monotonic() + (timeout or math.inf)
+        while not (done := os.waitpid(self.pid, os.WNOHANG))[0]:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("host", timeout or 0.0)
+            PAUSE.wait(0.005)
+        return os.waitstatus_to_exitcode(done[1])
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
 
 
 HOLD = "STREAMLEARN_TEST_HOLD"
@@ -119,16 +158,20 @@ class Run:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def frozen(self) -> bool:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-        return fields[0] == "T"
-
-    def freeze(self) -> None:
-        self.send(signal.SIGSTOP)
-        wait_for(self.frozen, "it is frozen")
+    def freeze(self, whole: bool = False) -> None:
+        """Stop the process; `whole`: its Kafka process too, which else goes on for a second."""
+        for pid in self._processes(whole):
+            os.kill(pid, signal.SIGSTOP)
+            wait_for(partial(frozen, pid), "it is frozen")
 
     def thaw(self) -> None:
-        self.send(signal.SIGCONT)
+        for pid in self._processes(True):
+            os.kill(pid, signal.SIGCONT)
+
+    def _processes(self, whole: bool) -> list[int]:
+        pid = self.process.pid
+        assert pid is not None
+        return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if whole else ()), pid]
 
     def kill(self) -> None:
         self.process.kill()
@@ -145,6 +188,11 @@ class Run:
         """The same, after SIGTERM."""
         self.send(signal.SIGTERM)
         return self.ends()
+
+
+def frozen(pid: int) -> bool:
+    """Is a process stopped?"""
+    return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] == "T"
 
 
 @dataclass

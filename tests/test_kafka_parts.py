@@ -220,7 +220,7 @@ def test_the_end_is_never_below_what_was_read(
     committer = SimpleNamespace(tally=SimpleNamespace(lost=0))
     beside = {"committer": committer, "counts": {}, "held": lambda: True}
     plane = SimpleNamespace(watch=watch, inbox=box, outbox=box, **beside, **reads)
-    source: Any = SimpleNamespace(topic="t", _link=SimpleNamespace(plane=plane))
+    source: Any = SimpleNamespace(topic="t", plane=plane)
     traffic = KafkaSource.traffic(source, {0: applied})
     assert traffic is not None
     assert (traffic.ends, traffic.lag) == ({0: end}, {0: lag})

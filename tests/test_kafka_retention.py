@@ -21,7 +21,7 @@ def test_retention_that_has_passed_the_state(broker: Broker, tmp_path: Path) -> 
     with place.run(*NARROW) as run:
         place.until_kept(run, 50)
         # It asks for offset 50 already: what comes now it may be given, and no more.
-        run.freeze()
+        run.freeze(whole=True)
         place.send(EVENTS[50:60])
         place.send(EVENTS[60:100])
         place.delete_below(90)

@@ -93,7 +93,7 @@ def test_commands_that_nobody_takes_do_not_fill_the_memory(monkeypatch: pytest.M
                 while client.stopped != {events, commands}:
                     assert not pump.done()
                     await asyncio.sleep(0)
-            assert one._commands.depth * 1000 <= plane.COMMANDS_BYTES + block
+            assert one.commands.depth * 1000 <= plane.COMMANDS_BYTES + block
             while some := one.take_commands():
                 assert len(some) <= plane.COMMANDS_AT_ONCE, "there is learning between them"
                 taken += [record.position.offset for record in some]

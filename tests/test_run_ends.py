@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from streamlearn import run, wiring
-from streamlearn.events import Source
+from streamlearn.events import Sink, Source
 from streamlearn.run import guarded
 from streamlearn.settings import Settings
 from tests.processes import ROOT, count_lines, flags, here, line, tree, write_events
@@ -194,14 +194,14 @@ def test_a_signal_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_events(tmp_path / "events.jsonl", EVENTS)
-    before, make = tree(tmp_path), wiring.make_source
+    before, make = tree(tmp_path), wiring.make_both
 
-    def signalled(settings: Settings) -> Source:
+    def signalled(settings: Settings) -> tuple[Source, Sink]:
         os.kill(os.getpid(), signal.SIGINT)
         return make(settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "make_source", signalled)
+        patch.setattr(run, "make_both", signalled)
         assert again(tmp_path) == 0
     assert "SIGINT: stopped before anything was begun" in capfd.readouterr().err
     assert tree(tmp_path) == before

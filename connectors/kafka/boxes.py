@@ -55,6 +55,8 @@ class Inbox:
         self._failure: ConnectorError | None = None
         self.taken_at = time.monotonic()
         """When the learner came last."""
+        self.ahead = 0
+        """Of the records that were taken those that the learner has not come for yet."""
 
     def put(self, records: Sequence[Record], times: Iterable[int] = ()) -> None:
         """Records of one partition, and when each was made (ms), for an inbox to which that matters."""
@@ -196,6 +198,12 @@ class Outbox:
     def _raise(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def beyond(gap: Sequence[int] | None, offset: int) -> int:
+    """The end of a gap, for whoever has everything below `offset` and stands in it; else `offset`."""
+    begin, end = gap or (offset, offset)
+    return end if begin <= offset < end else offset
 
 
 def size_of(record: Record) -> int:

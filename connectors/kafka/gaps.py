@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from connectors.kafka.boxes import Place
+from connectors.kafka.boxes import Place, beyond
 
 
 class Gaps:
@@ -47,5 +47,4 @@ class Gaps:
 
     def over(self, place: Place, offset: int) -> int:
         """Where whoever has everything below `offset` may go on as well. From any thread."""
-        begin, end = self._gaps.get(place, (offset, offset))
-        return end if begin <= offset < end else offset
+        return beyond(self._gaps.get(place), offset)

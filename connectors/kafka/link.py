@@ -102,6 +102,11 @@ class Link:
         running = self._loop is not None and self._thread.is_alive() and self._beat
         return max(0.0, time.monotonic() - self._beat - BEAT_SECONDS) if running else 0.0
 
+    def hold(self, until: Callable[[], object]) -> None:
+        """Let the loop stand still until `until` returns, as it does in a process that is stopped."""
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(until)
+
     async def _beats(self) -> None:
         while True:
             self._beat = time.monotonic()

@@ -73,7 +73,7 @@ class DataPlane(Service):
         self.counts = {"rebalances": 0, "fetch_pauses": 0, "commits": 0}
         self.failure: ConnectorError | None = None
         self.commands_topic = ""
-        self._commands = Inbox(COMMANDS_BYTES, lambda: loop.call_soon_threadsafe(self._room.set))
+        self.commands = Inbox(COMMANDS_BYTES, lambda: loop.call_soon_threadsafe(self._room.set))
         self.next: dict[Place, int] = {}
         """The record after the last one that went into the inbox, or the end of the gap behind that."""
         self._owned: frozenset[TopicPartition] = frozenset()
@@ -316,7 +316,7 @@ class DataPlane(Service):
             self.next[place] = messages[-1].offset + 1
             records = records_of(tp, messages)
             if tp.topic == self.commands_topic:
-                self._commands.put(records)
+                self.commands.put(records)
             else:
                 self.watch.drained.pop(place, None)
                 if self.committer.producer is not None:
@@ -325,11 +325,11 @@ class DataPlane(Service):
 
     def take_commands(self) -> list[Record]:
         """Some of the commands that have come: between them there is learning. Belongs to the learner."""
-        return self._commands.take(COMMANDS_AT_ONCE, 0.0) if self._commands.depth else []
+        return self.commands.take(COMMANDS_AT_ONCE, 0.0) if self.commands.depth else []
 
     @property
     def _full(self) -> bool:
-        return self.inbox.full or self._commands.full
+        return self.inbox.full or self.commands.full
 
     async def _hold(self) -> None:
         """Until the learner has caught up: for short by not fetching, then by pausing the partitions.
@@ -349,7 +349,7 @@ class DataPlane(Service):
             except TimeoutError:
                 if not await self._open():
                     continue
-                turn, all_of_it = self._turn, self._commands.full
+                turn, all_of_it = self._turn, self.commands.full
                 held = {tp for tp in consumer.assignment() if all_of_it or tp.topic != self.commands_topic}
                 if not held <= consumer.paused():
                     self.counts["fetch_pauses"] += 1

@@ -17,6 +17,7 @@ from connectors.kafka.link import Link
 from connectors.kafka.members import Members, surveyed
 from connectors.kafka.merge import MergedInbox
 from connectors.kafka.options import options_of
+from connectors.kafka.plane import DataPlane
 from connectors.kafka.refusals import refuse_beyond, refuse_fewer, refuse_other, refuse_outside
 from connectors.kafka.topics import Topic, cleaned, commands_of, describe, refuse_missing, say_which_wait
 from streamlearn.events import (
@@ -343,9 +344,13 @@ class KafkaSource:
         last = ends_of(self.link, self._options, self._stopped, self.waits)
         return {partition: offset for (topic, partition), offset in last.items() if topic == self.topic}
 
+    @property
+    def plane(self) -> DataPlane | None:
+        """None yet while it connects. From any thread."""
+        return getattr(self._link, "plane", None)
+
     def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
-        link = self._link
-        plane = getattr(link, "plane", None)  # none yet while it connects
+        plane = self.plane
         if plane is None or not plane.next:
             return None
         drained, reads = plane.watch.drained, dict(plane.next)
@@ -374,7 +379,7 @@ class KafkaSource:
 
     @property
     def answered_at(self) -> float:
-        plane = getattr(self._link, "plane", None)
+        plane = self.plane
         return self._contact.at if plane is None else max(self._contact.at, float(plane.watch.answered_at))
 
     @property

@@ -93,7 +93,7 @@ class Watch:
             if self._committer.takes > COMMIT_SECONDS:
                 await refuse_gone(options)
             came = time.monotonic() - max(self._inbox.taken_at, self._outbox.waited_at)
-            if self._inbox.depth and came > options.learner_patience:
+            if self._inbox.depth + self._inbox.ahead and came > options.learner_patience:
                 raise Fenced(
                     f"the learner has taken no record for {came:.0f} s: it hangs; another may take over"
                 )

@@ -1,0 +1,249 @@
+"""The process beside a worker that talks to Kafka, as the worker sees it (see `host`)."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from connectors.kafka.channel import Channel, Gone, pair
+from connectors.kafka.columns import columns_of_outputs, records_of_columns
+from streamlearn import events
+from streamlearn.events import ConnectorError, Output, Record, Stalled, Unreachable
+
+LOOK_SECONDS = 0.2
+ANSWER_SECONDS = 1.0
+"""For so long who looks waits for the answer; then what was seen last counts."""
+END_SECONDS = 5.0
+"""For so long a host whose worker has closed it may take to end."""
+
+
+class Process(Protocol):
+    """What we want of a process that was started (subprocess.Popen has it)."""
+
+    def wait(self, timeout: float | None = None) -> int: ...
+    def kill(self) -> None: ...
+
+
+def start(ends: Sequence[socket.socket]) -> Process:
+    """Start the host, which gets these ends."""
+    numbers = [end.fileno() for end in ends]
+    warnings = [f"-W{word}" for word in sys.warnoptions]
+    command = [sys.executable, "-P", *warnings, "-m", "connectors.kafka.host", *map(str, numbers)]
+    # Whatever makes this process find its modules: that one is to find the same, and no others (-P).
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    return subprocess.Popen(command, pass_fds=numbers, stdin=subprocess.DEVNULL, env=env)
+
+
+class Hosted:
+    """Starts it, asks it, ends it. All but `look` and what that finds belongs to the learner's thread."""
+
+    def __init__(self) -> None:
+        ends = [pair() for _ in range(3)]
+        self.functions: dict[str, Callable[[], Any]] = {}
+        """What it may ask for."""
+        self.named: str | None = None
+        self.commands, self.gap = False, None
+        """Whether commands wait; where there are none in their topic."""
+        self.silence, self.answered_at, self.away = 0.0, time.time(), None
+        self._process = start([theirs for _, theirs in ends])
+        for _, theirs in ends:
+            theirs.close()
+        self._work, self._records, self._looks = [Channel(ours) for ours, _ in ends]
+        self._waiting: list[Any] = []
+        """Outputs that are not sent yet."""
+        self._flushing = False
+        self._stalled: Stalled | None = None
+        self._asked = False
+        self._looking, self._looked_at, self._unanswered = threading.Lock(), time.monotonic(), False
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+        atexit.register(self.end)
+        threading.Thread(target=self._beat, name="looks", daemon=True).start()
+
+    # -- calls
+
+    def call(self, name: str, *given: Any) -> Any:
+        """What it answers. Raises what it raises, Unreachable once it has ended."""
+        try:
+            self._settle()
+            if self._waiting:
+                self._write()
+            self._work.send((name, given))
+            return self._answer()
+        except Gone:
+            raise self._gone() from None
+
+    def write(self, outputs: Sequence[Output]) -> None:
+        self._waiting.append(columns_of_outputs(outputs))
+
+    def flush(self) -> None:
+        """Hand over what was written; its answer is for the next call. Raises what the last one came to."""
+        try:
+            self._settle()
+            stalled, self._stalled = self._stalled, None
+            self._work.send(("flush", (self._taken(),)))
+            self._flushing = True
+            if stalled is not None:
+                # While nothing is taken nothing more is made.
+                self._settle()
+            if self._stalled is not None:
+                raise self._stalled
+        except Gone:
+            raise self._gone() from None
+
+    def _taken(self) -> list[Any]:
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def _write(self) -> None:
+        self._work.send(("write", (self._taken(),)))
+        self._answer()
+
+    def _settle(self) -> None:
+        """Wait for the answer to the last flush; one that stalled is for the next."""
+        if self._flushing:
+            self._flushing = False
+            try:
+                self._answer()
+            except Stalled as stalled:
+                self._stalled = stalled
+
+    def _answer(self) -> Any:
+        while True:
+            kind, *found = self._work.receive()
+            if kind == "back":
+                self._give(found[0])
+                continue
+            self.named, self.commands, self.gap, lines = found.pop()
+            _say(lines)
+            error, self._error = self._error, None
+            if kind == "done" and error is None:
+                return found[0]
+            raise error or _error(*found)
+
+    def _give(self, name: str) -> None:
+        """Answer a question back, for which more may be asked meanwhile."""
+        try:
+            answer = "gave", self.functions[name]()
+        except BaseException as error:
+            # The host unwinds what it was at, and then it goes on here.
+            self._error, answer = error, ("failed", None)
+        self._work.send(answer)
+
+    def records(self, most: int, timeout: float, ahead: bool) -> list[Record]:
+        """Records; with `ahead` those are asked for at once that will be wanted next."""
+        try:
+            if not self._asked:
+                self._records.send((most, timeout))
+            self._asked = False
+            kind, *found = self._records.receive()
+            if kind != "done":
+                raise _error(*found)
+            if ahead:
+                self._records.send((most, timeout))
+                self._asked = True
+            return records_of_columns(found[0])
+        except Gone:
+            raise self._gone() from None
+
+    # -- looks
+
+    def look(self, ask: Mapping[int, int] | str | None = None) -> Any:
+        """Find out how it stands. From any thread.
+
+        ask: what besides: offsets (the traffic), or "threads" (where they are); None: not known in time.
+        """
+        lines: list[Any] = []
+        found = None
+        with self._looking, suppress(Gone, TimeoutError):
+            if self._unanswered:
+                self._seen(lines)
+            self._looks.send(ask)
+            self._unanswered = True
+            found = self._seen(lines)
+        _say(lines)
+        return found
+
+    def _seen(self, lines: list[Any]) -> Any:
+        self.silence, answered_at, self.away, more, found = self._looks.receive(ANSWER_SECONDS)
+        self.answered_at = answered_at or self.answered_at
+        self._unanswered, self._looked_at = False, time.monotonic()
+        lines += more
+        return found
+
+    @property
+    def hung(self) -> float:
+        """Seconds for which nothing of it has moved. From any thread."""
+        return max(self.silence, time.monotonic() - self._looked_at - ANSWER_SECONDS)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            self.look()
+
+    # -- its end
+
+    def _gone(self) -> ConnectorError:
+        status: int | None = None
+        with suppress(subprocess.TimeoutExpired):
+            status = self._process.wait(END_SECONDS)
+        how = f"was killed by signal {-status}" if status is not None and status < 0 else "has ended"
+        return Unreachable(
+            f"the process that talks to Kafka {how}: nothing is lost, a new start goes on from the last "
+            "commit"
+        )
+
+    def close(self) -> None:
+        """Say goodbye to the brokers, then end. What was written and not flushed goes nowhere."""
+        if not self._ended.is_set():
+            self._waiting.clear()
+            with suppress(Exception):  # it was said before, or nobody is left to whom it matters
+                self._settle()
+            with suppress(ConnectorError):
+                self.call("close")
+            self.end()
+
+    def end(self) -> None:
+        """Nothing is asked of it any more. May be called again."""
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        atexit.unregister(self.end)
+        with self._looking:
+            for channel in (self._work, self._records, self._looks):
+                channel.close()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _say(lines: Iterable[Sequence[Any]]) -> None:
+    """Lines of the host's log, as if they were of here."""
+    for name, level, created, text, given, fields, error in lines:
+        logger = logging.getLogger(name)
+        if logger.isEnabledFor(level):
+            more = {"fields": fields} if fields else None
+            record = logger.makeRecord(name, level, "", 0, text, tuple(given), None, extra=more)
+            record.created, record.exc_text = created, error
+            logger.handle(record)
+
+
+def _error(kinds: Sequence[str], text: str, where: str) -> Exception:
+    """What the host has raised: the same, where it is of the connectors' own kinds."""
+    for kind in kinds:
+        found = getattr(events, kind, None)
+        if isinstance(found, type) and issubclass(found, Exception):
+            return found(text)
+    error = RuntimeError(f"{kinds[0]}: {text}")
+    error.add_note(where)
+    return error
