@@ -1,0 +1,112 @@
+"""The Kafka process of a worker on a real broker: started as users start it, killed, stopped, left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.kafka.broker import Broker
+from tests.kafka_worker import Place, new_place
+from tests.processes import ROOT, Process, wait_for
+from tests.streams import vectors
+
+pytestmark = pytest.mark.slow
+
+EVENTS = vectors(200)
+
+
+@pytest.fixture
+def place(broker: Broker, tmp_path: Path) -> Iterator[Place]:
+    yield new_place(broker, tmp_path)
+
+
+def host_of(pid: int) -> int:
+    """The one child of a worker."""
+    (child,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    assert "connectors.kafka.host" in Path(f"/proc/{child}/cmdline").read_text()
+    return child
+
+
+def gone(pid: int) -> bool:
+    """Has it ended? (Whoever is nobody's child any more may wait to be collected for ever.)"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def exact(place: Place, count: int) -> None:
+    """Each of the first events has one prediction, and they are those of an uninterrupted run's steps."""
+    found = [json.loads(message.value or b"") for message in place.read()]
+    assert [each["source"][2] for each in found] == list(range(count))
+    steps = [each["model_step"] for each in found]
+    assert steps == sorted(steps)
+
+
+def test_the_worker_is_killed(place: Place) -> None:
+    """Its Kafka process doesn't outlive it, and the next one goes on."""
+    place.send(EVENTS[:100])
+    with Process(*place.words("run")) as worker:
+        wait_for(lambda: place.answered(50), "it works")
+        host = host_of(worker.process.pid)
+        worker.process.kill()
+        wait_for(lambda: gone(host), "its Kafka process has ended", lambda: True)
+    place.send(EVENTS[100:])
+    with Process(*place.words("run")) as worker:
+        wait_for(lambda: place.answered(200), "another one goes on")
+        worker.process.terminate()
+        assert worker.ends() == 0
+    exact(place, 200)
+
+
+def test_the_kafka_process_is_killed(place: Place) -> None:
+    """One clear line, status 4, and nothing is lost."""
+    place.send(EVENTS[:100])
+    with Process(*place.words("run")) as worker:
+        wait_for(lambda: place.answered(50), "it works")
+        os.kill(host_of(worker.process.pid), signal.SIGKILL)
+        assert worker.ends() == 4
+    last = worker.errors.strip().splitlines()[-1]
+    assert "the process that talks to Kafka was killed by signal 9: nothing is lost" in last
+    place.send(EVENTS[100:])
+    with Process(*place.words("run")) as worker:
+        wait_for(lambda: place.answered(200), "a new start goes on")
+        worker.process.terminate()
+        assert worker.ends() == 0
+    exact(place, 200)
+
+
+def test_a_signal_to_all_its_processes(place: Place) -> None:
+    """As a terminal sends it, or systemd: the worker stops as ever, with its Kafka process to the end."""
+    place.send(EVENTS[:100])
+    with Process(*place.words("run")) as worker:
+        wait_for(lambda: place.answered(100), "it works")
+        host = host_of(worker.process.pid)
+        for pid in (host, worker.process.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert worker.ends() == 0
+        assert gone(host)
+    assert "Traceback" not in worker.errors
+    at, said = place.committed()["", 0]
+    assert at == 100
+    assert said["checkpoint"] == place.named()
+
+
+def test_a_folder_with_modules_of_our_names(place: Place, tmp_path: Path) -> None:
+    """Whatever lies where a worker is started is none of its modules."""
+    for name in ("kafka", "json", "connectors"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not this one')")
+    place.send(EVENTS[:50])
+    command = [sys.executable, "-P", "-m", "streamlearn", *place.words("run")]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL) as worker:
+        wait_for(lambda: place.answered(50), "it works", lambda: worker.poll() is None)
+        worker.terminate()
+        assert worker.wait(60) == 0
