@@ -38,7 +38,7 @@ COMMANDS = {
     "run": Command(
         "",
         "the worker: read events, predict, learn, checkpoint, until the source ends or a signal comes",
-        "streamlearn.run",
+        "streamlearn.start",
         "run",
     ),
     "check": Command(

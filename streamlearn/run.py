@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import gc
 import logging
-import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import torch
@@ -25,7 +24,6 @@ from streamlearn.events import (
     UsageError,
 )
 from streamlearn.exporter import Exporter, ExporterError
-from streamlearn.flags import load_settings
 from streamlearn.logs import about, setup, sweep
 from streamlearn.nets import NetError
 from streamlearn.observe import Vitals
@@ -50,9 +48,8 @@ UNEXPECTED, USAGE, REFUSED, UNREACHABLE, NOT_WRITABLE, FENCED = 1, 2, 3, 4, 6, 7
 REFUSALS = (StateMismatch, Disagreement, NothingWhole, WrongFormat, Locked)
 
 
-def run(words: Sequence[str]) -> int:
+def run(settings: Settings) -> int:
     """The worker. Returns the exit status."""
-    settings = load_settings(words, os.environ)
     setup(settings.log.level, settings.log.format)
 
     def work() -> int:

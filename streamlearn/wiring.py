@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from streamlearn.clashes import refuse_clashes
@@ -29,6 +30,13 @@ from streamlearn.settings import (
 def named(path: str) -> str:
     """A file as people call it."""
     return "standard output" if path == "-" else path
+
+
+def prepare(settings: Settings) -> None:
+    """Begin what `make_both` wants and takes a while: a process that loads Kafka's client. Raises nothing."""
+    with suppress(SettingsError):
+        if (source_connector(settings), sink_connector(settings)) == (KAFKA_SOURCE, KAFKA_SINK):
+            load_object("connectors.kafka.hosted:prepare")()
 
 
 def make_both(settings: Settings) -> tuple[Source, Sink]:

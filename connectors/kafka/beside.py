@@ -13,7 +13,7 @@ from typing import Any
 
 from connectors.kafka.boxes import beyond
 from connectors.kafka.columns import records_of_columns
-from connectors.kafka.hosted import Hosted
+from connectors.kafka.hosted import Hosted, hosted
 from streamlearn.events import Claim, Output, Position, Record, Resume, Standing, Traffic, UsageError
 
 
@@ -22,7 +22,7 @@ def beside(
 ) -> tuple[BesideSource, BesideSink]:
     """Source and sink by import strings (`KafkaSource` and `KafkaSink`, or classes derived from those) and
     their options, in a process beside this one. Raises what making them raises."""
-    host = Hosted()
+    host = hosted()
     try:
         level = logging.getLogger("connectors").getEffectiveLevel()
         topic = host.call("make", level, source, dict(of), sink, dict(to))

@@ -43,6 +43,19 @@ def start(ends: Sequence[socket.socket]) -> Process:
     return subprocess.Popen(command, pass_fds=numbers, stdin=subprocess.DEVNULL, env=env)
 
 
+_prepared: list[Hosted] = []
+
+
+def prepare() -> None:
+    """Start a host that nobody needs yet: what it loads takes a while."""
+    _prepared.append(Hosted())
+
+
+def hosted() -> Hosted:
+    """A host: the one that was prepared, if there is one."""
+    return _prepared.pop() if _prepared else Hosted()
+
+
 class Hosted:
     """Starts it, asks it, ends it. All but `look` and what that finds belongs to the learner's thread."""
 

@@ -17,6 +17,7 @@ from typing import Any
 from ops.bench.common import (
     arguments,
     cpu_seconds,
+    family,
     made_with,
     resident_bytes,
     say,
@@ -50,7 +51,7 @@ def watch(worker: Worker, fall: int) -> list[dict[str, Any]]:
                 "seconds": round(now - begun, 2),
                 "records": status["records"],
                 "lag": lag,
-                "resident_bytes": resident_bytes(pid),
+                "resident_bytes": sum(map(resident_bytes, family(pid))),
                 "cpu_seconds": cpu_seconds(pid),
                 "queued_records": status["queues"]["records"],
                 "queued_outputs": status["queues"]["outputs"],

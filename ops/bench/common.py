@@ -194,10 +194,16 @@ def resident_bytes(pid: int) -> int:
     raise ValueError("no VmRSS: the process has ended")
 
 
+def family(pid: int) -> list[int]:
+    """A process and those that it has started, as a worker has. Raises OSError when it has ended."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [pid, *(int(child) for task in tasks for child in (task / "children").read_text().split())]
+
+
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far, user and system. Raises OSError when it has ended."""
-    behind_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(behind_name[11]) + int(behind_name[12])) / os.sysconf("SC_CLK_TCK")
+    """Processor time of a process and its children so far. Raises OSError when it has ended."""
+    behind = [Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split() for each in family(pid)]
+    return sum(int(of[11]) + int(of[12]) for of in behind) / os.sysconf("SC_CLK_TCK")
 
 
 def loop(module: str, *flags: str) -> dict[str, Any]:
