@@ -42,7 +42,6 @@ class Told:
     def __init__(self, options: Mapping[str, Any]) -> None:
         if options.get("refused"):
             raise UsageError("source.topic is not set")
-        Told.one = self
         self.topic = "t"
         self.silence, self.answered_at, self.away = 0.0, 5.0, "no broker answers yet"
         self.records = [record(offset) for offset in range(options.get("records", 0))]
@@ -63,6 +62,7 @@ class Told:
             inbox=self.inbox,
         )
         self.link = SimpleNamespace(plane=self.plane, hold=self._hold)
+        Told.one = self
 
     def claim(self, instance: str | None, standby: Callable[[], None], stopped: Callable[[], bool]) -> Claim:
         while not stopped():
@@ -113,7 +113,7 @@ class Taken:
     one: ClassVar[Taken]
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        Taken.one, self.source = self, options["source"]
+        self.source = options["source"]
         self.outputs: list[Output] = []
         self.flushes = 0
         self.full = False
@@ -121,6 +121,7 @@ class Taken:
         self.going_on.set()
         self.named: list[Any] = []
         self.failure: Exception | None = None
+        Taken.one = self
 
     def write(self, outputs: Sequence[Output]) -> None:
         assert self.going_on.wait(DEADLINE)

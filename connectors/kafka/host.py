@@ -260,9 +260,10 @@ class Host:
             try:
                 ask = self._looks.receive(HELD_SECONDS)
             except TimeoutError:
+                if self._made is None or self._source.plane is None:
+                    continue
                 self._seen.clear()
-                if self._made is not None and self._source.plane is not None:
-                    self._source.link.hold(self._seen.wait)
+                self._source.link.hold(self._seen.wait)
                 ask = self._looks.receive()
             self._seen.set()
             self._looks.send(self._state(ask))
