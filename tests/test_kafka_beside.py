@@ -153,10 +153,32 @@ def test_a_flush_does_not_wait(make: Made) -> None:
     Taken.one.going_on.set()
     sink.write([prediction(2)])
     sink.flush()
+    assert sink.settle(0.0)
     sink.name("id", {"t": {0: 3}}, Position("c", 0, 1), b"done")
     assert [output.position.offset for output in Taken.one.outputs] == [0, 1, 2]
     assert Taken.one.named == [(3, "id", {"t": {0: 3}}, Position("c", 0, 1), b"done")]
     assert sink.named == "id"
+
+
+def test_not_many_flushes_go_on_at_once(make: Made) -> None:
+    _, sink = make()
+    Taken.one.going_on.clear()
+    for offset in range(hosted.AT_ONCE):
+        sink.write([prediction(offset)])
+        sink.flush()
+    done = threading.Event()
+
+    def one_more() -> None:
+        sink.flush()
+        done.set()
+
+    thread = threading.Thread(target=one_more)
+    thread.start()
+    assert not done.wait(0.05), "it waits for the first of them"
+    Taken.one.going_on.set()
+    thread.join(DEADLINE)
+    assert sink.settle(0.0)
+    assert (len(Taken.one.outputs), Taken.one.flushes) == (hosted.AT_ONCE, hosted.AT_ONCE + 1)
 
 
 def test_what_was_written_goes_before_what_is_said_of_it(make: Made) -> None:
@@ -168,7 +190,7 @@ def test_what_was_written_goes_before_what_is_said_of_it(make: Made) -> None:
     sink.write([prediction(1)])
     sink.flush()
     with pytest.raises(Fenced):
-        sink.flush()
+        sink.settle(0.0)
 
 
 def test_while_nothing_is_taken_nothing_more_is_handed_over(make: Made) -> None:

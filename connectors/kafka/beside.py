@@ -7,7 +7,6 @@ it as much time as the client works. What passes between the processes is packed
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +40,7 @@ class BesideSource:
 
     def __init__(self, host: Hosted, topic: str, merged: bool) -> None:
         self._host, self.topic, self._merged = host, topic, merged
-        self._left: deque[Record] = deque()
+        self._left: list[Record] = []
         self._traffic: Traffic | None = None
 
     def claim(self, instance: str | None, standby: Callable[[], None], stopped: Callable[[], bool]) -> Claim:
@@ -57,13 +56,13 @@ class BesideSource:
         self._host.call("open", given)
 
     def poll(self, max_records: int, timeout: float) -> list[Record]:
-        left = self._left
         if not max_records:
             self._host.call("poll")
-        elif not left:
-            # Merged, a record may come only behind a decision, and nobody has asked for that yet.
-            left.extend(self._host.records(max_records, timeout, ahead=not self._merged))
-        return [left.popleft() for _ in range(min(max_records, len(left)))]
+            return []
+        # Merged, a record may come only behind a decision, and nobody has asked for that yet.
+        found = self._left or self._host.records(max_records, timeout, ahead=not self._merged)
+        self._left = found[max_records:]
+        return found[:max_records]
 
     @property
     def ended(self) -> bool:

@@ -46,6 +46,11 @@ class Channel:
         except OSError as error:
             raise Gone(str(error)) from error
 
+    @property
+    def waits(self) -> bool:
+        """Has a message come, or the end?"""
+        return bool(self._news.poll(0))
+
     def receive(self, timeout: float | None = None) -> Any:
         """The next message. Raises TimeoutError if none begins within `timeout` seconds, Gone."""
         try:

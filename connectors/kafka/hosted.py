@@ -22,6 +22,8 @@ from streamlearn.events import ConnectorError, Output, Record, Stalled, Unreacha
 LOOK_SECONDS = 0.2
 ANSWER_SECONDS = 1.0
 """For so long who looks waits for the answer; then what was seen last counts."""
+AT_ONCE = 4
+"""Flushes that may go on while the learner does."""
 END_SECONDS = 5.0
 """For so long a host whose worker has closed it may take to end."""
 
@@ -73,7 +75,8 @@ class Hosted:
         self._work, self._records, self._looks = [Channel(ours) for ours, _ in ends]
         self._waiting: list[Any] = []
         """Outputs that are not sent yet."""
-        self._flushing = False
+        self._flushing = 0
+        """Flushes that are not answered yet."""
         self._stalled: Stalled | None = None
         self._asked = False
         self._looking, self._looked_at, self._unanswered = threading.Lock(), time.monotonic(), False
@@ -101,15 +104,15 @@ class Hosted:
     def flush(self) -> None:
         """Hand over what was written; its answer is for the next call. Raises what the last one came to."""
         try:
-            self._settle()
-            stalled, self._stalled = self._stalled, None
+            self._settle(AT_ONCE - 1)
             self._work.send(("flush", (self._taken(),)))
-            self._flushing = True
-            if stalled is not None:
-                # While nothing is taken nothing more is made.
-                self._settle()
+            self._flushing += 1
             if self._stalled is not None:
-                raise self._stalled
+                # While nothing is taken nothing more is made.
+                self._stalled = None
+                self._settle()
+                if self._stalled is not None:
+                    raise self._stalled
         except Gone:
             raise self._gone() from None
 
@@ -121,10 +124,10 @@ class Hosted:
         self._work.send(("write", (self._taken(),)))
         self._answer()
 
-    def _settle(self) -> None:
-        """Wait for the answer to the last flush; one that stalled is for the next."""
-        if self._flushing:
-            self._flushing = False
+    def _settle(self, most: int = 0) -> None:
+        """See how flushes have ended, and wait until no more than `most` go on; one that stalled is kept."""
+        while self._flushing and (self._flushing > most or self._work.waits):
+            self._flushing -= 1
             try:
                 self._answer()
             except Stalled as stalled:
