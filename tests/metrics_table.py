@@ -28,7 +28,8 @@ two seconds, by a thread that doesn't wait for the learner), the memory's compos
 of the moment. Nothing of it changes a bit of the state.
 
 Beside these there are the process' own: `process_resident_memory_bytes`, `process_cpu_seconds_total`,
-`process_start_time_seconds`, `process_open_fds`.
+`process_start_time_seconds`, `process_open_fds`; on Kafka they are the learner's, and the process beside it
+that talks to the brokers has none.
 
 | metric | kind | labels | |
 |---|---|---|---|
