@@ -12,7 +12,10 @@ from streamlearn.wiring import prepare
 def run(words: Sequence[str]) -> int:
     """The worker. Returns the exit status."""
     settings = load_settings(words, os.environ)
-    prepare(settings)
-    from streamlearn.run import run  # (loads torch, which takes seconds)
+    end = prepare(settings)
+    try:
+        from streamlearn.run import run  # (loads torch, which takes seconds)
 
-    return run(settings)
+        return run(settings)
+    finally:
+        end()

@@ -32,11 +32,16 @@ def named(path: str) -> str:
     return "standard output" if path == "-" else path
 
 
-def prepare(settings: Settings) -> None:
-    """Begin what `make_both` wants and takes a while: a process that loads Kafka's client. Raises nothing."""
+def prepare(settings: Settings) -> Callable[[], None]:
+    """Begin what `make_both` wants and takes a while: a process that loads Kafka's client. Raises nothing.
+
+    What is returned ends it, if `make_both` was never called.
+    """
     with suppress(SettingsError):
         if (source_connector(settings), sink_connector(settings)) == (KAFKA_SOURCE, KAFKA_SINK):
-            load_object("connectors.kafka.hosted:prepare")()
+            begin: Callable[[], Callable[[], None]] = load_object("connectors.kafka.hosted:prepare")
+            return begin()
+    return lambda: None
 
 
 def make_both(settings: Settings) -> tuple[Source, Sink]:

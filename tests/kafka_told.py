@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
@@ -172,9 +173,10 @@ class Here:
         self._done.set()
 
     def wait(self, timeout: float | None = None) -> int:
-        assert self._done.wait(timeout)
+        if not self._done.wait(timeout):
+            raise subprocess.TimeoutExpired("host", timeout or 0.0)
         assert self.status is not None
         return self.status
 
     def kill(self) -> None:
-        raise AssertionError("it has not ended by itself")
+        self.shut(-9)

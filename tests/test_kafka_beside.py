@@ -40,6 +40,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
         return started[-1]
 
     monkeypatch.setattr(hosted, "start", start)
+    monkeypatch.setattr(hosted, "_prepared", [])
     levels = {name: logging.getLogger(name).level for name in host.LOGGERS}
     handlers = {name: list(logging.getLogger(name).handlers) for name in host.LOGGERS}
 
@@ -268,6 +269,19 @@ def test_lines_for_the_log(make: Made, caplog: pytest.LogCaptureFixture) -> None
     assert found.__dict__["fields"] == {"topic": "t", "offset": str(1 << 70)}
     assert found.msg == "%s: %d of %s", "by which repetitions are told"
     assert sink.settle(0.0)
+
+
+def test_one_that_nobody_comes_for(make: Made) -> None:
+    end = hosted.prepare()
+    (host,) = hosted._prepared
+    end()
+    end()
+    assert hosted._prepared == []
+    taken_too_late = hosted.prepare()
+    source, _ = make()
+    assert source._host is not host
+    taken_too_late()
+    assert source.traffic({0: 4}) is not None, "it goes on"
 
 
 def test_the_end(make: Made) -> None:

@@ -99,6 +99,19 @@ def test_a_signal_to_all_its_processes(place: Place) -> None:
     assert said["checkpoint"] == place.named()
 
 
+def test_a_signal_at_the_very_beginning(place: Place) -> None:
+    """To both, before the one has loaded torch and the other Kafka's client."""
+    with Process(*place.words("run")) as worker:
+        pid = worker.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        wait_for(children.read_text, "the Kafka process is begun")
+        for each in (int(children.read_text()), pid):
+            os.kill(each, signal.SIGINT)
+        assert worker.ends() == 0
+    assert "Traceback" not in worker.errors
+    assert "SIGINT: stopped before anything was begun" in worker.errors
+
+
 def test_a_folder_with_modules_of_our_names(place: Place, tmp_path: Path) -> None:
     """Whatever lies where a worker is started is none of its modules."""
     for name in ("kafka", "json", "connectors"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import signal
 import socket
 import struct
 from typing import Any
@@ -14,6 +15,9 @@ SMALL = 1 << 16
 """Bytes up to which a message goes out in one piece with its length: copying them costs less than a call."""
 BUFFER = 1 << 20
 """Bytes that may be under way: whoever sends so much needn't wait for who receives."""
+
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+"""What a terminal or a supervisor may send to all processes of a worker: that one says when to stop."""
 
 
 class Gone(Exception):

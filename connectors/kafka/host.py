@@ -26,7 +26,7 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from connectors.kafka.boxes import Place
-from connectors.kafka.channel import Channel, Gone
+from connectors.kafka.channel import SIGNALS, Channel, Gone
 from connectors.kafka.columns import columns_of_records, outputs_of_columns
 from connectors.kafka.sink import KafkaSink
 from connectors.kafka.source import KafkaSource
@@ -292,9 +292,9 @@ def threads() -> Any:
 
 def host(ends: Sequence[socket.socket]) -> None:
     """Serve the worker at the other ends. Never returns: the process ends."""
-    # A terminal or a supervisor asks all processes of a worker to stop: the worker says when.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     logging.captureWarnings(True)
     gc.freeze()
     gc.set_threshold(*COLLECTED)

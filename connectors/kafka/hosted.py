@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from connectors.kafka.channel import Channel, Gone, pair
+from connectors.kafka.channel import SIGNALS, Channel, Gone, pair
 from connectors.kafka.columns import columns_of_outputs, records_of_columns
 from streamlearn import events
 from streamlearn.events import ConnectorError, Output, Record, Stalled, Unreachable
@@ -42,15 +43,29 @@ def start(ends: Sequence[socket.socket]) -> Process:
     command = [sys.executable, "-P", *warnings, "-m", "connectors.kafka.host", *map(str, numbers)]
     # Whatever makes this process find its modules: that one is to find the same, and no others (-P).
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-    return subprocess.Popen(command, pass_fds=numbers, stdin=subprocess.DEVNULL, env=env)
+    # Until it can ignore them itself: it inherits that they wait.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return subprocess.Popen(command, pass_fds=numbers, stdin=subprocess.DEVNULL, env=env)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _prepared: list[Hosted] = []
 
 
-def prepare() -> None:
-    """Start a host that nobody needs yet: what it loads takes a while."""
-    _prepared.append(Hosted())
+def prepare() -> Callable[[], None]:
+    """Start a host that nobody needs yet: what it loads takes a while. What is returned ends it, if nobody
+    has come for it."""
+    host = Hosted()
+    _prepared.append(host)
+
+    def end() -> None:
+        if host in _prepared:
+            _prepared.remove(host)
+            host.end(0.0)  # it may still be loading, and has begun nothing
+
+    return end
 
 
 def hosted() -> Hosted:
@@ -227,8 +242,8 @@ class Hosted:
                 self.call("close")
             self.end()
 
-    def end(self) -> None:
-        """Nothing is asked of it any more. May be called again."""
+    def end(self, patience: float = END_SECONDS) -> None:
+        """Nothing is asked of it any more; after so many seconds it is killed. May be called again."""
         if self._ended.is_set():
             return
         self._ended.set()
@@ -237,7 +252,7 @@ class Hosted:
             for channel in (self._work, self._records, self._looks):
                 channel.close()
         try:
-            self._process.wait(END_SECONDS)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
