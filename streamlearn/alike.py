@@ -15,8 +15,10 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from streamlearn import layouts
 from streamlearn.arrays import finish_rows, from_raw
 from streamlearn.events import Array
+from streamlearn.layouts import Apart
 from streamlearn.parsing import MSGPACK_MAP
 from streamlearn.reasons import Refusal
 
@@ -27,6 +29,19 @@ _SCALARS = {str, int, float, bool, bytes, type(None)}
 
 # A map becomes a tuple of its pairs: so a key that occurs twice is seen, and no list is taken for a map.
 _unpack = partial(msgpack.unpackb, object_pairs_hook=tuple)
+
+
+def apart(
+    values: Sequence[bytes], features: str, most_bytes: int, max_depth: int, max_values: int
+) -> Apart | None:
+    """The fields by name [records], and the x's; None if the records aren't alike."""
+    if max_depth < DEPTH:
+        return None
+    if (found := layouts.apart(values, features, most_bytes, max_values)) is not None:
+        return found
+    columns = columns_of(values, features, most_bytes, max_depth)
+    xs = raw_rows(columns[features], max_values) if columns is not None else None
+    return (columns, xs) if columns is not None and xs is not None else None
 
 
 def columns_of(

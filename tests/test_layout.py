@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 CORE = (
     "alike answers arithmetic arrays arrivals average batch bookkeeping buffers classes codec config "
-    "continual encoding evaluator events exam features forgetting hashing heldout images learner "
+    "continual encoding evaluator events exam features forgetting hashing heldout images layouts learner "
     "learner_parts ledger losses method methods methods.* metrics model modifiers modifiers.* nets "
     "normalise optimise options parsing piles prequential prototypes reasons rows schedule schema section "
     "serving state tape threads trainer transfer views words"
