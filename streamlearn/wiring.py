@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from streamlearn.clashes import refuse_clashes
 from streamlearn.codec import Codec
-from streamlearn.events import Event, Rejection, Resume, Sink, Source, UsageError
+from streamlearn.events import ConnectorError, Event, Rejection, Resume, Sink, Source, UsageError
 from streamlearn.options import settled
 from streamlearn.settings import (
     FILE_SINK,
@@ -35,9 +35,9 @@ def named(path: str) -> str:
 def prepare(settings: Settings) -> Callable[[], None]:
     """Begin what `make_both` wants and takes a while: a process that loads Kafka's client. Raises nothing.
 
-    What is returned ends it, if `make_both` was never called.
+    What is returned ends it, if that has not been done before.
     """
-    with suppress(SettingsError):
+    with suppress(SettingsError, ConnectorError):
         if (source_connector(settings), sink_connector(settings)) == (KAFKA_SOURCE, KAFKA_SINK):
             begin: Callable[[], Callable[[], None]] = load_object("connectors.kafka.hosted:prepare")
             return begin()
@@ -50,15 +50,11 @@ def make_both(settings: Settings) -> tuple[Source, Sink]:
     On Kafka they work in a process beside this one, whose interpreter they needn't share with the learner.
     """
     source, sink = source_connector(settings), sink_connector(settings)
-    if sink == KAFKA_SINK and (source == KAFKA_SOURCE or _of_kafka(load_object(source))):
+    if sink == KAFKA_SINK and (source == KAFKA_SOURCE or getattr(load_object(source), "beside", False)):
         beside: Callable[..., tuple[Source, Sink]] = load_object("connectors.kafka.beside:beside")
         return beside(source, _source_options(settings), sink, _sink_options(settings))
     made = make_source(settings)
     return made, make_sink(settings, made)
-
-
-def _of_kafka(factory: Any) -> bool:
-    return isinstance(factory, type) and issubclass(factory, load_object(KAFKA_SOURCE))
 
 
 def make_source(settings: Settings) -> Source:

@@ -50,7 +50,7 @@ class Told:
         self.asked: list[int] = []
         self.held = threading.Event()
         self.released = threading.Event()
-        self.closed = False
+        self.closed = self.waited = False
         self.inbox = SimpleNamespace(ahead=0)
         self.waiting: list[Record] = []
         commands = SimpleNamespace(depth=0)
@@ -104,6 +104,9 @@ class Told:
 
         threading.Thread(target=wait, daemon=True).start()
 
+    def waits(self) -> None:
+        self.waited = True
+
     def close(self) -> None:
         self.closed = True
 
@@ -126,8 +129,9 @@ class Taken:
 
     def write(self, outputs: Sequence[Output]) -> None:
         assert self.going_on.wait(DEADLINE)
-        if self.failure is not None:
-            raise self.failure
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
         self.outputs += outputs
 
     def flush(self) -> None:

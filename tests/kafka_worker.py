@@ -67,6 +67,7 @@ class Forked:
     """The host of a worker's Kafka side, forked from the worker: it has loaded everything, and is patched."""
 
     def __init__(self, ends: Sequence[socket.socket]) -> None:
+        self.status: int | None = None
         self.pid = os.fork()
         if self.pid:
             return
@@ -81,15 +82,20 @@ class Forked:
 
     def wait(self, timeout: float | None = None) -> int:
         """Raises subprocess.TimeoutExpired."""
-        end = time.monotonic() + (timeout or math.inf)
-        while not (done := os.waitpid(self.pid, os.WNOHANG))[0]:
-            if time.monotonic() > end:
+        end = time.monotonic() + (math.inf if timeout is None else timeout)
+        while self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > end:
                 raise subprocess.TimeoutExpired("host", timeout or 0.0)
-            PAUSE.wait(0.005)
-        return os.waitstatus_to_exitcode(done[1])
+            else:
+                PAUSE.wait(0.005)
+        return self.status
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
 
 
 HOLD = "STREAMLEARN_TEST_HOLD"

@@ -6,6 +6,8 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -194,6 +196,44 @@ def test_what_was_written_goes_before_what_is_said_of_it(make: Made) -> None:
         sink.settle(0.0)
 
 
+@pytest.mark.parametrize("failure", [Fenced("who"), MemoryError("no room"), OSError("disk")])
+def test_behind_a_failure_nothing_is_handed_over(make: Made, failure: Exception) -> None:
+    """What comes next would raise P over outputs that never came."""
+    _, sink = make()
+    Taken.one.failure = failure
+    Taken.one.going_on.clear()
+    for offset in range(3):
+        sink.write([prediction(offset)])
+        sink.flush()
+    Taken.one.going_on.set()
+    for ask in (
+        partial(sink.settle, 0.0),
+        partial(sink.name, "id", {}),
+        partial(sink.passed, ("t", 0), 5),
+        sink.flush,
+        partial(sink.settle, 0.0),
+    ):
+        with suppress(type(failure)):
+            ask()
+    with pytest.raises(type(failure), match=str(failure)):
+        sink.settle(0.0)
+    assert (Taken.one.outputs, Taken.one.flushes, Taken.one.named) == ([], 0, [])
+
+
+def test_it_says_goodbye_whatever_has_failed(make: Made) -> None:
+    source, sink = make()
+    Taken.one.failure = Fenced("who")
+    Taken.one.going_on.clear()
+    for offset in range(3):
+        sink.write([prediction(offset)])
+        sink.flush()
+    Taken.one.going_on.set()
+    source.waits()
+    assert Told.one.waited, "nothing is raised to whoever only says that it waits"
+    source.close()
+    assert Told.one.closed
+
+
 def test_while_nothing_is_taken_nothing_more_is_handed_over(make: Made) -> None:
     _, sink = make()
     Taken.one.full = True
@@ -281,7 +321,8 @@ def test_one_that_nobody_comes_for(make: Made) -> None:
     source, _ = make()
     assert source._host is not host
     taken_too_late()
-    assert source.traffic({0: 4}) is not None, "it goes on"
+    assert not Told.one.closed, "who doesn't close it gets no goodbye"
+    source.close()
 
 
 def test_the_end(make: Made) -> None:
@@ -294,6 +335,35 @@ def test_the_end(make: Made) -> None:
     source.close()
     assert Told.one.closed
     assert [output.position.offset for output in Taken.one.outputs] == [0], "the others were not flushed"
+
+
+def test_a_host_that_has_failed(make: Made) -> None:
+    source, _ = make()
+    process = source._host._process
+    assert isinstance(process, Here)
+    process.shut(1)
+    with pytest.raises(RuntimeError, match="has failed: what it said stands above"):
+        source.fingerprint({})
+
+
+def test_a_host_that_does_nothing(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads has other things to do; whoever waits for an answer kills it."""
+    source, sink = make()
+    assert source.traffic({0: 4}) is not None
+    for name in ("ANSWER_SECONDS", "HUNG_SECONDS"):
+        monkeypatch.setattr(hosted, name, 0.05)
+    go_on = threading.Event()
+    monkeypatch.setattr(Told, "traffic", lambda self, offsets: go_on.wait(DEADLINE) and None)
+    monkeypatch.setattr(Told, "poll", lambda self, most, timeout: go_on.wait(DEADLINE) and [])
+    source.traffic({0: 4})
+    assert source.poll(5, 0.0) == source.poll(5, 0.0) == []
+    Taken.one.going_on.clear()
+    sink.write([prediction(0)])
+    sink.flush()
+    with pytest.raises(Unreachable, match="was killed by signal 9"):
+        sink.settle(0.0)
+    go_on.set()
+    Taken.one.going_on.set()
 
 
 def test_a_host_that_has_ended(make: Made) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from connectors.kafka import hosted
 from ops.kafka.broker import Broker
 from tests.kafka_worker import Place, new_place
 from tests.processes import ROOT, Process, wait_for
@@ -80,6 +81,29 @@ def test_the_kafka_process_is_killed(place: Place) -> None:
         wait_for(lambda: place.answered(200), "a new start goes on")
         worker.process.terminate()
         assert worker.ends() == 0
+    exact(place, 200)
+
+
+def impatient() -> None:
+    hosted.HUNG_SECONDS = 1.0
+
+
+def test_the_kafka_process_alone_is_stopped(place: Place) -> None:
+    """A worker that is asked to end doesn't wait for it for ever."""
+    place.send(EVENTS[:100])
+    with place.run(before=impatient) as run:
+        place.until_answered(run, 100)
+        pid = run.process.pid
+        host = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        os.kill(host, signal.SIGSTOP)
+        assert run.stops() == 4
+        assert gone(host)
+    last = run.said.strip().splitlines()[-1]
+    assert "the process that talks to Kafka was killed by signal 9: nothing is lost" in last
+    place.send(EVENTS[100:])
+    with place.run() as run:
+        place.until_answered(run, 200)
+        assert run.stops() == 0
     exact(place, 200)
 
 

@@ -19,8 +19,8 @@ from streamlearn.events import Claim, Output, Position, Record, Resume, Standing
 def beside(
     source: str, of: Mapping[str, Any], sink: str, to: Mapping[str, Any]
 ) -> tuple[BesideSource, BesideSink]:
-    """Source and sink by import strings (`KafkaSource` and `KafkaSink`, or classes derived from those) and
-    their options, in a process beside this one. Raises what making them raises."""
+    """Source and sink by import strings (`KafkaSource`, or a class derived from it that is marked `beside`;
+    `KafkaSink`) and their options, in a process beside this one. Raises what making them raises."""
     host = hosted()
     try:
         level = logging.getLogger("connectors").getEffectiveLevel()
@@ -80,7 +80,7 @@ class BesideSource:
         return records_of_columns(self._host.call("commands")) if self._host.commands else []
 
     def waits(self) -> None:
-        self._host.call("waits")
+        self._host.look("waits")
 
     def ends(self) -> dict[int, int]:
         found: dict[int, int] = self._host.call("ends")

@@ -14,7 +14,8 @@ _LENGTH = struct.Struct("<Q")
 SMALL = 1 << 16
 """Bytes up to which a message goes out in one piece with its length: copying them costs less than a call."""
 BUFFER = 1 << 20
-"""Bytes that may be under way: whoever sends so much needn't wait for who receives."""
+"""Bytes that may be under way, where the system allows it (net.core.wmem_max): whoever sends so much needn't
+wait for who receives."""
 
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 """What a terminal or a supervisor may send to all processes of a worker: that one says when to stop."""
@@ -30,8 +31,10 @@ class Channel:
     Strings may hold lone surrogates; lists come as lists, tuples too; keys of mappings may be integers.
     """
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, patience: float | None = None) -> None:
+        """patience: seconds without a byte amid a message, after which the other process counts as gone."""
         self._end = end
+        end.settimeout(patience)
         self._news = select.poll()
         self._news.register(end, select.POLLIN)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -57,13 +60,13 @@ class Channel:
 
     def receive(self, timeout: float | None = None) -> Any:
         """The next message. Raises TimeoutError if none begins within `timeout` seconds, Gone."""
+        if timeout is not None and not self._news.poll(timeout * 1000):
+            raise TimeoutError
         try:
-            if timeout is not None and not self._news.poll(timeout * 1000):
-                raise TimeoutError
+            if timeout is None:
+                self._news.poll()
             (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
             body = self._exactly(length)
-        except TimeoutError:
-            raise
         except (OSError, ValueError) as error:
             raise Gone(str(error)) from error
         return msgpack.unpackb(body, unicode_errors="surrogatepass", strict_map_key=False)

@@ -18,7 +18,8 @@ _answer = attrgetter("id", "label", "scores", "known_classes", "model_step", "po
 
 
 def columns_of_records(records: Iterable[Record]) -> list[Columns]:
-    """A run of records of one partition each: topic, partition, and the columns. `fields` are left out."""
+    """A run of records of one partition each: topic, partition, and the columns. `fields`, which Kafka's
+    records don't have, are left out."""
     runs: list[Columns] = []
     for (topic, partition), some in groupby(records, _place):
         values, offsets, cursors, keys, headers, tombstones = zip(*map(_parts, some), strict=True)

@@ -30,7 +30,7 @@ from connectors.kafka.channel import SIGNALS, Channel, Gone
 from connectors.kafka.columns import columns_of_records, outputs_of_columns
 from connectors.kafka.sink import KafkaSink
 from connectors.kafka.source import KafkaSource
-from streamlearn.events import Position, Resume
+from streamlearn.events import Position, Resume, Stalled
 
 HELD_SECONDS = 1.0
 """Without a look for so long the worker is stopped; it looks five times a second."""
@@ -41,6 +41,9 @@ MOST_LINES = 1000
 COLLECTED = 20_000, 20, 20
 """So seldom does Python look for cycles: no record and no output is in one, and a look at a queue full of
 them takes a tenth of a second."""
+OF_SINK = ("write", "flush", "name", "pass", "settle")
+LINES = 50
+"""That go with one answer: more might fill the socket while the worker doesn't read."""
 LOGGERS = ("connectors", "streamlearn", "py.warnings")
 
 
@@ -61,13 +64,16 @@ class Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         given = record.args if isinstance(record.args, tuple) else ()
         plain = [_plain(each) for each in given]
-        error = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
         fields = {name: _plain(each) for name, each in getattr(record, "fields", {}).items()}
         text = record.msg if given or not record.args else record.getMessage()
-        self._waiting.append((record.name, record.levelno, record.created, str(text), plain, fields, error))
+        if record.exc_info:
+            where = logging.Formatter().formatException(record.exc_info)
+            text, plain = "%s", [f"{record.getMessage()}\n{where}"]
+        self._waiting.append((record.name, record.levelno, record.created, str(text), plain, fields))
 
     def take(self) -> list[Sequence[Any]]:
-        return [self._waiting.popleft() for _ in range(len(self._waiting))]
+        """Some of them."""
+        return [self._waiting.popleft() for _ in range(min(LINES, len(self._waiting)))]
 
 
 def _plain(value: Any) -> Any:
@@ -99,6 +105,8 @@ class Host:
         self._lines = Lines()
         self._made: tuple[KafkaSource, KafkaSink] | None = None
         self._closed = False
+        self._failure: Exception | None = None
+        """Of the sink. What comes after it isn't done: it would raise P over outputs that never came."""
         self._seen = threading.Event()
 
     def serve(self) -> None:
@@ -139,8 +147,12 @@ class Host:
     def _answer(self, call: Sequence[Any]) -> None:
         name, given = call
         try:
+            if name in OF_SINK and self._failure is not None:
+                raise self._failure
             answer = ["done", getattr(self, f"on_{name}")(*given)]
         except Exception as error:
+            if name in OF_SINK and not isinstance(error, Stalled):
+                self._failure = error
             answer = raised(error)
         self._work.send([*answer, self._more()])
 
@@ -198,9 +210,6 @@ class Host:
     def on_commands(self) -> Any:
         return columns_of_records(self._source.commands())
 
-    def on_waits(self) -> None:
-        self._source.waits()
-
     def on_ends(self) -> Mapping[int, int]:
         return self._source.ends()
 
@@ -245,6 +254,7 @@ class Host:
             except Exception as error:
                 answer = raised(error)
             self._records.send(answer)
+            del answer
 
     def _next(self, most: int, timeout: float) -> Any:
         inbox = self._source.link.plane.inbox
@@ -275,6 +285,8 @@ class Host:
         source, found = self._source, None
         if ask == "threads":
             found = threads()
+        elif ask == "waits":
+            source.waits()
         elif isinstance(ask, dict) and (traffic := source.traffic(ask)) is not None:
             found = asdict(traffic)
         return source.silence, source.answered_at, source.away, self._lines.take(), found

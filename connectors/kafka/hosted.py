@@ -18,13 +18,17 @@ from typing import Any, Protocol
 from connectors.kafka.channel import SIGNALS, Channel, Gone, pair
 from connectors.kafka.columns import columns_of_outputs, records_of_columns
 from streamlearn import events
-from streamlearn.events import ConnectorError, Output, Record, Stalled, Unreachable
+from streamlearn.events import Output, Record, Stalled, Unreachable
 
 LOOK_SECONDS = 0.2
 ANSWER_SECONDS = 1.0
 """For so long who looks waits for the answer; then what was seen last counts."""
+ALIKE = {"OSError": OSError, "MemoryError": MemoryError}
+"""Errors of Python's that have an exit status of their own."""
 AT_ONCE = 4
 """Flushes that may go on while the learner does."""
+HUNG_SECONDS = 30.0
+"""Whoever waits for a host that doesn't even say how it stands kills it after so long."""
 END_SECONDS = 5.0
 """For so long a host whose worker has closed it may take to end."""
 
@@ -41,12 +45,17 @@ def start(ends: Sequence[socket.socket]) -> Process:
     numbers = [end.fileno() for end in ends]
     warnings = [f"-W{word}" for word in sys.warnoptions]
     command = [sys.executable, "-P", *warnings, "-m", "connectors.kafka.host", *map(str, numbers)]
-    # Whatever makes this process find its modules: that one is to find the same, and no others (-P).
+    # Whatever makes this process find its modules: that one is to find the same, and none where it runs (-P).
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     # Until it can ignore them itself: it inherits that they wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         return subprocess.Popen(command, pass_fds=numbers, stdin=subprocess.DEVNULL, env=env)
+    except OSError as error:
+        raise Unreachable(
+            f"no process can be started that talks to Kafka ({error.strerror}): are there limits of "
+            "processes, or of memory?"
+        ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -55,15 +64,15 @@ _prepared: list[Hosted] = []
 
 
 def prepare() -> Callable[[], None]:
-    """Start a host that nobody needs yet: what it loads takes a while. What is returned ends it, if nobody
-    has come for it."""
+    """Start a host that nobody needs yet: what it loads takes a while. What is returned ends it, if that has
+    not been done before."""
     host = Hosted()
     _prepared.append(host)
 
     def end() -> None:
         if host in _prepared:
             _prepared.remove(host)
-            host.end(0.0)  # it may still be loading, and has begun nothing
+        host.end(0.0)
 
     return end
 
@@ -84,10 +93,12 @@ class Hosted:
         self.commands, self.gap = False, None
         """Whether commands wait; where there are none in their topic."""
         self.silence, self.answered_at, self.away = 0.0, time.time(), None
-        self._process = start([theirs for _, theirs in ends])
-        for _, theirs in ends:
-            theirs.close()
-        self._work, self._records, self._looks = [Channel(ours) for ours, _ in ends]
+        try:
+            self._process = start([theirs for _, theirs in ends])
+        finally:
+            for _, theirs in ends:
+                theirs.close()
+        self._work, self._records, self._looks = [Channel(ours, HUNG_SECONDS) for ours, _ in ends]
         self._waiting: list[Any] = []
         """Outputs that are not sent yet."""
         self._flushing = 0
@@ -95,6 +106,8 @@ class Hosted:
         self._stalled: Stalled | None = None
         self._asked = False
         self._looking, self._looked_at, self._unanswered = threading.Lock(), time.monotonic(), False
+        self._begun = False
+        """Whether it has ever said how it stands: to load all that it needs may take long."""
         self._ended = threading.Event()
         self._error: BaseException | None = None
         atexit.register(self.end)
@@ -150,7 +163,7 @@ class Hosted:
 
     def _answer(self) -> Any:
         while True:
-            kind, *found = self._work.receive()
+            kind, *found = self._received()
             if kind == "back":
                 self._give(found[0])
                 continue
@@ -160,6 +173,16 @@ class Hosted:
             if kind == "done" and error is None:
                 return found[0]
             raise error or _error(*found)
+
+    def _received(self) -> Any:
+        """Of a call that may take any time; but not of a process that does nothing at all."""
+        while True:
+            try:
+                return self._work.receive(ANSWER_SECONDS)
+            except TimeoutError:
+                if self._begun and self._unseen > HUNG_SECONDS:
+                    self._process.kill()
+                    raise Gone("it hangs") from None
 
     def _give(self, name: str) -> None:
         """Answer a question back, for which more may be asked meanwhile."""
@@ -175,8 +198,12 @@ class Hosted:
         try:
             if not self._asked:
                 self._records.send((most, timeout))
+                self._asked = True
+            try:
+                kind, *found = self._records.receive(timeout + ANSWER_SECONDS)
+            except TimeoutError:
+                return []  # it hangs, and whoever asks has more to do than to wait for it
             self._asked = False
-            kind, *found = self._records.receive()
             if kind != "done":
                 raise _error(*found)
             if ahead:
@@ -192,6 +219,7 @@ class Hosted:
         """Find out how it stands. From any thread.
 
         ask: what besides: offsets (the traffic), or "threads" (where they are); None: not known in time.
+        Or to be told: "waits" (see `Source`).
         """
         lines: list[Any] = []
         found = None
@@ -207,14 +235,18 @@ class Hosted:
     def _seen(self, lines: list[Any]) -> Any:
         self.silence, answered_at, self.away, more, found = self._looks.receive(ANSWER_SECONDS)
         self.answered_at = answered_at or self.answered_at
-        self._unanswered, self._looked_at = False, time.monotonic()
+        self._unanswered, self._begun, self._looked_at = False, True, time.monotonic()
         lines += more
         return found
 
     @property
     def hung(self) -> float:
         """Seconds for which nothing of it has moved. From any thread."""
-        return max(self.silence, time.monotonic() - self._looked_at - ANSWER_SECONDS)
+        return max(self.silence, self._unseen)
+
+    @property
+    def _unseen(self) -> float:
+        return time.monotonic() - self._looked_at - ANSWER_SECONDS
 
     def _beat(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
@@ -222,10 +254,12 @@ class Hosted:
 
     # -- its end
 
-    def _gone(self) -> ConnectorError:
+    def _gone(self) -> Exception:
         status: int | None = None
         with suppress(subprocess.TimeoutExpired):
             status = self._process.wait(END_SECONDS)
+        if status is not None and status > 0:
+            return RuntimeError("the process that talks to Kafka has failed: what it said stands above")
         how = f"was killed by signal {-status}" if status is not None and status < 0 else "has ended"
         return Unreachable(
             f"the process that talks to Kafka {how}: nothing is lost, a new start goes on from the last "
@@ -234,12 +268,16 @@ class Hosted:
 
     def close(self) -> None:
         """Say goodbye to the brokers, then end. What was written and not flushed goes nowhere."""
-        if not self._ended.is_set():
-            self._waiting.clear()
-            with suppress(Exception):  # it was said before, or nobody is left to whom it matters
-                self._settle()
-            with suppress(ConnectorError):
+        if self._ended.is_set():
+            return
+        self._waiting.clear()
+        try:
+            while self._flushing:
+                with suppress(Exception):  # it was said before, or nobody is left to whom it matters
+                    self._settle()
+            with suppress(Exception):
                 self.call("close")
+        finally:
             self.end()
 
     def end(self, patience: float = END_SECONDS) -> None:
@@ -260,19 +298,19 @@ class Hosted:
 
 def _say(lines: Iterable[Sequence[Any]]) -> None:
     """Lines of the host's log, as if they were of here."""
-    for name, level, created, text, given, fields, error in lines:
+    for name, level, created, text, given, fields in lines:
         logger = logging.getLogger(name)
         if logger.isEnabledFor(level):
             more = {"fields": fields} if fields else None
             record = logger.makeRecord(name, level, "", 0, text, tuple(given), None, extra=more)
-            record.created, record.exc_text = created, error
+            record.created = created
             logger.handle(record)
 
 
 def _error(kinds: Sequence[str], text: str, where: str) -> Exception:
     """What the host has raised: the same, where it is of the connectors' own kinds."""
     for kind in kinds:
-        found = getattr(events, kind, None)
+        found = getattr(events, kind, ALIKE.get(kind))
         if isinstance(found, type) and issubclass(found, Exception):
             return found(text)
     error = RuntimeError(f"{kinds[0]}: {text}")

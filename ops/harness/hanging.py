@@ -56,6 +56,8 @@ class HangingFile(FileSource):
 class HangingKafka(KafkaSource):
     """The Kafka loop hangs in a callback (`loop`), or the client hands nothing over any more (`deliver`)."""
 
+    beside = True
+
     def _tell(self) -> None:
         loop = self.link._loop
         if wanted("loop") and loop is not None:
