@@ -1,7 +1,9 @@
 """From Kafka to predictions on Kafka: throughput beside the same learner fed from memory, and latency.
 
 Rounds in turn, each loop in a process of its own: the learner on events in memory, `streamlearn run` from a
-topic of msgpack with raw bytes, and from one of JSON (exactly_once: transactions on). All of it with the
+topic of msgpack with raw bytes, and from one of JSON (exactly_once: transactions on); and the learner on
+events in memory once more, beside a process that moves as many events through the broker as the worker did:
+so much of the difference is the machine's, whose cores and caches the broker shares. All of it with the
 default learner and with the lightest one that replays. Then, with the default, events at half of the worker's
 rate, and the time from producing each to seeing its prediction as a read_committed reader.
 """
@@ -15,7 +17,8 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -159,6 +162,28 @@ def throughput(
     return learned / (ended - begun), spent, by_others
 
 
+def from_memory(count: int, flags: list[str]) -> tuple[float, float]:
+    """The learner alone: events a second, and microseconds of processor time for each."""
+    warm = ["--warm", str(int(count * WARM_SHARE)), *flags]
+    done = loop("learner_loop", "--events", str(count), "--dim", str(DIM), *warm)
+    return done["events"] / done["seconds"], done["cpu_seconds"] / done["events"] * 1e6
+
+
+@contextmanager
+def traffic(broker: Broker, topic: str, rate: float) -> Iterator[None]:
+    """Other people's events go through the broker, so many a second."""
+    topics(broker, topic)
+    command = [sys.executable, "-m", "ops.bench.traffic", broker.address, topic, "--rate", str(rate)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(), cwd=ROOT) as process:
+        assert process.stdout is not None
+        try:
+            if not process.stdout.readline():
+                raise SystemExit("no traffic came about")
+            yield
+        finally:
+            process.kill()
+
+
 async def latency(broker: Broker, topic: str, values: list[bytes], rate: float) -> list[float]:
     """Seconds from handing each event to the client until its prediction is seen, in order of arrival."""
     producer = AIOKafkaProducer(bootstrap_servers=broker.address, max_batch_size=BATCH_BYTES)
@@ -208,6 +233,7 @@ async def latency(broker: Broker, topic: str, values: list[bytes], rate: float) 
     return took
 
 
+LOOPS = ("memory", "memory, beside as much traffic", "kafka, msgpack", "kafka, json")
 LEARNERS: dict[str, Sequence[str]] = {"default": (), "lightest": MATCHED}
 """Settings of the learners: what a worker has unless told otherwise, and `er` without held-out sets."""
 
@@ -216,7 +242,7 @@ class Rounds:
     """What the loops of one learner did, round by round."""
 
     def __init__(self) -> None:
-        self.rates: dict[str, list[float]] = {"memory": [], "kafka, msgpack": [], "kafka, json": []}
+        self.rates: dict[str, list[float]] = {name: [] for name in LOOPS}
         self.cpu: dict[str, list[float]] = {name: [] for name in self.rates}
         self.brokers: dict[str, list[float]] = {name: [] for name in self.rates}
 
@@ -233,7 +259,8 @@ class Rounds:
                 "learner": learner,
                 "loop": name,
                 "events_per_second": statistics.median(of),
-                "to_memory": statistics.median(a / b for a, b in zip(of, rates["memory"], strict=True)),
+                "to_memory": statistics.median(a / b for a, b in zip(of, rates[LOOPS[0]], strict=True)),
+                "to_beside": statistics.median(a / b for a, b in zip(of, rates[LOOPS[1]], strict=True)),
                 "cpu_us_per_event": statistics.median(cpu[name]),
                 "cpu_to_memory": statistics.median(
                     b / a for a, b in zip(cpu[name], cpu["memory"], strict=True)
@@ -258,12 +285,8 @@ def main(options: Namespace) -> None:
         try:
             for number, learner in product(range(options.rounds), LEARNERS):
                 one = rounds[learner]
-                warm = ["--warm", str(int(options.events * WARM_SHARE)), *flags[learner]]
-                done = loop("learner_loop", "--events", str(options.events), "--dim", str(DIM), *warm)
-                one.add(
-                    "memory", done["events"] / done["seconds"], done["cpu_seconds"] / done["events"] * 1e6
-                )
                 said = f"round {number + 1}: {learner}"
+                one.add(LOOPS[0], *from_memory(options.events, flags[learner]))
                 say(f"{said}: memory: {one.rates['memory'][-1]:,.0f} events/s")
                 for name, format in (("kafka, msgpack", "msgpack"), ("kafka, json", "jsonl")):
                     topic = f"{learner}.{format}{number}"
@@ -272,6 +295,9 @@ def main(options: Namespace) -> None:
                     found = throughput(broker, topic, options.events, folder, flags[learner])
                     one.add(name, *found)
                     say(f"{said}: {name}: {found[0]:,.0f} events/s")
+                with traffic(broker, f"{learner}.others{number}", one.rates["kafka, msgpack"][-1]):
+                    one.add(LOOPS[1], *from_memory(options.events, flags[learner]))
+                say(f"{said}: {LOOPS[1]}: {one.rates[LOOPS[1]][-1]:,.0f} events/s")
             rate = statistics.median(rounds["default"].rates["kafka, msgpack"]) / 2
             topics(broker, "half")
             with Worker(broker, "half", folder, flags["default"]) as worker:
