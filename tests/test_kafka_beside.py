@@ -366,6 +366,20 @@ def test_a_host_that_does_nothing(make: Made, monkeypatch: pytest.MonkeyPatch) -
     Taken.one.going_on.set()
 
 
+def test_a_worker_that_was_stopped_takes_nobody_for_dead(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosted, "LOOK_SECONDS", DEADLINE)
+    monkeypatch.setattr(host, "HELD_SECONDS", DEADLINE)
+    _, sink = make()
+    sink._host.look()
+    monkeypatch.setattr(hosted, "ANSWER_SECONDS", 0.02)
+    monkeypatch.setattr(hosted, "HUNG_SECONDS", 0.02)
+    Taken.one.going_on.clear()
+    sink.write([prediction(0)])
+    sink.flush()
+    threading.Timer(0.2, Taken.one.going_on.set).start()
+    assert sink.settle(0.0)
+
+
 def test_a_host_that_has_ended(make: Made) -> None:
     source, sink = make()
     process = source._host._process

@@ -181,8 +181,11 @@ class Hosted:
                 return self._work.receive(ANSWER_SECONDS)
             except TimeoutError:
                 if self._begun and self._unseen > HUNG_SECONDS:
-                    self._process.kill()
-                    raise Gone("it hangs") from None
+                    # It may be this process that was stopped, and nobody that has looked since.
+                    self.look()
+                    if self._unseen > HUNG_SECONDS:
+                        self._process.kill()
+                        raise Gone("it hangs") from None
 
     def _give(self, name: str) -> None:
         """Answer a question back, for which more may be asked meanwhile."""
