@@ -303,7 +303,7 @@ def test_lines_for_the_log(make: Made, caplog: pytest.LogCaptureFixture) -> None
         )
         made.fields = {"topic": "t", "offset": 1 << 70}
         lines.emit(made)
-        hosted._say(lines.take())
+        hosted._say(lines.take(5))
     (found,) = [each for each in caplog.records if each.name == "connectors.told"]
     assert (found.getMessage(), found.levelno) == ("t: 3 of x", logging.WARNING)
     assert found.__dict__["fields"] == {"topic": "t", "offset": str(1 << 70)}

@@ -71,9 +71,13 @@ class Lines(logging.Handler):
             text, plain = "%s", [f"{record.getMessage()}\n{where}"]
         self._waiting.append((record.name, record.levelno, record.created, str(text), plain, fields))
 
-    def take(self) -> list[Sequence[Any]]:
-        """Some of them."""
-        return [self._waiting.popleft() for _ in range(min(LINES, len(self._waiting)))]
+    def take(self, most: int) -> list[Sequence[Any]]:
+        """The first of them. From any thread."""
+        self.acquire()
+        try:
+            return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        finally:
+            self.release()
 
 
 def _plain(value: Any) -> Any:
@@ -171,10 +175,12 @@ class Host:
         """What the learner wants to know at every turn, so that it needn't ask: the checkpoint that a commit
         names, whether commands wait, and the gap in their topic; and lines for the log."""
         plane = self._made[0].plane if self._made is not None else None
+        # Behind the last answer nothing else is sent.
+        lines = self._lines.take(MOST_LINES if self._closed else LINES)
         if plane is None:
-            return None, False, None, self._lines.take()
+            return None, False, None, lines
         gap = plane.gaps.last((plane.commands_topic, 0))
-        return plane.committer.named, plane.commands.depth > 0, gap, self._lines.take()
+        return plane.committer.named, plane.commands.depth > 0, gap, lines
 
     def on_make(
         self, level: int, source: str, of: Mapping[str, Any], sink: str, to: Mapping[str, Any]
@@ -281,7 +287,7 @@ class Host:
     def _state(self, ask: Mapping[int, int] | str | None) -> Sequence[Any]:
         """Silence, when a broker answered, that none does, lines for the log; and what is asked besides."""
         if self._made is None:
-            return 0.0, None, None, self._lines.take(), None
+            return 0.0, None, None, self._lines.take(LINES), None
         source, found = self._source, None
         if ask == "threads":
             found = threads()
@@ -289,7 +295,7 @@ class Host:
             source.waits()
         elif isinstance(ask, dict) and (traffic := source.traffic(ask)) is not None:
             found = asdict(traffic)
-        return source.silence, source.answered_at, source.away, self._lines.take(), found
+        return source.silence, source.answered_at, source.away, self._lines.take(LINES), found
 
 
 def threads() -> Any:
