@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ from streamlearn.events import Sink, Stalled, Unreachable
 from streamlearn.keeper import Keeper
 from streamlearn.observe import Vitals
 from streamlearn.settings import Settings
+from streamlearn.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Outlet:
         sink: Sink,
         vitals: Vitals,
         keeper: Keeper,
-        stop: threading.Event,
+        stop: Stop,
         meanwhile: Callable[[], None],
     ) -> None:
         """meanwhile: called now and then while outputs wait."""

@@ -8,7 +8,6 @@ out what it already holds.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from streamlearn.observe import Vitals, observe
 from streamlearn.outlet import RETRY_SECONDS, Outlet
 from streamlearn.poison import Poison
 from streamlearn.settings import Settings, commands_topic
+from streamlearn.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Worker:
         """By a command; nothing is read until another says so."""
         self._commands_at: int | None = None
         self._start: dict[int, int] = {}
-        self._stop = threading.Event()
+        self._stop = Stop()
         self._decides: Callable[[], bool] = getattr(source, "decide", lambda: False)
         self.poison = Poison(settings.delivery.max_dead_letters_in_row)
         self._unanswered: list[Record] = []

@@ -29,7 +29,7 @@ EFFECTS = (
     "commands contender cuts demo demo_view durable exporter exposition families flags group histograms "
     "inspect instruments keeper live logs observe outlet packs page page.charts page.facts page.front "
     "page.markup page.prototypes page.sections parts poison publish report run runtime settings "
-    "settings_help standby start surroundings tell topics watchdog wiring worker"
+    "settings_help standby start stop surroundings tell topics watchdog wiring worker"
 ).split()
 """Everything that touches the world."""
 

@@ -8,10 +8,13 @@ import json
 import os
 import re
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from types import FrameType
+from typing import IO, Any
 from urllib.request import urlopen
 
 import numpy as np
@@ -20,6 +23,7 @@ import pytest
 from connectors import inputs
 from connectors.files import FileSource
 from streamlearn.events import Resume, Stopped
+from streamlearn.stop import Stop
 from tests.processes import (
     DEADLINE,
     Process,
@@ -217,3 +221,48 @@ def test_a_signal_while_the_output_is_not_read(tmp_path: Path) -> None:
     assert newest(tmp_path).body["records"] < len(EVENTS)
     assert here(*flags(tmp_path, path)) == 0
     assert next_offset(tmp_path) == len(EVENTS)
+
+
+def waiting(stop: Stop, moment: int) -> None:
+    """Wait for it, interrupted by one who sets it at that step of Python's."""
+    steps = [moment]
+
+    def interrupt(frame: FrameType, event: str, _: object) -> Any:
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            steps[0] -= 1
+            if steps[0] == 0:
+                sys.settrace(None)
+                stop.set()
+        return interrupt
+
+    sys.settrace(interrupt)
+    stop.wait(0.005)
+    sys.settrace(None)
+    stop.set()
+
+
+def test_it_may_be_set_at_any_moment_of_waiting_for_it() -> None:
+    """A signal handler runs on the thread that waits, between any two of its steps."""
+    hung = []
+    for moment in range(40):
+        stop = Stop()
+        thread = threading.Thread(target=waiting, args=(stop, moment), daemon=True)
+        thread.start()
+        thread.join(DEADLINE)
+        hung += [moment] if thread.is_alive() else []
+        assert hung == []
+        assert stop.is_set()
+        assert stop.wait(0.0)
+
+
+def test_all_who_wait_see_it() -> None:
+    stop, seen = Stop(), []
+    assert not stop.wait(0.0)
+    threads = [threading.Thread(target=lambda: seen.append(stop.wait(DEADLINE))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    stop.set()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert seen == [True] * 3
