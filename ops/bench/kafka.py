@@ -311,7 +311,8 @@ def main(options: Namespace) -> None:
     table(rows)
     delay = {"events_per_second": rate, "p50_seconds": p50, "p99_seconds": p99, "events": len(took)}
     table([delay])
-    write(options.out, about, options, {"rows": rows, "latency": delay})
+    each = {learner: one.rates for learner, one in rounds.items()}
+    write(options.out, about, options, {"rows": rows, "latency": delay, "rounds": each})
 
 
 if __name__ == "__main__":
