@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import NoError, for_code
+from aiokafka.errors import NodeNotReadyError, NoError, for_code
 from aiokafka.helpers import create_ssl_context
 from kafka import KafkaAdminClient
 
@@ -179,9 +180,17 @@ def read_all(
     With `read_committed` that ends where a transaction is open. A transaction counts as open for a moment
     after its producer was told of its commit: wait for what you expect.
 
+    A broker that has just come back may know of none, itself neither: then it is asked again.
+
     Raises aiokafka's errors (UnknownTopicOrPartitionError); TimeoutError when it takes more than DEADLINE.
     """
-    return _run(_read_all(connection(broker, password), topic, isolation))
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        try:
+            return _run(_read_all(connection(broker, password), topic, isolation))
+        except NodeNotReadyError:
+            if time.monotonic() > deadline:
+                raise
 
 
 async def _read_all(connected: Mapping[str, Any], topic: str, isolation: str) -> list[Message]:
