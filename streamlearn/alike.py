@@ -39,20 +39,18 @@ def apart(
         return None
     if (found := layouts.apart(values, features, most_bytes, max_values)) is not None:
         return found
-    columns = columns_of(values, features, most_bytes, max_depth)
+    columns = columns_of(values, features, most_bytes)
     xs = raw_rows(columns[features], max_values) if columns is not None else None
     return (columns, xs) if columns is not None and xs is not None else None
 
 
-def columns_of(
-    values: Sequence[bytes], features: str, most_bytes: int, max_depth: int
-) -> dict[str, Sequence[Any]] | None:
+def columns_of(values: Sequence[bytes], features: str, most_bytes: int) -> dict[str, Sequence[Any]] | None:
     """The fields by name [records]: scalars, but for the features; a map is a tuple of pairs there.
 
     None if the records aren't alike.
     """
     sizes = set(map(len, values))
-    if min(sizes) == 0 or max(sizes) > most_bytes or max_depth < DEPTH:
+    if min(sizes) == 0 or max(sizes) > most_bytes:
         return None
     if not MSGPACK_MAP.issuperset([value[0] for value in values]):
         return None

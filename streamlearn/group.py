@@ -227,18 +227,6 @@ class Group(Alone):
     def commands(self) -> list[Command]:
         return [parse_command(record) for record in self._source.commands()]
 
-    def traffic(self, offsets: Mapping[int, int]) -> Traffic | None:
-        return self._source.traffic(offsets)
-
-    def silence(self) -> float:
-        return self._source.silence
-
-    def answered_at(self) -> float | None:
-        return self._source.answered_at
-
-    def away(self) -> str | None:
-        return self._source.away
-
     def ages(self) -> list[tuple[float, int]]:
         return self._source.ages()
 

@@ -55,18 +55,19 @@ class _Layout:
 
 def apart(values: Sequence[bytes], features: str, most_bytes: int, max_values: int) -> Apart | None:
     """Their fields and x's; None if they aren't of a few layouts. features: the name of x."""
-    sizes = list(map(len, values))
-    lengths = set(sizes)
+    lengths = set(map(len, values))
     if min(lengths) == 0 or max(lengths) > most_bytes or len(lengths) > max(1, len(values) // GROUP):
         return None
     try:
         if len(lengths) == 1:
             return _apart(values, features, max_values)
+        groups: dict[int, list[int]] = {}
+        for place, value in enumerate(values):
+            groups.setdefault(len(value), []).append(place)
         return _together(
             [
                 (places, _apart([values[place] for place in places], features, max_values))
-                for length in lengths
-                for places in [[place for place, size in enumerate(sizes) if size == length]]
+                for places in groups.values()
             ]
         )
     except (_Other, Refusal):

@@ -32,13 +32,14 @@ from kafka.admin import MemberToRemove
 from kafka.structs import OffsetAndMetadata
 
 from connectors.kafka import host, hosted
+from ops.bench.common import family
 from ops.kafka.broker import Broker
 from streamlearn import cli
 from streamlearn.events import Event
 from streamlearn.logs import teardown
 from streamlearn.parts import seal
 from tests.kafka import Message, administrator, produce, read_all
-from tests.processes import DEADLINE, hashes, line, newest, wait_for
+from tests.processes import DEADLINE, hashes, line, newest, state, wait_for
 
 PURPOSES = ("", ".predictions", ".dead_letters", ".commands", ".answers")
 SMALL = ("--method.name", "er", "--memory.capacity", "50", "--learning.stream_batch", "10")
@@ -177,7 +178,7 @@ class Run:
     def _processes(self, whole: bool) -> list[int]:
         pid = self.process.pid
         assert pid is not None
-        return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if whole else ()), pid]
+        return family(pid)[::-1] if whole else [pid]
 
     def kill(self) -> None:
         self.process.kill()
@@ -198,7 +199,7 @@ class Run:
 
 def frozen(pid: int) -> bool:
     """Is a process stopped?"""
-    return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] == "T"
+    return state(pid) == "T"
 
 
 @dataclass

@@ -95,6 +95,11 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
     return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
+def state(pid: int) -> str:
+    """A process's, in a letter: T stopped, Z ended and not collected yet. Raises FileNotFoundError."""
+    return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
+
+
 def wait_for(what: Callable[[], object], message: str, alive: Callable[[], bool] = lambda: True) -> None:
     """Until `what` is true. Fails after DEADLINE, or once `alive` isn't true any more."""
     pause, deadline = threading.Event(), time.monotonic() + DEADLINE

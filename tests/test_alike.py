@@ -71,7 +71,7 @@ def test_dtypes_as_numpy_writes_them(name: str, order: str) -> None:
 
 
 def are_alike(contents: Sequence[bytes]) -> bool:
-    columns = columns_of(contents, "x", 1000, 32)
+    columns = columns_of(contents, "x", 1000)
     return columns is not None and raw_rows(columns["x"], 1000) is not None
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from connectors.kafka import hosted
+from ops.bench.common import family
 from ops.kafka.broker import Broker
 from tests.kafka_worker import Place, new_place
-from tests.processes import ROOT, Process, wait_for
+from tests.processes import ROOT, Process, state, wait_for
 from tests.streams import vectors
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ def place(broker: Broker, tmp_path: Path) -> Iterator[Place]:
 
 def host_of(pid: int) -> int:
     """The one child of a worker."""
-    (child,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    _, child = family(pid)
     assert "connectors.kafka.host" in Path(f"/proc/{child}/cmdline").read_text()
     return child
 
@@ -38,15 +39,20 @@ def host_of(pid: int) -> int:
 def gone(pid: int) -> bool:
     """Has it ended? (Whoever is nobody's child any more may wait to be collected for ever.)"""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return state(pid) == "Z"
     except FileNotFoundError:
         return True
 
 
-def exact(place: Place, count: int) -> None:
-    """Each of the first events has one prediction, and they are those of an uninterrupted run's steps."""
+def goes_on(place: Place) -> None:
+    """A new start answers the other events too; each has one prediction, and the steps never fall back."""
+    place.send(EVENTS[100:])
+    with Process(*place.words("run")) as worker:
+        wait_for(lambda: place.answered(200), "a new start goes on")
+        worker.process.terminate()
+        assert worker.ends() == 0
     found = [json.loads(message.value or b"") for message in place.read()]
-    assert [each["source"][2] for each in found] == list(range(count))
+    assert [each["source"][2] for each in found] == list(range(200))
     steps = [each["model_step"] for each in found]
     assert steps == sorted(steps)
 
@@ -59,12 +65,7 @@ def test_the_worker_is_killed(place: Place) -> None:
         host = host_of(worker.process.pid)
         worker.process.kill()
         wait_for(lambda: gone(host), "its Kafka process has ended", lambda: True)
-    place.send(EVENTS[100:])
-    with Process(*place.words("run")) as worker:
-        wait_for(lambda: place.answered(200), "another one goes on")
-        worker.process.terminate()
-        assert worker.ends() == 0
-    exact(place, 200)
+    goes_on(place)
 
 
 def test_the_kafka_process_is_killed(place: Place) -> None:
@@ -76,12 +77,7 @@ def test_the_kafka_process_is_killed(place: Place) -> None:
         assert worker.ends() == 4
     last = worker.errors.strip().splitlines()[-1]
     assert "the process that talks to Kafka was killed by signal 9: nothing is lost" in last
-    place.send(EVENTS[100:])
-    with Process(*place.words("run")) as worker:
-        wait_for(lambda: place.answered(200), "a new start goes on")
-        worker.process.terminate()
-        assert worker.ends() == 0
-    exact(place, 200)
+    goes_on(place)
 
 
 def impatient() -> None:
@@ -93,18 +89,14 @@ def test_the_kafka_process_alone_is_stopped(place: Place) -> None:
     place.send(EVENTS[:100])
     with place.run(before=impatient) as run:
         place.until_answered(run, 100)
-        pid = run.process.pid
-        host = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        assert run.process.pid is not None
+        _, host = family(run.process.pid)
         os.kill(host, signal.SIGSTOP)
         assert run.stops() == 4
         assert gone(host)
     last = run.said.strip().splitlines()[-1]
     assert "the process that talks to Kafka was killed by signal 9: nothing is lost" in last
-    place.send(EVENTS[100:])
-    with place.run() as run:
-        place.until_answered(run, 200)
-        assert run.stops() == 0
-    exact(place, 200)
+    goes_on(place)
 
 
 def test_a_signal_to_all_its_processes(place: Place) -> None:
@@ -127,9 +119,8 @@ def test_a_signal_at_the_very_beginning(place: Place) -> None:
     """To both, before the one has loaded torch and the other Kafka's client."""
     with Process(*place.words("run")) as worker:
         pid = worker.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children")
-        wait_for(children.read_text, "the Kafka process is begun")
-        for each in (int(children.read_text()), pid):
+        wait_for(lambda: len(family(pid)) == 2, "the Kafka process is begun")
+        for each in reversed(family(pid)):
             os.kill(each, signal.SIGINT)
         assert worker.ends() == 0
     assert "Traceback" not in worker.errors

@@ -1,6 +1,6 @@
 """The process that talks to Kafka for a worker: source, sink, data plane, and nothing of the learner.
 
-`python -m connectors.kafka.host` is started by `connectors.kafka.beside`, with three sockets to the worker:
+`python -m connectors.kafka.host` is started by `connectors.kafka.hosted`, with three sockets to the worker:
 - work: calls of the learner's thread, each answered. An answer may be a question back (`stopped`, `standby`),
   and whoever is asked may call again before it answers.
 - records: the learner asks for records, one question ahead of what it learns.
@@ -22,7 +22,6 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, cast
 
 from connectors.kafka.boxes import Place
@@ -193,10 +192,10 @@ class Host:
         return made.topic
 
     def on_claim(self, instance: str | None) -> Mapping[str, Any]:
-        return asdict(self._source.claim(instance, lambda: self._ask("standby"), self._stopped))
+        return vars(self._source.claim(instance, lambda: self._ask("standby"), self._stopped))
 
     def on_standing(self) -> Mapping[str, Any]:
-        return asdict(self._source.standing())
+        return vars(self._source.standing())
 
     def on_open(self, resume: Mapping[str, Any]) -> None:
         self._source.open(Resume(**resume, stopped=self._stopped))
@@ -294,7 +293,7 @@ class Host:
         elif ask == "waits":
             source.waits()
         elif isinstance(ask, dict) and (traffic := source.traffic(ask)) is not None:
-            found = asdict(traffic)
+            found = vars(traffic)
         return source.silence, source.answered_at, source.away, self._lines.take(LINES), found
 
 
