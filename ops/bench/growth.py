@@ -11,12 +11,14 @@ import asyncio
 import statistics
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ops.bench.common import arguments, loop, made_with, say, table, work_dir, write
-from ops.bench.kafka import CLASSES, DIM, LEARNERS, fill, throughput, topics
+from ops.bench.kafka import CLASSES, DIM, LEARNERS, FromKafka, fill, topics
 from ops.bench.stream import records
+from ops.bench.turns import Contestant, contest
 from ops.kafka.broker import Broker
 
 KINDS = ("classes", "memory", "length", "partitions")
@@ -35,14 +37,24 @@ def alone(kind: str, size: int, options: Namespace, flags: Sequence[str]) -> flo
     return float(found["us_per_event"][mark])
 
 
-def over_kafka(broker: Broker, folder: Path, size: int, number: int, options: Namespace) -> float:
-    """Microseconds an event of `streamlearn run` from so many partitions."""
-    topic = f"parts{size}.{number}"
-    topics(broker, topic, size)
+def over_kafka(broker: Broker, folder: Path, options: Namespace) -> dict[int, list[float]]:
+    """Microseconds an event of `streamlearn run` from so many partitions: workers that take turns."""
+    assert broker.pid is not None
     values = list(records("msgpack", options.events, DIM, CLASSES, options.seed))
-    for partition in range(size):
-        asyncio.run(fill(broker, topic, values[partition::size], partition))
-    return throughput(broker, topic, options.events, folder, ["--seed", str(options.seed)])[1]
+    contestants: dict[str, Contestant] = {}
+    with ExitStack() as stack:
+        for size in options.partitions:
+            topics(broker, f"parts{size}", size)
+            for partition in range(size):
+                asyncio.run(fill(broker, f"parts{size}", values[partition::size], partition))
+        for size in options.partitions:
+            flags = ["--seed", str(options.seed)]
+            one = stack.enter_context(FromKafka(broker, f"parts{size}", folder, flags, size))
+            contestants[str(size)] = one
+        found = contest(contestants, options.turns, 1.0, options.events // 20, broker.pid)
+        if any(one.done() >= options.events for one in contestants.values()):
+            raise SystemExit(f"{options.events} events (--events) are too few for so many turns")
+    return {int(size): turns.cpu for size, turns in found.items()}
 
 
 def main() -> None:
@@ -52,7 +64,8 @@ def main() -> None:
     parser.add_argument("--memory", type=int, nargs="+", default=[200, 2_000, 20_000, 100_000])
     parser.add_argument("--length", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--partitions", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--events", type=int, default=40_000, help="of a round over Kafka")
+    parser.add_argument("--events", type=int, default=600_000, help="in a topic")
+    parser.add_argument("--turns", type=int, default=15, help="of a second, of each worker on Kafka")
     parser.add_argument("--window", type=int, default=5_000, help="events that are timed; a multiple of 500")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -73,9 +86,9 @@ def main() -> None:
             broker = Broker(folder / "broker")
             broker.start()
             try:
-                for number in range(options.rounds):
-                    for size in options.partitions:
-                        note("default", "partitions", size, over_kafka(broker, folder, size, number, options))
+                for size, took in over_kafka(broker, folder, options).items():
+                    for us in took:
+                        note("default", "partitions", size, us)
             finally:
                 broker.wipe()
     rows: list[dict[str, Any]] = []

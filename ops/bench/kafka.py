@@ -1,11 +1,11 @@
 """From Kafka to predictions on Kafka: throughput beside the same learner fed from memory, and latency.
 
-Rounds in turn, each loop in a process of its own: the learner on events in memory, `streamlearn run` from a
-topic of msgpack with raw bytes, and from one of JSON (exactly_once: transactions on); and the learner on
-events in memory once more, beside a process that moves as many events through the broker as the worker did:
-so much of the difference is the machine's, whose cores and caches the broker shares. All of it with the
-default learner and with the lightest one that replays. Then, with the default, events at half of the worker's
-rate, and the time from producing each to seeing its prediction as a read_committed reader.
+Loops that take turns of a second (see `ops.bench.turns`): the learner on events in memory, `streamlearn run`
+from a topic of msgpack with raw bytes, and from one of JSON (exactly_once: transactions on). Then the learner
+on events in memory, in turn with itself beside a process that moves as many events through the broker as the
+worker did: so much of the difference is the machine's, whose cores and caches the broker shares. All of it
+with the default learner and with the lightest one that replays. Then, with the default, events at half of the
+worker's rate, and the time from producing each to seeing its prediction as a read_committed reader.
 """
 
 from __future__ import annotations
@@ -18,38 +18,27 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import product
+from itertools import cycle, islice
 from pathlib import Path
 from typing import IO, Any
 from urllib.request import urlopen
 
+import kafka
 import numpy as np
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from kafka import KafkaAdminClient
 
-from ops.bench.common import (
-    ROOT,
-    arguments,
-    cpu_seconds,
-    environment,
-    loop,
-    made_with,
-    say,
-    table,
-    work_dir,
-    write,
-)
+from ops.bench.common import ROOT, arguments, environment, made_with, say, table, work_dir, write
 from ops.bench.million import MATCHED
 from ops.bench.stream import records
+from ops.bench.turns import Contestant, FromMemory, Turns, contest, quartiles
 from ops.kafka.broker import Broker
 
 DIM, CLASSES = 64, 10
-WARM_SHARE = 0.2
-"""Of the events; all rates are taken over the others."""
-LOOK_SECONDS = 0.5
+DISTINCT = 80_000
+"""Events that differ; what is more of them comes again."""
 TICK_SECONDS = 0.004
 BATCH_BYTES = 512 * 1024
 AT_ONCE = 8
@@ -58,7 +47,7 @@ DEADLINE = 600.0
 
 
 def topics(broker: Broker, name: str, partitions: int = 1) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=broker.address)
+    admin = kafka.KafkaAdminClient(bootstrap_servers=broker.address)
     every = [name, f"{name}.predictions", f"{name}.dead_letters"]
     admin.create_topics({topic: {"num_partitions": partitions} for topic in every})
     admin.wait_for_topics(every)
@@ -131,47 +120,34 @@ class Worker:
             raise SystemExit(rest)
 
 
-def throughput(
-    broker: Broker, topic: str, count: int, folder: Path, flags: list[str]
-) -> tuple[float, float, float]:
-    """Of the worker between its first events and its last: events a second, its microseconds of processor
-    time for each, and the broker's.
+class FromKafka:
+    """A worker on a topic that others have filled; it takes turns. A context manager: it is killed."""
 
-    The last look before all are learned ends it: what comes then, an idle worker that is seen late, is none
-    of the throughput. Looks are rare, since each is work for the worker.
-    """
-    samples: list[tuple[int, float, float, float]] = []
-    assert broker.pid is not None
-    with Worker(broker, topic, folder, flags) as worker:
-        deadline = time.monotonic() + DEADLINE
-        while True:
-            records, now = worker.status()["records"], time.perf_counter()
-            if records >= count:
-                break
-            if records >= count * WARM_SHARE:
-                samples.append((records, now, cpu_seconds(worker.process.pid), cpu_seconds(broker.pid)))
-            if time.monotonic() > deadline:
-                raise SystemExit(f"{records} of {count} events within {DEADLINE:g} s")
-            time.sleep(LOOK_SECONDS)
-        worker.stop()
-    if len(samples) < 2:
-        raise SystemExit(f"{count} events are too few to measure: they were learned before they were seen")
-    (first, begun, cpu, others), (last, ended, cpu_then, others_then) = samples[0], samples[-1]
-    learned = last - first
-    spent, by_others = (cpu_then - cpu) / learned * 1e6, (others_then - others) / learned * 1e6
-    return learned / (ended - begun), spent, by_others
+    def __init__(
+        self, broker: Broker, topic: str, folder: Path, flags: list[str], partitions: int = 1
+    ) -> None:
+        self.worker = Worker(broker, topic, folder, flags)
+        self.pids = [self.worker.process.pid]
+        self._places = [kafka.TopicPartition(f"{topic}.predictions", each) for each in range(partitions)]
+        self._consumer = kafka.KafkaConsumer(bootstrap_servers=broker.address)
 
+    def __enter__(self) -> FromKafka:
+        return self
 
-def from_memory(count: int, flags: list[str]) -> tuple[float, float]:
-    """The learner alone: events a second, and microseconds of processor time for each."""
-    warm = ["--warm", str(int(count * WARM_SHARE)), *flags]
-    done = loop("learner_loop", "--events", str(count), "--dim", str(DIM), *warm)
-    return done["events"] / done["seconds"], done["cpu_seconds"] / done["events"] * 1e6
+    def __exit__(self, *given: object) -> None:
+        self._consumer.close()
+        self.worker.__exit__(*given)
+
+    def done(self) -> int:
+        """Its predictions, and the marks of its transactions, of which there are some ten a second."""
+        if self.worker.process.poll() is not None:
+            raise SystemExit(f"a worker ended with status {self.worker.process.returncode}")
+        return sum(self._consumer.end_offsets(self._places).values())
 
 
 @contextmanager
-def traffic(broker: Broker, topic: str, rate: float) -> Iterator[None]:
-    """Other people's events go through the broker, so many a second."""
+def traffic(broker: Broker, topic: str, rate: float) -> Iterator[int]:
+    """Other people's events go through the broker, so many a second. The process that moves them."""
     topics(broker, topic)
     command = [sys.executable, "-m", "ops.bench.traffic", broker.address, topic, "--rate", str(rate)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(), cwd=ROOT) as process:
@@ -179,7 +155,7 @@ def traffic(broker: Broker, topic: str, rate: float) -> Iterator[None]:
         try:
             if not process.stdout.readline():
                 raise SystemExit("no traffic came about")
-            yield
+            yield process.pid
         finally:
             process.kill()
 
@@ -233,91 +209,91 @@ async def latency(broker: Broker, topic: str, values: list[bytes], rate: float) 
     return took
 
 
-LOOPS = ("memory", "memory, beside as much traffic", "kafka, msgpack", "kafka, json")
 LEARNERS: dict[str, Sequence[str]] = {"default": (), "lightest": MATCHED}
 """Settings of the learners: what a worker has unless told otherwise, and `er` without held-out sets."""
 
+FORMATS = {"kafka, msgpack": "msgpack", "kafka, json": "jsonl"}
+BASE, BESIDE = "memory", "memory, beside as much traffic"
 
-class Rounds:
-    """What the loops of one learner did, round by round."""
 
-    def __init__(self) -> None:
-        self.rates: dict[str, list[float]] = {name: [] for name in LOOPS}
-        self.cpu: dict[str, list[float]] = {name: [] for name in self.rates}
-        self.brokers: dict[str, list[float]] = {name: [] for name in self.rates}
+def rounds(broker: Broker, folder: Path, learner: str, options: Namespace) -> dict[str, tuple[Turns, Turns]]:
+    """What the loops did, each with what the learner fed from memory did in the same rounds."""
+    assert broker.pid is not None
+    flags = [*LEARNERS[learner], "--seed", str(options.seed)]
+    own = ["--events", str(DISTINCT), "--dim", str(DIM), *flags]
+    with ExitStack() as stack:
+        contestants: dict[str, Contestant] = {BASE: stack.enter_context(FromMemory(folder / BASE, own))}
+        for format in FORMATS.values():
+            topic = f"{learner}.{format}"
+            topics(broker, topic)
+            some = list(records(format, DISTINCT, DIM, CLASSES, options.seed))
+            asyncio.run(fill(broker, topic, islice(cycle(some), options.events)))
+            say(f"{learner}: {topic} is filled")
+        for name, format in FORMATS.items():
+            one = FromKafka(broker, f"{learner}.{format}", folder, flags)
+            contestants[name] = stack.enter_context(one)
+        turns = options.rounds, options.seconds, options.warm, broker.pid
+        first = contest(contestants, *turns)
+        for name in FORMATS:
+            done = contestants[name].done()
+            if done >= options.events:
+                raise SystemExit(f"{name}: {options.events} events (--events) are too few for so many turns")
+    say(f"{learner}: {statistics.median(first['kafka, msgpack'].to(first[BASE])):.2f} of memory")
+    rate = statistics.median(first["kafka, msgpack"].rates)
+    with (
+        FromMemory(folder / BASE, own) as alone,
+        traffic(broker, f"{learner}.others", rate) as others,
+        FromMemory(folder / BESIDE, own, [others]) as beside,
+    ):
+        second = contest({BASE: alone, BESIDE: beside}, *turns)
+    found = {name: (first[name], first[BASE]) for name in first}
+    return found | {BESIDE: (second[BESIDE], second[BASE])}
 
-    def add(self, name: str, rate: float, cpu: float, broker: float = 0.0) -> None:
-        self.rates[name].append(rate)
-        self.cpu[name].append(cpu)
-        self.brokers[name].append(broker)
 
-    def rows(self, learner: str) -> list[dict[str, Any]]:
-        """A table: medians over the rounds; ratios are of loops of the same round."""
-        rates, cpu = self.rates, self.cpu
-        return [
-            {
-                "learner": learner,
-                "loop": name,
-                "events_per_second": statistics.median(of),
-                "to_memory": statistics.median(a / b for a, b in zip(of, rates[LOOPS[0]], strict=True)),
-                "to_beside": statistics.median(a / b for a, b in zip(of, rates[LOOPS[1]], strict=True)),
-                "cpu_us_per_event": statistics.median(cpu[name]),
-                "cpu_to_memory": statistics.median(
-                    b / a for a, b in zip(cpu[name], cpu["memory"], strict=True)
-                ),
-                "broker_cpu_us_per_event": statistics.median(self.brokers[name]),
-            }
-            for name, of in rates.items()
-        ]
+def row(learner: str, name: str, of: Turns, base: Turns) -> dict[str, Any]:
+    """A line of the table: medians over the rounds, and of the ratios within a round."""
+    return {
+        "learner": learner,
+        "loop": name,
+        "events_per_second": statistics.median(of.rates),
+        "to_memory": statistics.median(of.to(base)),
+        "quartiles": quartiles(of.to(base)),
+        "cpu_us_per_event": statistics.median(of.cpu),
+        "broker_cpu_us_per_event": statistics.median(of.beside),
+    }
 
 
 def main(options: Namespace) -> None:
     about = made_with()
-    flags = {name: [*settings, "--seed", str(options.seed)] for name, settings in LEARNERS.items()}
-    rounds = {name: Rounds() for name in LEARNERS}
+    rows = []
     with work_dir(options.work_dir) as folder:
-        values = {
-            format: list(records(format, options.events, DIM, CLASSES, options.seed))
-            for format in ("msgpack", "jsonl")
-        }
         broker = Broker(folder / "broker")
         broker.start()
         try:
-            for number, learner in product(range(options.rounds), LEARNERS):
-                one = rounds[learner]
-                said = f"round {number + 1}: {learner}"
-                one.add(LOOPS[0], *from_memory(options.events, flags[learner]))
-                say(f"{said}: memory: {one.rates['memory'][-1]:,.0f} events/s")
-                for name, format in (("kafka, msgpack", "msgpack"), ("kafka, json", "jsonl")):
-                    topic = f"{learner}.{format}{number}"
-                    topics(broker, topic)
-                    asyncio.run(fill(broker, topic, values[format]))
-                    found = throughput(broker, topic, options.events, folder, flags[learner])
-                    one.add(name, *found)
-                    say(f"{said}: {name}: {found[0]:,.0f} events/s")
-                with traffic(broker, f"{learner}.others{number}", one.rates["kafka, msgpack"][-1]):
-                    one.add(LOOPS[1], *from_memory(options.events, flags[learner]))
-                say(f"{said}: {LOOPS[1]}: {one.rates[LOOPS[1]][-1]:,.0f} events/s")
-            rate = statistics.median(rounds["default"].rates["kafka, msgpack"]) / 2
+            for learner in LEARNERS:
+                found = rounds(broker, folder, learner, options)
+                rows += [row(learner, name, *pair) for name, pair in found.items()]
+            rate = next(each["events_per_second"] for each in rows if each["loop"] in FORMATS) / 2
             topics(broker, "half")
-            with Worker(broker, "half", folder, flags["default"]) as worker:
-                some = values["msgpack"][: int(rate * options.seconds)]
+            with Worker(broker, "half", folder, ["--seed", str(options.seed)]) as worker:
+                count = int(rate * options.latency_seconds)
+                some = list(records("msgpack", count, DIM, CLASSES, options.seed))
                 took = asyncio.run(latency(broker, "half", some, rate))[len(some) // 5 :]
                 worker.stop()
         finally:
             broker.wipe()
-    rows = [row for learner, one in rounds.items() for row in one.rows(learner)]
     p50, p99 = (float(np.quantile(took, q)) for q in (0.5, 0.99))
     table(rows)
     delay = {"events_per_second": rate, "p50_seconds": p50, "p99_seconds": p99, "events": len(took)}
     table([delay])
-    each = {learner: one.rates for learner, one in rounds.items()}
-    write(options.out, about, options, {"rows": rows, "latency": delay, "rounds": each})
+    write(options.out, about, options, {"rows": rows, "latency": delay})
 
 
 if __name__ == "__main__":
     parser = arguments("kafka", __doc__)
-    parser.add_argument("--events", type=int, default=100_000, help="of a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of the measuring of latency")
+    parser.add_argument("--events", type=int, default=1_200_000, help="in a topic")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+    parser.add_argument("--warm", type=int, default=20_000, help="events that each loop does first")
+    parser.add_argument("--latency-seconds", type=float, default=10.0, help="of the measuring of latency")
     main(parser.parse_args())

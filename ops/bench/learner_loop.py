@@ -1,14 +1,17 @@
 """The learner alone, on events in memory: what is left of the worker without reading, decoding and writing.
 
 The stream is that of `ops.bench.stream`, or with --fashion that of `ops.bench.image_stream`. Arguments that
-aren't its own go to the settings: `--memory.capacity 200`. Prints one JSON line.
+aren't its own go to the settings: `--memory.capacity 200`. Prints one JSON line; with --counter nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import mmap
+import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ops.bench.common import collector_as_in_the_worker
@@ -22,6 +25,18 @@ TURN = 500
 """Events of one call, as the worker gives them."""
 
 
+def endless(learner: Learner, events: Sequence[Event], counter: Path) -> None:
+    """Round and round the events until it is killed. counter: 8 bytes that say how many they were."""
+    with counter.open("r+b") as file:
+        count, done = mmap.mmap(file.fileno(), 8), 0
+    while True:
+        for start in range(0, len(events), TURN):
+            some = events[start : start + TURN]
+            learner.learn(some)
+            done += len(some)
+            count[:] = struct.pack("<q", done)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=100_000)
@@ -29,6 +44,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--warm", type=int, default=0, help="events before the clock starts")
     parser.add_argument("--data-seed", type=int, default=0)
+    parser.add_argument("--counter", type=Path, help="go on for ever, and say in this file how far it is")
     parser.add_argument("--fashion", type=Path, help="the folder of Fashion-MNIST, to learn that")
     options, words = parser.parse_known_args()
     shown = images(options.fashion, options.events, options.data_seed) if options.fashion else None
@@ -41,6 +57,8 @@ def main() -> None:
     for start in range(0, options.warm, TURN):
         learner.learn(events[start : min(start + TURN, options.warm)])
     with collector_as_in_the_worker():
+        if options.counter is not None:
+            endless(learner, events, options.counter)
         begun, cpu = time.perf_counter(), time.process_time()
         for start in range(options.warm, len(events), TURN):
             learner.learn(events[start : start + TURN])

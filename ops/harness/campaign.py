@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from ops.harness.forks import FRESH
 from ops.harness.life import HarnessError
 from ops.harness.member import Member
 from ops.harness.topics import Asker, Commit, Message, publish
@@ -25,8 +26,6 @@ BROKER_SECONDS = 300.0
 LOOK_SECONDS = 0.005
 UNREACHABLE, FENCED = 4, 7
 LEAST_CHUNK = 20
-FRESH = 0.1
-"""Share of the starts with an interpreter of their own; the others are forked, which takes less long."""
 
 
 @dataclass(frozen=True)

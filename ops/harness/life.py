@@ -6,12 +6,14 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from ops.harness.forks import Forked
 from ops.harness.place import ROOT, Place, evidence, scan
 
 START_SECONDS, END_SECONDS, WRITE_SECONDS = 180.0, 180.0, 5.0
@@ -61,7 +63,7 @@ class Life:
 class Start:
     """A started process and what was there before it."""
 
-    def __init__(self, place: Place, aim: str) -> None:
+    def __init__(self, place: Place, aim: str, fresh: bool) -> None:
         self.place = place
         self.life = Life(aim)
         place.folder.mkdir(parents=True, exist_ok=True)
@@ -69,20 +71,29 @@ class Start:
         self.old_epochs = set(place.epochs())
         self.durable, self.bytes = place.durable(), place.size()
         self.log_from = place.log.stat().st_size if place.log.exists() else 0
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self.begun = time.monotonic()
         self.feeder: subprocess.Popen[bytes] | None = None
-        stdin: int | IO[bytes] = subprocess.DEVNULL
+        self.process: Forked | subprocess.Popen[bytes]
         if place.stdin:
-            self.feeder = subprocess.Popen(["cat", str(place.events)], stdout=subprocess.PIPE)
-            assert self.feeder.stdout is not None
-            stdin = self.feeder.stdout
+            self._feed()
+        else:
+            self.process = Forked(place.words(), place.log, fresh)
+
+    def _feed(self) -> None:
+        """Start it behind a pipe."""
+        place = self.place
+        self.feeder = subprocess.Popen(["cat", str(place.events)], stdout=subprocess.PIPE)
+        assert self.feeder.stdout is not None
         with open(place.log, "ab") as log:
             self.process = subprocess.Popen(
-                place.command(), stdin=stdin, stdout=log, stderr=log, env=environment, cwd=ROOT
+                [sys.executable, "-m", "streamlearn", *place.words()],
+                stdin=self.feeder.stdout,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                cwd=ROOT,
             )
-        if self.feeder is not None and self.feeder.stdout is not None:
-            self.feeder.stdout.close()
+        self.feeder.stdout.close()
 
     def ended(self, seconds: float) -> bool:
         """Wait for the process's end for at most so long: the only way in which anything here waits."""
@@ -147,7 +158,7 @@ class Start:
             self.feeder.kill()
             self.feeder.wait()
         life, place = self.life, self.place
-        life.status = self.process.returncode
+        life.status = self.process.wait()
         life.seconds = time.monotonic() - self.begun
         own = self.own_epoch()
         life.epoch = int(own.name) if own else 0
@@ -170,13 +181,14 @@ class Start:
         )
 
 
-def live(place: Place, aim: str, reach: int, delay: float, dice: random.Random) -> Life:
+def live(place: Place, aim: str, reach: int, delay: float, dice: random.Random, fresh: bool = True) -> Life:
     """Start a run and end it as `aim` says; a run that comes to its end before that is no error.
 
     reach: bytes of output to wait for. delay: at most so many seconds pass from there to the kill.
+    fresh: with an interpreter of its own (as all have that read a pipe).
     Raises HarnessError.
     """
-    start = Start(place, aim)
+    start = Start(place, aim, fresh)
     try:
         return _lived(start, reach, delay, dice)
     finally:

@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
-import os
 import re
 import signal
-import sys
+import subprocess
 import time
 from collections.abc import Sequence
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from ops.harness.place import ROOT, evidence, scan
+from ops.harness.forks import Forked
+from ops.harness.place import evidence, scan
 
 BANNER = re.compile(r"^  state .*, epoch (\d+)$", re.MULTILINE)
 READY = "\n  metrics "
 STANDING_BY = "standing by with checkpoint"
 END_SECONDS = 180.0
-PRELOAD = ["streamlearn.run", "streamlearn.page", "connectors.kafka", "ops.harness.member"]
-
-
-@cache
-def _forks() -> Any:
-    """A server that forks processes in which everything is imported already: they start in no time."""
-    os.environ["PYTHONPATH"] = str(ROOT)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
-
-
-def _become(words: Sequence[str], log: str, fresh: bool) -> None:
-    """What a started process does: it is `streamlearn` with these words, in an interpreter of its own if
-    `fresh`. It ends with the harness, however that ends."""
-    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
-    os.setsid()
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.chdir(ROOT)
-    if fresh:
-        os.execv(sys.executable, [sys.executable, "-m", "streamlearn", *words])
-    from streamlearn.cli import main
-
-    status = main(words)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 class Member:
@@ -64,10 +31,7 @@ class Member:
         self.killed = False
         self._packs = self._all_packs()
         self._epoch = 0
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.touch()
-        self._process = _forks().Process(target=_become, args=(list(words), str(log), fresh))
-        self._process.start()
+        self._process = Forked(words, log, fresh)
 
     @property
     def name(self) -> str:
@@ -76,8 +40,7 @@ class Member:
     @property
     def status(self) -> int | None:
         """None while it runs; -9 after a kill."""
-        found: int | None = self._process.exitcode
-        return found
+        return self._process.returncode
 
     def text(self) -> str:
         return self.log.read_text("utf-8", errors="replace")
@@ -113,30 +76,26 @@ class Member:
 
     def kill(self) -> None:
         self.killed = True
-        self._send(signal.SIGKILL)
+        self._process.send_signal(signal.SIGKILL)
         self.join(END_SECONDS)
 
     def terminate(self) -> None:
         self.asked_to_end = True
-        self._send(signal.SIGTERM)
+        self._process.send_signal(signal.SIGTERM)
 
     def freeze(self) -> None:
         self.frozen = True
-        self._send(signal.SIGSTOP)
+        self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         self.frozen = False
-        self._send(signal.SIGCONT)
+        self._process.send_signal(signal.SIGCONT)
 
     def join(self, seconds: float) -> bool:
         """Wait for its end for at most so long."""
-        self._process.join(seconds)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
         return self.status is not None
-
-    def _send(self, number: signal.Signals) -> None:
-        # Its status is only taken when it is asked for: the id can't mean another process yet.
-        if self.status is None:
-            os.kill(self._process.pid, number)
 
     def _all_packs(self) -> set[str]:
         return {path.name for path in self.state.glob("[0-9]*/*.memory")}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +40,13 @@ class Place:
     def log(self) -> Path:
         return self.folder / "log.txt"
 
-    def command(self) -> list[str]:
+    def words(self) -> list[str]:
+        """What `streamlearn` is told."""
         source = ["--source.path", "-" if self.stdin else str(self.events)]
         source += ["--source.format", self.format.removesuffix(".gz")]
         sink = ["--sink.predictions", str(self.predictions), "--sink.dead_letters", str(self.dead_letters)]
         state = ["--checkpoint.folder", str(self.state), "--exporter.port", "0"]
-        return [sys.executable, "-m", "streamlearn", "run", *source, *sink, *state, *self.options]
+        return ["run", *source, *sink, *state, *self.options]
 
     def size(self) -> int:
         """Bytes of the predictions and dead letters so far."""

@@ -7,9 +7,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ops.harness.campaign import FRESH, Act
+from ops.harness.campaign import Act
 from ops.harness.compare import Check
 from ops.harness.cover import lacking
+from ops.harness.forks import FRESH
 from ops.harness.stream import MOST_CLASSES
 
 ABSENCES = ("killed", "frozen", "killed, worker too")

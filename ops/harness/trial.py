@@ -20,6 +20,7 @@ from typing import Any
 from ops.bench.common import made_with
 from ops.harness.compare import Check, Result, compare
 from ops.harness.cover import FEWEST_TO_COVER, lacking
+from ops.harness.forks import FRESH
 from ops.harness.life import HarnessError, Life, live
 from ops.harness.place import Place
 from ops.harness.stream import FORMATS, MOST_CLASSES, Stream, write_stream
@@ -163,7 +164,7 @@ def _tried(outcome: Outcome, work: Path, say: bool) -> bool:
         drawn = dice.choices([*AIMS], [*AIMS.values()])[0] if done < plan.kills else outcome.lacks
         aim = FIRST[len(outcome.lives)] if len(outcome.lives) < len(FIRST) else drawn
         reach = round(total * (done + dice.random()) / (1.1 * plan.kills + 2))
-        life = live(killed, aim, reach, delay, dice)
+        life = live(killed, aim, reach, delay, dice, dice.random() < FRESH)
         outcome.lives.append(life)
         _progress(say, outcome, killed, stream)
         if life.finished:
