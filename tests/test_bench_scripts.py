@@ -81,6 +81,20 @@ def test_growth(tmp_path: Path) -> None:
     assert all(row["us_per_event"] > 0 for row in rows)
 
 
+def test_kafka(tmp_path: Path) -> None:
+    flags = (
+        "--learners default --events 150000 --rounds 2 --seconds 0.5 --warm 2000 --latency-seconds 2".split()
+    )
+    found = bench("kafka", tmp_path / "kafka.json", *flags)
+    rows = {row["loop"]: row for row in found["rows"]}
+    beside = "memory, beside as much traffic"
+    assert list(rows) == ["memory", "kafka, msgpack", "kafka, json", beside]
+    assert rows["memory"]["to_memory"] == 1
+    assert all(row["events_per_second"] > 0 and row["cpu_us_per_event"] > 0 for row in rows.values())
+    assert 0 < found["latency"]["p50_seconds"] <= found["latency"]["p99_seconds"]
+    assert found["latency"]["events"] > 100
+
+
 def test_checkpoint_100k(tmp_path: Path) -> None:
     flags = "--images 600 --phase-seconds 1.5 --seconds 0.4 --phases 1 --model.width 16".split()
     found = bench("checkpoint_100k", tmp_path / "checkpoint.json", *flags)

@@ -29,7 +29,7 @@ def test_ten_kills_and_one_of_the_broker_change_nothing(mode: str, tmp_path: Pat
     plan = Plan(
         mode=mode,
         kills=10,
-        events=20_000,
+        events=60_000,
         broker_kills=1,
         absences=(),
         stops=0,

@@ -12,11 +12,12 @@ import statistics
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ops.bench.common import arguments, loop, made_with, say, table, work_dir, write
-from ops.bench.kafka import CLASSES, DIM, LEARNERS, FromKafka, fill, topics
+from ops.bench.kafka import CLASSES, DIM, LEARNERS, FromKafka, fill, together, topics
 from ops.bench.stream import records
 from ops.bench.turns import Contestant, contest
 from ops.kafka.broker import Broker
@@ -47,10 +48,10 @@ def over_kafka(broker: Broker, folder: Path, options: Namespace) -> dict[int, li
             topics(broker, f"parts{size}", size)
             for partition in range(size):
                 asyncio.run(fill(broker, f"parts{size}", values[partition::size], partition))
-        for size in options.partitions:
-            flags = ["--seed", str(options.seed)]
-            one = stack.enter_context(FromKafka(broker, f"parts{size}", folder, flags, size))
-            contestants[str(size)] = one
+        flags = ["--seed", str(options.seed)]
+        starts = [partial(FromKafka, broker, f"parts{n}", folder, flags, n) for n in options.partitions]
+        for size, one in zip(options.partitions, together(starts), strict=True):
+            contestants[str(size)] = stack.enter_context(one)
         found = contest(contestants, options.turns, 1.0, options.events // 20, broker.pid)
         if any(one.done() >= options.events for one in contestants.values()):
             raise SystemExit(f"{options.events} events (--events) are too few for so many turns")

@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import cycle, islice
@@ -145,6 +146,17 @@ class FromKafka:
         return sum(self._consumer.end_offsets(self._places).values())
 
 
+def together(starts: Sequence[Callable[[], FromKafka]]) -> list[FromKafka]:
+    """Start workers at the same time, so that none uses up its topic while it waits for the others."""
+    with ThreadPoolExecutor(len(starts)) as pool:
+        started = [pool.submit(start) for start in starts]
+    failed = [each for each in started if each.exception() is not None]
+    for each in started if failed else ():
+        if each not in failed:
+            each.result().__exit__()
+    return [each.result() for each in started]
+
+
 @contextmanager
 def traffic(broker: Broker, topic: str, rate: float) -> Iterator[int]:
     """Other people's events go through the broker, so many a second. The process that moves them."""
@@ -223,15 +235,17 @@ def rounds(broker: Broker, folder: Path, learner: str, options: Namespace) -> di
     own = ["--events", str(DISTINCT), "--dim", str(DIM), *flags]
     with ExitStack() as stack:
         contestants: dict[str, Contestant] = {BASE: stack.enter_context(FromMemory(folder / BASE, own))}
-        for format in FORMATS.values():
+        formats = list(FORMATS.values())
+        for format in formats:
             topic = f"{learner}.{format}"
             topics(broker, topic)
             some = list(records(format, DISTINCT, DIM, CLASSES, options.seed))
             asyncio.run(fill(broker, topic, islice(cycle(some), options.events)))
             say(f"{learner}: {topic} is filled")
-        for name, format in FORMATS.items():
-            one = FromKafka(broker, f"{learner}.{format}", folder, flags)
-            contestants[name] = stack.enter_context(one)
+        workers = together(
+            [partial(FromKafka, broker, f"{learner}.{each}", folder, flags) for each in formats]
+        )
+        contestants |= zip(FORMATS, map(stack.enter_context, workers), strict=True)
         turns = options.rounds, options.seconds, options.warm, broker.pid
         first = contest(contestants, *turns)
         for name in FORMATS:
@@ -270,7 +284,7 @@ def main(options: Namespace) -> None:
         broker = Broker(folder / "broker")
         broker.start()
         try:
-            for learner in LEARNERS:
+            for learner in options.learners:
                 found = rounds(broker, folder, learner, options)
                 rows += [row(learner, name, *pair) for name, pair in found.items()]
             rate = next(each["events_per_second"] for each in rows if each["loop"] in FORMATS) / 2
@@ -291,6 +305,7 @@ def main(options: Namespace) -> None:
 
 if __name__ == "__main__":
     parser = arguments("kafka", __doc__)
+    parser.add_argument("--learners", nargs="+", choices=list(LEARNERS), default=list(LEARNERS))
     parser.add_argument("--events", type=int, default=1_200_000, help="in a topic")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")

@@ -21,7 +21,7 @@ class Plan:
     """What is asked for."""
 
     kills: int = 100
-    events: int = 20_000
+    events: int = 200_000
     partitions: int = 1
     mode: str = "exactly_once"
     broker_kills: int = 3
