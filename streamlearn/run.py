@@ -21,6 +21,7 @@ from streamlearn.events import (
     ConnectorError,
     Fenced,
     StateMismatch,
+    Stopped,
     UsageError,
 )
 from streamlearn.exporter import Exporter, ExporterError
@@ -119,7 +120,11 @@ def _run(settings: Settings) -> int:
     report_writable(settings)
     store = CheckpointStore(settings.checkpoint.folder, settings.checkpoint.keep)
     codec = make_codec(settings)
-    source, sink = make_both(settings)
+    try:
+        source, sink = make_both(settings, lambda: STOP.asked is not None)
+    except Stopped as stopped:
+        log.info("%s", stopped)
+        return 0
     vitals = Vitals(settings.exporter.stall_seconds)
     try:
         worker = Worker(settings, source, sink, codec, store, vitals)

@@ -44,15 +44,16 @@ def prepare(settings: Settings) -> Callable[[], None]:
     return lambda: None
 
 
-def make_both(settings: Settings) -> tuple[Source, Sink]:
+def make_both(settings: Settings, stopped: Callable[[], bool]) -> tuple[Source, Sink]:
     """Source and sink for a worker. Raises SettingsError, UsageError.
 
     On Kafka they work in a process beside this one, whose interpreter they needn't share with the learner.
+    That may take a while to begin: raises Stopped if `stopped` says so meanwhile, Unreachable if it doesn't.
     """
     source, sink = source_connector(settings), sink_connector(settings)
     if sink == KAFKA_SINK and (source == KAFKA_SOURCE or getattr(load_object(source), "beside", False)):
         beside: Callable[..., tuple[Source, Sink]] = load_object("connectors.kafka.beside:beside")
-        return beside(source, _source_options(settings), sink, _sink_options(settings))
+        return beside(source, _source_options(settings), sink, _sink_options(settings), stopped)
     made = make_source(settings)
     return made, make_sink(settings, made)
 

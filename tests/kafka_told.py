@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from connectors.kafka import host
+import pytest
+
+from connectors.kafka import beside, host, hosted
 from connectors.kafka.channel import Channel
 from streamlearn.events import (
     Claim,
@@ -24,7 +28,7 @@ from streamlearn.events import (
     Traffic,
     UsageError,
 )
-from tests.processes import DEADLINE
+from tests.processes import DEADLINE, wait_for
 
 
 def record(offset: int) -> Record:
@@ -184,3 +188,39 @@ class Here:
 
     def kill(self) -> None:
         self.shut(-9)
+
+
+Made = Callable[..., tuple[beside.BesideSource, beside.BesideSink]]
+
+
+@contextmanager
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
+    """Makes sources and sinks beside a host in threads, of `Told` and `Taken`; at the end all have ended."""
+    made: list[beside.BesideSource] = []
+    started: list[Here] = []
+
+    def start(ends: Sequence[socket.socket]) -> Here:
+        started.append(Here(ends))
+        return started[-1]
+
+    monkeypatch.setattr(hosted, "start", start)
+    monkeypatch.setattr(hosted, "_prepared", [])
+    levels = {name: logging.getLogger(name).level for name in host.LOGGERS}
+    handlers = {name: list(logging.getLogger(name).handlers) for name in host.LOGGERS}
+
+    def both(**of: Any) -> tuple[beside.BesideSource, beside.BesideSink]:
+        here = f"{Told.__module__}:"
+        source, sink = beside.beside(f"{here}Told", of, f"{here}Taken", {})
+        made.append(source)
+        return source, sink
+
+    yield both
+    for source in made:
+        source.close()
+    for here in started:
+        wait_for(here.over, "its threads have ended")
+        for channel in here.channels:
+            channel.close()
+    for name in host.LOGGERS:
+        logging.getLogger(name).setLevel(levels[name])
+        logging.getLogger(name).handlers[:] = handlers[name]

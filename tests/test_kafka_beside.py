@@ -1,23 +1,23 @@
-"""A worker and its Kafka process: what is asked and answered between the two, and what if one is away."""
+"""A worker and its Kafka process: what is asked and answered between the two."""
 
 from __future__ import annotations
 
 import logging
-import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import pytest
 
-from connectors.kafka import beside, host, hosted
+from connectors.kafka import host, hosted
 from connectors.kafka.reach import Refused
 from streamlearn.events import (
     Claim,
     Fenced,
     Position,
+    Record,
     Resume,
     Stalled,
     Standing,
@@ -26,42 +26,14 @@ from streamlearn.events import (
     Unreachable,
     UsageError,
 )
-from tests.kafka_told import Here, Taken, Told, prediction, record
+from tests.kafka_told import Made, Taken, Told, prediction, record, told
 from tests.processes import DEADLINE, wait_for
-
-Made = Callable[..., tuple[beside.BesideSource, beside.BesideSink]]
 
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
-    made: list[beside.BesideSource] = []
-    started: list[Here] = []
-
-    def start(ends: Sequence[socket.socket]) -> Here:
-        started.append(Here(ends))
-        return started[-1]
-
-    monkeypatch.setattr(hosted, "start", start)
-    monkeypatch.setattr(hosted, "_prepared", [])
-    levels = {name: logging.getLogger(name).level for name in host.LOGGERS}
-    handlers = {name: list(logging.getLogger(name).handlers) for name in host.LOGGERS}
-
-    def both(**of: Any) -> tuple[beside.BesideSource, beside.BesideSink]:
-        here = f"{Told.__module__}:"
-        source, sink = beside.beside(f"{here}Told", of, f"{here}Taken", {})
-        made.append(source)
-        return source, sink
-
-    yield both
-    for source in made:
-        source.close()
-    for here in started:
-        wait_for(here.over, "its threads have ended")
-        for channel in here.channels:
-            channel.close()
-    for name in host.LOGGERS:
-        logging.getLogger(name).setLevel(levels[name])
-        logging.getLogger(name).handlers[:] = handlers[name]
+    with told(monkeypatch) as made:
+        yield made
 
 
 def test_whoever_is_asked_back_may_ask_again(make: Made) -> None:
@@ -144,6 +116,43 @@ def test_merged_records_wait_for_the_decision(make: Made) -> None:
     source.poll(4, 0.0)
     source.poll(0, 0.0)
     assert Told.one.asked == [4]
+
+
+def test_nothing_is_decided_before_what_is_on_its_way(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the host has handed out comes before a decision, also where it comes late."""
+    monkeypatch.setattr(hosted, "ANSWER_SECONDS", 0.02)
+    decided: list[int] = []
+    come, poll = threading.Event(), Told.poll
+
+    def decide(self: Told) -> bool:
+        decided.append(len(self.records))
+        return True
+
+    monkeypatch.setattr(Told, "decide", decide, raising=False)
+
+    def late(self: Told, most: int, timeout: float) -> Any:
+        found = poll(self, most, timeout)
+        assert come.wait(DEADLINE)
+        return found
+
+    monkeypatch.setattr(Told, "poll", late)
+    source, _ = make(records=10, merge="timestamp")
+    assert source.poll(4, 0.0) == []
+    assert not source.decide()
+    come.set()
+    found: list[Record] = []
+
+    def comes() -> bool:
+        found.extend(source.poll(3, 0.0))
+        return bool(found)
+
+    wait_for(comes, "they come")
+    assert [each.position.offset for each in found] == [0, 1, 2]
+    assert not source.decide()
+    assert [each.position.offset for each in source.poll(3, 0.0)] == [3]
+    assert not decided
+    assert source.decide()
+    assert decided == [6]
 
 
 def test_a_flush_does_not_wait(make: Made) -> None:
@@ -309,82 +318,3 @@ def test_lines_for_the_log(make: Made, caplog: pytest.LogCaptureFixture) -> None
     assert found.__dict__["fields"] == {"topic": "t", "offset": str(1 << 70)}
     assert found.msg == "%s: %d of %s", "by which repetitions are told"
     assert sink.settle(0.0)
-
-
-def test_one_that_nobody_comes_for(make: Made) -> None:
-    end = hosted.prepare()
-    (host,) = hosted._prepared
-    end()
-    end()
-    assert hosted._prepared == []
-    taken_too_late = hosted.prepare()
-    source, _ = make()
-    assert source._host is not host
-    taken_too_late()
-    assert not Told.one.closed, "who doesn't close it gets no goodbye"
-    source.close()
-
-
-def test_the_end(make: Made) -> None:
-    source, sink = make()
-    Taken.one.full = True
-    sink.write([prediction(0)])
-    sink.flush()
-    sink.write([prediction(1)])
-    source.close()
-    source.close()
-    assert Told.one.closed
-    assert [output.position.offset for output in Taken.one.outputs] == [0], "the others were not flushed"
-
-
-def test_a_host_that_has_failed(make: Made) -> None:
-    source, _ = make()
-    process = source._host._process
-    assert isinstance(process, Here)
-    process.shut(1)
-    with pytest.raises(RuntimeError, match="has failed: what it said stands above"):
-        source.fingerprint({})
-
-
-def test_a_host_that_does_nothing(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever reads has other things to do; whoever waits for an answer kills it."""
-    source, sink = make()
-    assert source.traffic({0: 4}) is not None
-    for name in ("ANSWER_SECONDS", "HUNG_SECONDS"):
-        monkeypatch.setattr(hosted, name, 0.05)
-    go_on = threading.Event()
-    monkeypatch.setattr(Told, "traffic", lambda self, offsets: go_on.wait(DEADLINE) and None)
-    monkeypatch.setattr(Told, "poll", lambda self, most, timeout: go_on.wait(DEADLINE) and [])
-    source.traffic({0: 4})
-    assert source.poll(5, 0.0) == source.poll(5, 0.0) == []
-    Taken.one.going_on.clear()
-    sink.write([prediction(0)])
-    sink.flush()
-    with pytest.raises(Unreachable, match="was killed by signal 9"):
-        sink.settle(0.0)
-    go_on.set()
-    Taken.one.going_on.set()
-
-
-def test_a_worker_that_was_stopped_takes_nobody_for_dead(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosted, "LOOK_SECONDS", DEADLINE)
-    monkeypatch.setattr(host, "HELD_SECONDS", DEADLINE)
-    _, sink = make()
-    sink._host.look()
-    monkeypatch.setattr(hosted, "ANSWER_SECONDS", 0.02)
-    monkeypatch.setattr(hosted, "HUNG_SECONDS", 0.02)
-    Taken.one.going_on.clear()
-    sink.write([prediction(0)])
-    sink.flush()
-    threading.Timer(0.2, Taken.one.going_on.set).start()
-    assert sink.settle(0.0)
-
-
-def test_a_host_that_has_ended(make: Made) -> None:
-    source, sink = make()
-    process = source._host._process
-    assert isinstance(process, Here)
-    process.shut(-9)
-    for ask in (sink.flush, lambda: source.poll(1, 0.0), lambda: source.fingerprint({})):
-        with pytest.raises(Unreachable, match="the process that talks to Kafka was killed by signal 9"):
-            ask()

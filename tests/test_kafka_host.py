@@ -84,15 +84,16 @@ def impatient() -> None:
     hosted.HUNG_SECONDS = 1.0
 
 
-def test_the_kafka_process_alone_is_stopped(place: Place) -> None:
-    """A worker that is asked to end doesn't wait for it for ever."""
+@pytest.mark.parametrize("asked_to_end", [False, True])
+def test_the_kafka_process_alone_is_stopped(asked_to_end: bool, place: Place) -> None:
+    """No worker waits for it for ever, whether it is to end or to go on."""
     place.send(EVENTS[:100])
     with place.run(before=impatient) as run:
         place.until_answered(run, 100)
         assert run.process.pid is not None
         _, host = family(run.process.pid)
         os.kill(host, signal.SIGSTOP)
-        assert run.stops() == 4
+        assert (run.stops() if asked_to_end else run.ends()) == 4
         assert gone(host)
     last = run.said.strip().splitlines()[-1]
     assert "the process that talks to Kafka was killed by signal 9: nothing is lost" in last

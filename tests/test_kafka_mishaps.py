@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ops.kafka.broker import Broker
+from streamlearn.checkpoint import CheckpointStore
 from streamlearn.worker import Worker
 from tests.kafka import administrator
 from tests.kafka_worker import new_place
@@ -132,6 +133,34 @@ def test_a_learner_that_hangs_is_replaced(broker: Broker, tmp_path: Path) -> Non
             place.until_answered(two, 150)
             flag.unlink()
             assert one.ends() == 7
+            assert two.stops() == 0
+
+
+def stick_slowly() -> None:
+    """The same, and an epoch begins slowly, as in a folder far away."""
+    stick()
+    begin = CheckpointStore.next_epoch
+
+    def slow(self: CheckpointStore) -> int:
+        threading.Event().wait(0.3)
+        return begin(self)
+
+    CheckpointStore.next_epoch = slow  # type: ignore[method-assign]
+
+
+def test_one_that_has_stood_by_for_long_is_not_taken_for_a_learner_that_hangs(
+    broker: Broker, tmp_path: Path
+) -> None:
+    """It had nothing to take for longer than a learner may take nothing: the session of the dead one."""
+    place = new_place(broker, tmp_path)
+    place.send(EVENTS[:50])
+    with place.run() as one:
+        place.until_answered(one, 50)
+        with place.run(before=stick_slowly, env={STUCK: str(tmp_path / "stuck")}) as two:
+            two.says("standing by with checkpoint ")
+            place.send(EVENTS[50:150])
+            one.kill()
+            place.until_answered(two, 150)
             assert two.stops() == 0
 
 

@@ -196,9 +196,9 @@ def test_a_signal_before_the_work(
     write_events(tmp_path / "events.jsonl", EVENTS)
     before, make = tree(tmp_path), wiring.make_both
 
-    def signalled(settings: Settings) -> tuple[Source, Sink]:
+    def signalled(settings: Settings, stopped: Callable[[], bool]) -> tuple[Source, Sink]:
         os.kill(os.getpid(), signal.SIGINT)
-        return make(settings)
+        return make(settings, stopped)
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "make_both", signalled)

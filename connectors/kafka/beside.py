@@ -17,11 +17,17 @@ from streamlearn.events import Claim, Output, Position, Record, Resume, Standing
 
 
 def beside(
-    source: str, of: Mapping[str, Any], sink: str, to: Mapping[str, Any]
+    source: str,
+    of: Mapping[str, Any],
+    sink: str,
+    to: Mapping[str, Any],
+    stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[BesideSource, BesideSink]:
     """Source and sink by import strings (`KafkaSource`, or a class derived from it that is marked `beside`;
-    `KafkaSink`) and their options, in a process beside this one. Raises what making them raises."""
+    `KafkaSink`) and their options, in a process beside this one. Raises what making them raises; Stopped if
+    `stopped` says so while that process has not begun, Unreachable if it doesn't begin."""
     host = hosted()
+    host.functions["stopped"] = stopped
     try:
         level = logging.getLogger("connectors").getEffectiveLevel()
         topic = host.call("make", level, source, dict(of), sink, dict(to))
@@ -74,7 +80,9 @@ class BesideSource:
         return found
 
     def decide(self) -> bool:
-        return self._merged and bool(self._host.call("decide"))
+        # Records that the host has handed out, and the worker has not taken, come before the decision.
+        under_way = bool(self._left) or self._host.asked
+        return self._merged and not under_way and bool(self._host.call("decide"))
 
     def commands(self) -> list[Record]:
         return records_of_columns(self._host.call("commands")) if self._host.commands else []

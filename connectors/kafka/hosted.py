@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from connectors.kafka.channel import SIGNALS, Channel, Gone, pair
 from connectors.kafka.columns import columns_of_outputs, records_of_columns
 from streamlearn import events
-from streamlearn.events import Output, Record, Stalled, Unreachable
+from streamlearn.events import Output, Record, Stalled, Stopped, Unreachable
 
 LOOK_SECONDS = 0.2
 ANSWER_SECONDS = 1.0
@@ -29,6 +29,8 @@ AT_ONCE = 4
 """Flushes that may go on while the learner does."""
 HUNG_SECONDS = 30.0
 """Whoever waits for a host that doesn't even say how it stands kills it after so long."""
+BEGIN_SECONDS = 120.0
+"""So long a host may take to load Kafka's client."""
 END_SECONDS = 5.0
 """For so long a host whose worker has closed it may take to end."""
 
@@ -104,7 +106,8 @@ class Hosted:
         self._flushing = 0
         """Flushes that are not answered yet."""
         self._stalled: Stalled | None = None
-        self._asked = False
+        self.asked = False
+        """Whether records were asked for that have not come yet."""
         self._looking, self._looked_at, self._unanswered = threading.Lock(), time.monotonic(), False
         self._begun = False
         """Whether it has ever said how it stands: to load all that it needs may take long."""
@@ -176,16 +179,30 @@ class Hosted:
 
     def _received(self) -> Any:
         """Of a call that may take any time; but not of a process that does nothing at all."""
+        waited = 0.0
         while True:
             try:
                 return self._work.receive(ANSWER_SECONDS)
             except TimeoutError:
-                if self._begun and self._unseen > HUNG_SECONDS:
+                waited += ANSWER_SECONDS
+                if not self._begun:
+                    self._begins(waited)
+                elif self._unseen > HUNG_SECONDS:
                     # It may be this process that was stopped, and nobody that has looked since.
                     self.look()
                     if self._unseen > HUNG_SECONDS:
                         self._process.kill()
                         raise Gone("it hangs") from None
+
+    def _begins(self, waited: float) -> None:
+        """It loads what it needs, which may take long; but whoever stops doesn't wait for that."""
+        if self.functions.get("stopped", bool)():
+            raise Stopped("stopped while the process that talks to Kafka was loading its modules")
+        if waited > BEGIN_SECONDS:
+            raise Unreachable(
+                f"the process that talks to Kafka has not loaded its modules within {BEGIN_SECONDS:g} s: "
+                "does the disk answer on which Python's packages lie?"
+            )
 
     def _give(self, name: str) -> None:
         """Answer a question back, for which more may be asked meanwhile."""
@@ -199,19 +216,19 @@ class Hosted:
     def records(self, most: int, timeout: float, ahead: bool) -> list[Record]:
         """Records; with `ahead` those are asked for at once that will be wanted next."""
         try:
-            if not self._asked:
+            if not self.asked:
                 self._records.send((most, timeout))
-                self._asked = True
+                self.asked = True
             try:
                 kind, *found = self._records.receive(timeout + ANSWER_SECONDS)
             except TimeoutError:
                 return []  # it hangs, and whoever asks has more to do than to wait for it
-            self._asked = False
+            self.asked = False
             if kind != "done":
                 raise _error(*found)
             if ahead:
                 self._records.send((most, timeout))
-                self._asked = True
+                self.asked = True
             return records_of_columns(found[0])
         except Gone:
             raise self._gone() from None
@@ -258,12 +275,15 @@ class Hosted:
     # -- its end
 
     def _gone(self) -> Exception:
-        status: int | None = None
-        with suppress(subprocess.TimeoutExpired):
+        try:
             status = self._process.wait(END_SECONDS)
-        if status is not None and status > 0:
+        except subprocess.TimeoutExpired:
+            # It has closed its ends, or takes nothing that is sent: in any case it is of no more use.
+            self._process.kill()
+            status = -signal.SIGKILL
+        if status > 0:
             return RuntimeError("the process that talks to Kafka has failed: what it said stands above")
-        how = f"was killed by signal {-status}" if status is not None and status < 0 else "has ended"
+        how = f"was killed by signal {-status}" if status < 0 else "has ended"
         return Unreachable(
             f"the process that talks to Kafka {how}: nothing is lost, a new start goes on from the last "
             "commit"

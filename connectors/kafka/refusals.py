@@ -19,7 +19,7 @@ def refuse_other(resume: Resume, topic: str, id: str) -> None:
             f"the state was taken of another kind of source than topic {topic}: start with another "
             "--checkpoint.folder"
         )
-    if known != id or resume.topic != topic:
+    if is_other(known, id) or resume.topic != topic:
         raise StateMismatch(
             f"topic {topic} is not the one that this state has learned from ({resume.topic}, id {known}; now "
             f"id {id}): it was deleted and made anew, or it is another; start with another source.group_id "

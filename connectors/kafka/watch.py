@@ -75,6 +75,8 @@ class Watch:
     async def run(self, consumer: AIOKafkaConsumer, reads: Mapping[Place, int]) -> None:
         """Look again and again at what it `reads`. Raises Unreachable, Fenced, StateMismatch."""
         options = self._options
+        # Who stood by had nothing to take: its learner's patience begins now.
+        self._inbox.taken_at = time.monotonic()
         while True:
             try:
                 found = await asyncio.wait_for(
