@@ -75,9 +75,10 @@ def test_images(tmp_path: Path) -> None:
 
 def test_growth(tmp_path: Path) -> None:
     sizes = "--classes 10 20 --memory 200 300 --length 1000 1500".split()
-    flags = [*"--kinds classes memory length --rounds 1 --window 500".split(), *sizes]
-    rows = bench("growth", tmp_path / "growth.json", *flags)["rows"]
-    assert [row["size"] for row in rows] == 2 * [10, 20, 200, 300, 1000, 1500]
+    sizes += "--partitions 1 2 --events 90000 --turns 2".split()
+    rows = bench("growth", tmp_path / "growth.json", *"--rounds 1 --window 500".split(), *sizes)["rows"]
+    in_memory = [10, 20, 200, 300, 1000, 1500]
+    assert [row["size"] for row in rows] == [*in_memory, 1, 2, *in_memory]
     assert all(row["us_per_event"] > 0 for row in rows)
 
 

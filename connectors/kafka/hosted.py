@@ -196,7 +196,7 @@ class Hosted:
 
     def _begins(self, waited: float) -> None:
         """It loads what it needs, which may take long; but whoever stops doesn't wait for that."""
-        if self.functions.get("stopped", bool)():
+        if self.functions["stopped"]():
             raise Stopped("stopped while the process that talks to Kafka was loading its modules")
         if waited > BEGIN_SECONDS:
             raise Unreachable(

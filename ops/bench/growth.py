@@ -49,7 +49,7 @@ def over_kafka(broker: Broker, folder: Path, options: Namespace) -> dict[int, li
             for partition in range(size):
                 asyncio.run(fill(broker, f"parts{size}", values[partition::size], partition))
         flags = ["--seed", str(options.seed)]
-        starts = [partial(FromKafka, broker, f"parts{n}", folder, flags, n) for n in options.partitions]
+        starts = [partial(FromKafka, broker, f"parts{n}", folder, flags) for n in options.partitions]
         for size, one in zip(options.partitions, together(starts), strict=True):
             contestants[str(size)] = stack.enter_context(one)
         found = contest(contestants, options.turns, 1.0, options.events // 20, broker.pid)
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=600_000, help="in a topic")
     parser.add_argument("--turns", type=int, default=15, help="of a second, of each worker on Kafka")
     parser.add_argument("--window", type=int, default=5_000, help="events that are timed; a multiple of 500")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="of all but the partitions")
     options = parser.parse_args()
     about = made_with()
     found: dict[tuple[str, str, int], list[float]] = {}

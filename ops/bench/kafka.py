@@ -4,8 +4,8 @@ Loops that take turns of a second (see `ops.bench.turns`): the learner on events
 from a topic of msgpack with raw bytes, and from one of JSON (exactly_once: transactions on). Then the learner
 on events in memory, in turn with itself beside a process that moves as many events through the broker as the
 worker did: so much of the difference is the machine's, whose cores and caches the broker shares. All of it
-with the default learner and with the lightest one that replays. Then, with the default, events at half of the
-worker's rate, and the time from producing each to seeing its prediction as a read_committed reader.
+with the default learner and with the lightest one that replays. Then, with the first of them, events at half
+of the worker's rate, and the time from producing each to seeing its prediction as a read_committed reader.
 """
 
 from __future__ import annotations
@@ -124,26 +124,24 @@ class Worker:
 class FromKafka:
     """A worker on a topic that others have filled; it takes turns. A context manager: it is killed."""
 
-    def __init__(
-        self, broker: Broker, topic: str, folder: Path, flags: list[str], partitions: int = 1
-    ) -> None:
+    def __init__(self, broker: Broker, topic: str, folder: Path, flags: list[str]) -> None:
+        self._admin, self._group = kafka.KafkaAdminClient(bootstrap_servers=broker.address), topic
         self.worker = Worker(broker, topic, folder, flags)
         self.pids = [self.worker.process.pid]
-        self._places = [kafka.TopicPartition(f"{topic}.predictions", each) for each in range(partitions)]
-        self._consumer = kafka.KafkaConsumer(bootstrap_servers=broker.address)
 
     def __enter__(self) -> FromKafka:
         return self
 
     def __exit__(self, *given: object) -> None:
-        self._consumer.close()
+        self._admin.close()
         self.worker.__exit__(*given)
 
     def done(self) -> int:
-        """Its predictions, and the marks of its transactions, of which there are some ten a second."""
+        """Events whose predictions have been committed."""
         if self.worker.process.poll() is not None:
             raise SystemExit(f"a worker ended with status {self.worker.process.returncode}")
-        return sum(self._consumer.end_offsets(self._places).values())
+        offsets = self._admin.list_group_offsets(self._group)[self._group]
+        return sum(at.offset for place, at in offsets.items() if place.topic == self._group)
 
 
 def together(starts: Sequence[Callable[[], FromKafka]]) -> list[FromKafka]:
@@ -232,9 +230,8 @@ def rounds(broker: Broker, folder: Path, learner: str, options: Namespace) -> di
     """What the loops did, each with what the learner fed from memory did in the same rounds."""
     assert broker.pid is not None
     flags = [*LEARNERS[learner], "--seed", str(options.seed)]
-    own = ["--events", str(DISTINCT), "--dim", str(DIM), *flags]
+    own = ["--events", str(DISTINCT), "--dim", str(DIM), "--data-seed", str(options.seed), *flags]
     with ExitStack() as stack:
-        contestants: dict[str, Contestant] = {BASE: stack.enter_context(FromMemory(folder / BASE, own))}
         formats = list(FORMATS.values())
         for format in formats:
             topic = f"{learner}.{format}"
@@ -242,6 +239,7 @@ def rounds(broker: Broker, folder: Path, learner: str, options: Namespace) -> di
             some = list(records(format, DISTINCT, DIM, CLASSES, options.seed))
             asyncio.run(fill(broker, topic, islice(cycle(some), options.events)))
             say(f"{learner}: {topic} is filled")
+        contestants: dict[str, Contestant] = {BASE: stack.enter_context(FromMemory(folder / BASE, own))}
         workers = together(
             [partial(FromKafka, broker, f"{learner}.{each}", folder, flags) for each in formats]
         )
@@ -274,6 +272,8 @@ def row(learner: str, name: str, of: Turns, base: Turns) -> dict[str, Any]:
         "quartiles": quartiles(of.to(base)),
         "cpu_us_per_event": statistics.median(of.cpu),
         "broker_cpu_us_per_event": statistics.median(of.beside),
+        "rates": [round(rate) for rate in of.rates],
+        "rates_of_memory": [round(rate) for rate in base.rates],
     }
 
 
@@ -287,9 +287,11 @@ def main(options: Namespace) -> None:
             for learner in options.learners:
                 found = rounds(broker, folder, learner, options)
                 rows += [row(learner, name, *pair) for name, pair in found.items()]
-            rate = next(each["events_per_second"] for each in rows if each["loop"] in FORMATS) / 2
+            first, of = options.learners[0], "kafka, msgpack"
+            rate = next(r["events_per_second"] for r in rows if (r["learner"], r["loop"]) == (first, of)) / 2
             topics(broker, "half")
-            with Worker(broker, "half", folder, ["--seed", str(options.seed)]) as worker:
+            flags = [*LEARNERS[first], "--seed", str(options.seed)]
+            with Worker(broker, "half", folder, flags) as worker:
                 count = int(rate * options.latency_seconds)
                 some = list(records("msgpack", count, DIM, CLASSES, options.seed))
                 took = asyncio.run(latency(broker, "half", some, rate))[len(some) // 5 :]
@@ -297,7 +299,7 @@ def main(options: Namespace) -> None:
         finally:
             broker.wipe()
     p50, p99 = (float(np.quantile(took, q)) for q in (0.5, 0.99))
-    table(rows)
+    table([{name: value for name, value in each.items() if not name.startswith("rates")} for each in rows])
     delay = {"events_per_second": rate, "p50_seconds": p50, "p99_seconds": p99, "events": len(took)}
     table([delay])
     write(options.out, about, options, {"rows": rows, "latency": delay})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import mmap
-import struct
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 from ops.bench.common import collector_as_in_the_worker
 from ops.bench.image_stream import images
 from ops.bench.stream import arrays
+from ops.bench.turns import COUNT
 from streamlearn import Learner
 from streamlearn.events import Event
 from streamlearn.flags import load_settings
@@ -26,15 +27,16 @@ TURN = 500
 
 
 def endless(learner: Learner, events: Sequence[Event], counter: Path) -> None:
-    """Round and round the events until it is killed. counter: 8 bytes that say how many they were."""
+    """Round and round the events until killed, or left alone. counter: a file for how many they were."""
+    parent = os.getppid()
     with counter.open("r+b") as file:
-        count, done = mmap.mmap(file.fileno(), 8), 0
-    while True:
+        count, done = mmap.mmap(file.fileno(), COUNT.size), 0
+    while os.getppid() == parent:
         for start in range(0, len(events), TURN):
             some = events[start : start + TURN]
             learner.learn(some)
             done += len(some)
-            count[:] = struct.pack("<q", done)
+            count[:] = COUNT.pack(done)
 
 
 def main() -> None:

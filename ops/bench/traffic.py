@@ -37,8 +37,9 @@ async def move(address: str, topic: str, rate: float) -> None:
         seen = 0
         while seen < AT_ONCE:
             seen += sum(map(len, (await consumer.getmany(timeout_ms=100)).values()))
-        due += AT_ONCE / rate
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        # Where it stood still, or is too slow, nothing is made up for.
+        due = max(due + AT_ONCE / rate, time.perf_counter())
+        await asyncio.sleep(due - time.perf_counter())
 
 
 if __name__ == "__main__":
