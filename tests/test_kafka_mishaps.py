@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from connectors.kafka import watch
 from ops.kafka.broker import Broker
 from streamlearn.checkpoint import CheckpointStore
 from streamlearn.worker import Worker
@@ -137,12 +138,13 @@ def test_a_learner_that_hangs_is_replaced(broker: Broker, tmp_path: Path) -> Non
 
 
 def stick_slowly() -> None:
-    """The same, and an epoch begins slowly, as in a folder far away."""
+    """The same, and an epoch begins slowly, as in a folder far away: looks at the learner come before it."""
     stick()
+    watch.WATCH_SECONDS = 0.05
     begin = CheckpointStore.next_epoch
 
     def slow(self: CheckpointStore) -> int:
-        threading.Event().wait(0.3)
+        threading.Event().wait(0.7)
         return begin(self)
 
     CheckpointStore.next_epoch = slow  # type: ignore[method-assign]

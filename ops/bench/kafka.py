@@ -222,6 +222,9 @@ async def latency(broker: Broker, topic: str, values: list[bytes], rate: float) 
 LEARNERS: dict[str, Sequence[str]] = {"default": (), "lightest": MATCHED}
 """Settings of the learners: what a worker has unless told otherwise, and `er` without held-out sets."""
 
+PATIENT = ("--source.client.session_timeout_ms", "60000")
+"""Of workers that stand still while others have their turns."""
+
 FORMATS = {"kafka, msgpack": "msgpack", "kafka, json": "jsonl"}
 BASE, BESIDE = "memory", "memory, beside as much traffic"
 

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -24,15 +24,17 @@ PRELOAD = ["streamlearn.run", "streamlearn.page", "connectors.kafka", "ops.harne
 @cache
 def _forks() -> Any:
     """A server that forks processes in which everything is imported already: they start in no time."""
-    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["PYTHONPATH"] = str(ROOT)  # or it can't import them
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
 
 
-def _become(words: Sequence[str], log: str, fresh: bool) -> None:
-    """What a started process does: it is `streamlearn` with these words, in an interpreter of its own if
-    `fresh`. It ends with the harness, however that ends."""
+def _become(words: Sequence[str], log: str, fresh: bool, env: Mapping[str, str]) -> None:
+    """What a started process does: it is `streamlearn` with these words and this environment, in an
+    interpreter of its own if `fresh`. It ends with the harness, however that ends."""
+    os.environ.clear()  # the fork server's, which is as old as the first start
+    os.environ.update(env)
     ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -56,7 +58,8 @@ class Forked:
     def __init__(self, words: Sequence[str], log: Path, fresh: bool) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
-        self._process = _forks().Process(target=_become, args=(list(words), str(log), fresh))
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        self._process = _forks().Process(target=_become, args=(list(words), str(log), fresh, env))
         self._process.start()
         self.pid: int = self._process.pid
 
