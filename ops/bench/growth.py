@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.bench.common import arguments, loop, made_with, say, table, work_dir, write
-from ops.bench.kafka import CLASSES, DIM, LEARNERS, FromKafka, fill, together, topics
+from ops.bench.kafka import CLASSES, DIM, LEARNERS, PATIENT, FromKafka, fill, together, topics
 from ops.bench.stream import records
 from ops.bench.turns import Contestant, contest
 from ops.kafka.broker import Broker
@@ -48,7 +48,7 @@ def over_kafka(broker: Broker, folder: Path, options: Namespace) -> dict[int, li
             topics(broker, f"parts{size}", size)
             for partition in range(size):
                 asyncio.run(fill(broker, f"parts{size}", values[partition::size], partition))
-        flags = ["--seed", str(options.seed)]
+        flags = ["--seed", str(options.seed), *PATIENT]
         starts = [partial(FromKafka, broker, f"parts{n}", folder, flags) for n in options.partitions]
         for size, one in zip(options.partitions, together(starts), strict=True):
             contestants[str(size)] = stack.enter_context(one)

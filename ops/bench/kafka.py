@@ -243,9 +243,9 @@ def rounds(broker: Broker, folder: Path, learner: str, options: Namespace) -> di
             asyncio.run(fill(broker, topic, islice(cycle(some), options.events)))
             say(f"{learner}: {topic} is filled")
         contestants: dict[str, Contestant] = {BASE: stack.enter_context(FromMemory(folder / BASE, own))}
-        workers = together(
-            [partial(FromKafka, broker, f"{learner}.{each}", folder, flags) for each in formats]
-        )
+        patient = [*flags, *PATIENT]
+        starts = [partial(FromKafka, broker, f"{learner}.{each}", folder, patient) for each in formats]
+        workers = together(starts)
         contestants |= zip(FORMATS, map(stack.enter_context, workers), strict=True)
         turns = options.rounds, options.seconds, options.warm, broker.pid
         first = contest(contestants, *turns)
