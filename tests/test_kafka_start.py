@@ -374,3 +374,19 @@ def test_an_answer_that_was_refused_is_not_taken_for_no_commit(
     options.group = used.group
     found = asyncio.run(read_committed(options, used.topic))
     assert (found.published[used.topic, 0], found.checkpoint) == (LEARNED, used.named())
+
+
+def test_a_first_start_at_the_end(broker: Broker, tmp_path: Path) -> None:
+    """`source.start = latest`: what was there before it is nobody's; from there on nothing is left out."""
+    place, late = new_place(broker, tmp_path), ("--source.start", "latest")
+    place.send(EVENTS[:20])
+    with place.run(*late) as run:
+        run.says("a first start")
+        place.send(EVENTS[20:40])
+        place.until_answered(run, 20)
+        run.kill()
+    place.send(EVENTS[40:70])
+    with place.run(*late) as run:
+        place.until_answered(run, 50)
+        assert run.stops() == 0
+    assert [each["id"] for each in place.predictions()] == [event.id for event in EVENTS[20:70]]
