@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.bench.common import arguments, loop, made_with, say, table, work_dir, write
-from ops.bench.kafka import CLASSES, DIM, LEARNERS, PATIENT, FromKafka, fill, together, topics
+from ops.bench.kafka import CLASSES, DIM, LEARNERS, PATIENT, FromKafka, fill, not_used_up, together, topics
 from ops.bench.stream import records
 from ops.bench.turns import Contestant, contest
 from ops.kafka.broker import Broker
@@ -50,11 +50,11 @@ def over_kafka(broker: Broker, folder: Path, options: Namespace) -> dict[int, li
                 asyncio.run(fill(broker, f"parts{size}", values[partition::size], partition))
         flags = ["--seed", str(options.seed), *PATIENT]
         starts = [partial(FromKafka, broker, f"parts{n}", folder, flags) for n in options.partitions]
-        for size, one in zip(options.partitions, together(starts), strict=True):
+        workers = together(starts)
+        for size, one in zip(options.partitions, workers, strict=True):
             contestants[str(size)] = stack.enter_context(one)
         found = contest(contestants, options.turns, 1.0, options.events // 20, broker.pid)
-        if any(one.done() >= options.events for one in contestants.values()):
-            raise SystemExit(f"{options.events} events (--events) are too few for so many turns")
+        not_used_up(workers, options.events)
     return {int(size): turns.cpu for size, turns in found.items()}
 
 

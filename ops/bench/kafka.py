@@ -155,6 +155,12 @@ def together(starts: Sequence[Callable[[], FromKafka]]) -> list[FromKafka]:
     return [each.result() for each in started]
 
 
+def not_used_up(workers: Iterable[FromKafka], events: int) -> None:
+    """Raises SystemExit if one of them has learned all events of its topic: its last turns were none."""
+    if any(worker.done() >= events for worker in workers):
+        raise SystemExit(f"{events} events (--events) are too few for so many turns")
+
+
 @contextmanager
 def traffic(broker: Broker, topic: str, rate: float) -> Iterator[int]:
     """Other people's events go through the broker, so many a second. The process that moves them."""
@@ -249,10 +255,7 @@ def rounds(broker: Broker, folder: Path, learner: str, options: Namespace) -> di
         contestants |= zip(FORMATS, map(stack.enter_context, workers), strict=True)
         turns = options.rounds, options.seconds, options.warm, broker.pid
         first = contest(contestants, *turns)
-        for name in FORMATS:
-            done = contestants[name].done()
-            if done >= options.events:
-                raise SystemExit(f"{name}: {options.events} events (--events) are too few for so many turns")
+        not_used_up(workers, options.events)
     say(f"{learner}: {statistics.median(first['kafka, msgpack'].to(first[BASE])):.2f} of memory")
     rate = statistics.median(first["kafka, msgpack"].rates)
     with (
